@@ -1,0 +1,134 @@
+"""Calibrations: the few learned parameters of Learnable Calibration (arXiv 2507.16083).
+
+One set per projection type ("q_proj", ...), shared by all layers. Three forms:
+- lc / output: a bias p (out,) added to the projection's output, y += p;
+- lc / column: the same p added to every column of ΔW, so y += p · Σx: a LoRA with down = 1ᵀ;
+- lc++ / lowrank: ΔW += up @ down, with down (r, in) and up (out, r).
+The paper does not say which of the first two its bias is; both have the same size.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from onepass.adapters.storage import read_tensors, stored_bytes, write_tensors
+from onepass.core.errors import OnepassError
+from onepass.core.files import atomic_file
+
+Kind = Literal["lc", "lc++"]
+Form = Literal["output", "column", "lowrank"]
+
+FORMS: dict[str, tuple[Form, ...]] = {"lc": ("output", "column"), "lc++": ("lowrank",)}
+_NAMES: dict[str, set[str]] = {"lc": {"bias"}, "lc++": {"down", "up"}}
+_METADATA = "onepass.calibration"
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Learned parameters by projection type: {"bias"} for lc, {"down", "up"} for lc++."""
+
+    kind: Kind
+    form: Form
+    tensors: dict[str, dict[str, Tensor]]
+
+    def __post_init__(self) -> None:
+        if self.kind not in FORMS:
+            raise OnepassError(f"calibration kind {self.kind!r}: expected {' or '.join(FORMS)}")
+        if self.form not in FORMS[self.kind]:
+            raise OnepassError(
+                f"calibration form {self.form!r} of {self.kind}: "
+                f"expected {' or '.join(FORMS[self.kind])}"
+            )
+        for projection, parts in self.tensors.items():
+            _check_parts(self.kind, projection, parts)
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(t.numel() for parts in self.tensors.values() for t in parts.values())
+
+
+def _check_parts(kind: Kind, projection: str, parts: Mapping[str, Tensor]) -> None:
+    found = {name: tuple(tensor.shape) for name, tensor in parts.items()}
+    if not projection or "." in projection:
+        raise OnepassError(f"calibration of {projection!r}: expected a projection such as 'q_proj'")
+    if parts.keys() != _NAMES[kind]:
+        raise OnepassError(
+            f"calibration of {projection}: {kind} has {sorted(_NAMES[kind])}, found {sorted(found)}"
+        )
+    if kind == "lc" and len(found["bias"]) != 1:
+        raise OnepassError(f"calibration of {projection}: bias {found['bias']} should be (out,)")
+    if kind == "lc++" and not (
+        len(found["down"]) == len(found["up"]) == 2 and found["down"][0] == found["up"][1]
+    ):
+        raise OnepassError(
+            f"calibration of {projection}: down {found['down']} and up {found['up']} "
+            "should be (r, in) and (out, r)"
+        )
+
+
+def save_calibration(
+    calibration: Calibration, path: Path | str, dtype: torch.dtype | None = None
+) -> None:
+    """Write one safetensors file; `dtype` None keeps each tensor's own.
+
+    Raises:
+        OnepassError: the file cannot be written, or a value is NaN or Inf or does not fit `dtype`.
+    """
+    with atomic_file(path) as temporary:
+        write_calibration(calibration, temporary, dtype)
+
+
+def write_calibration(
+    calibration: Calibration, path: Path, dtype: torch.dtype | None = None
+) -> None:
+    """Write the file in place; `save_calibration` without the safety."""
+    write_tensors(_named(calibration), path, dtype, _metadata(calibration))
+
+
+def calibration_bytes(calibration: Calibration, dtype: torch.dtype | None = None) -> int:
+    """The size in bytes of the file `save_calibration` writes."""
+    return stored_bytes(_named(calibration), dtype, _metadata(calibration))
+
+
+def load_calibration(path: Path | str) -> Calibration:
+    """Read what `save_calibration` wrote, on the CPU, in the file's dtype.
+
+    Raises:
+        OnepassError: the file is missing, corrupt, cut short, holds NaN or Inf, or is no
+            calibration.
+    """
+    path = Path(path)
+    named, metadata = read_tensors(path)
+    try:
+        described = json.loads(metadata.get(_METADATA, ""))
+        kind, form = described["kind"], described["form"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise OnepassError(f"{path} is no calibration: its metadata lack {_METADATA!r}") from error
+    if kind not in get_args(Kind) or form not in get_args(Form):
+        raise OnepassError(f"{path}: unknown calibration kind {kind!r} or form {form!r}")
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in named.items():
+        projection, _, part = name.rpartition(".")
+        tensors.setdefault(projection, {})[part] = tensor
+    try:
+        return Calibration(kind, form, tensors)
+    except OnepassError as error:
+        raise OnepassError(f"{path}: {error}") from error
+
+
+def _named(calibration: Calibration) -> dict[str, Tensor]:
+    return {
+        f"{projection}.{part}": tensor
+        for projection, parts in calibration.tensors.items()
+        for part, tensor in parts.items()
+    }
+
+
+def _metadata(calibration: Calibration) -> dict[str, str]:
+    described = {"kind": calibration.kind, "form": calibration.form}
+    return {_METADATA: json.dumps(described, sort_keys=True)}

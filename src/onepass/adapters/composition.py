@@ -1,0 +1,359 @@
+"""A composition: what is run and shipped for one task, as plain data.
+
+A base and one or more passes; a pass is weighted adapters plus at most one calibration. As all of
+it is low-rank, a pass is exactly a LoRA (and, for output-form LC, biases): `pass_delta` and
+`pass_bias` are the one definition of what a composition computes, used to fold, attach and export.
+
+On disk it is a folder that holds all a composition needs but its base. What passes share is written
+once, so a loaded composition shares it too:
+
+    composition.json           the manifest: task, method, base, passes, card
+    adapters/0/, adapters/1/   adapters in PEFT format
+    calibration-0.safetensors  calibrations
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, FiniteFloat
+from torch import Tensor
+
+from onepass.adapters.adapter import (
+    Adapter,
+    Lora,
+    adapter_bytes,
+    load_adapter,
+    projection,
+    write_adapter,
+)
+from onepass.adapters.calibration import (
+    Calibration,
+    calibration_bytes,
+    load_calibration,
+    write_calibration,
+)
+from onepass.adapters.lowrank import weighted_sum
+from onepass.adapters.shape import BaseShape, check_adapter, check_calibration, check_same
+from onepass.adapters.storage import check_replaceable, read_manifest
+from onepass.core.errors import OnepassError
+from onepass.core.files import atomic_folder, write_json
+
+MANIFEST = "composition.json"
+T = TypeVar("T")
+
+__all__ = [
+    "BaseShape",
+    "Composition",
+    "Cost",
+    "Pass",
+    "Weighted",
+    "check_base",
+    "cost",
+    "load_composition",
+    "pass_bias",
+    "pass_delta",
+    "save_composition",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """An adapter and its weight in a pass.
+
+    stored: the adapter exists for this composition only (a joint expert, a merged variant), so
+    it counts as extra storage; a task adapter, which the device holds anyway, does not.
+    """
+
+    adapter: Adapter
+    weight: float = 1.0
+    stored: bool = False
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.weight):
+            raise OnepassError(f"adapter {self.adapter.name!r}: weight {self.weight} is not finite")
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One run of the base over its input, for `task` (which decides the prompt).
+
+    shots: (input, target) pairs to show in the prompt, for in-context learning.
+    """
+
+    task: str
+    adapters: tuple[Weighted, ...] = ()
+    calibration: Calibration | None = None
+    shots: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Composition:
+    """Passes over one base, each reading the output of the one before; made by `method`.
+
+    card: how it came to be, as JSON data.
+    Raises:
+        OnepassError: there is no pass, or an adapter or calibration does not fit the base.
+    """
+
+    base: BaseShape
+    task: str
+    passes: tuple[Pass, ...]
+    method: str
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.passes:
+            raise OnepassError(f"composition for {self.task!r} has no passes; give at least one")
+        for pass_ in self.passes:
+            for weighted in pass_.adapters:
+                check_adapter(weighted.adapter, self.base)
+            if pass_.calibration is not None:
+                check_calibration(pass_.calibration, self.base)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a composition costs over the base and the task adapters that the device holds anyway.
+
+    passes: runs of the base per input. extra_parameters: numbers stored for this composition
+    alone. extra_bytes: the size of the weight files that hold them, headers included.
+    """
+
+    passes: int
+    extra_parameters: int
+    extra_bytes: int
+
+
+def check_base(composition: Composition, shape: BaseShape) -> None:
+    """Refuse to run a composition on another base than its own: by name, or by shape."""
+    try:
+        check_same(composition.base, shape)
+    except OnepassError as error:
+        raise OnepassError(f"composition for {composition.task!r}: {error}") from error
+
+
+def pass_delta(pass_: Pass, shape: BaseShape | None = None) -> dict[str, Lora]:
+    """ΔW of a pass by module, as one exact LoRA each (float32 or wider, differentiable).
+
+    Adapters first, in their order, then LC++ (its pair) or column LC (down = 1ᵀ). A calibration
+    reaches the modules that the pass's adapters change; in a pass without adapters, all modules
+    of its projection types in `shape`, which is then required.
+    """
+    parts: dict[str, tuple[list[Lora], list[float]]] = {}
+    for weighted in pass_.adapters:
+        for module, lora in weighted.adapter.modules.items():
+            loras, weights = parts.setdefault(module, ([], []))
+            loras.append(lora)
+            weights.append(weighted.weight)
+    calibration = pass_.calibration
+    if calibration is not None and calibration.form != "output":
+        for module, (_, in_) in _reach(pass_, shape).items():
+            if projection(module) in calibration.tensors:
+                loras, weights = parts.setdefault(module, ([], []))
+                loras.append(_as_lora(calibration.tensors[projection(module)], in_))
+                weights.append(1.0)
+    return {module: weighted_sum(loras, weights) for module, (loras, weights) in parts.items()}
+
+
+def pass_bias(pass_: Pass, shape: BaseShape | None = None) -> dict[str, Tensor]:
+    """The (out,) bias that a pass adds to each module's output: output-form LC, else nothing.
+
+    Reach as in `pass_delta`. Float32 or wider, differentiable.
+    """
+    calibration = pass_.calibration
+    if calibration is None or calibration.form != "output":
+        return {}
+    return {
+        module: _wide(calibration.tensors[projection(module)]["bias"])
+        for module in _reach(pass_, shape)
+        if projection(module) in calibration.tensors
+    }
+
+
+def _reach(pass_: Pass, shape: BaseShape | None) -> dict[str, tuple[int, int]]:
+    """The modules, with their (out, in), that the pass's calibration acts on."""
+    if pass_.adapters:
+        return {
+            module: lora.shape
+            for weighted in pass_.adapters
+            for module, lora in weighted.adapter.modules.items()
+        }
+    if shape is None:
+        raise OnepassError(
+            f"pass for {pass_.task!r} has a calibration and no adapters: give the base's shape, "
+            "which says what layers it acts on"
+        )
+    return shape.modules
+
+
+def _as_lora(parts: dict[str, Tensor], in_: int) -> Lora:
+    if "bias" not in parts:
+        return Lora(parts["down"], parts["up"])
+    bias = parts["bias"]
+    ones = torch.ones(1, in_, dtype=bias.dtype, device=bias.device)
+    return Lora(down=ones, up=bias[:, None])
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def cost(composition: Composition, dtype: torch.dtype | None = None) -> Cost:
+    """The cost of a composition saved with `dtype` (None: each tensor's own).
+
+    What several passes share is counted once.
+    """
+    calibrations = {
+        id(p.calibration): p.calibration for p in composition.passes if p.calibration is not None
+    }
+    stored = {id(w.adapter): w.adapter for p in composition.passes for w in p.adapters if w.stored}
+    return Cost(
+        passes=len(composition.passes),
+        extra_parameters=sum(c.parameter_count for c in calibrations.values())
+        + sum(adapter.parameter_count for adapter in stored.values()),
+        extra_bytes=sum(calibration_bytes(c, dtype) for c in calibrations.values())
+        + sum(adapter_bytes(adapter, dtype) for adapter in stored.values()),
+    )
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Weighted(_Strict):
+    folder: str
+    weight: FiniteFloat
+    stored: bool
+
+
+class _Pass(_Strict):
+    task: str
+    adapters: list[_Weighted]
+    calibration: str | None
+    shots: list[tuple[str, str]]
+
+
+class _Base(_Strict):
+    name: str
+    modules: dict[str, tuple[int, int]]
+
+
+class _Manifest(_Strict):
+    format: Literal["onepass composition 1"]
+    task: str
+    method: str
+    base: _Base
+    passes: list[_Pass]
+    card: dict[str, Any]
+
+
+def save_composition(
+    composition: Composition, folder: Path | str, dtype: torch.dtype | None = None
+) -> None:
+    """Write a folder whole or not at all; `dtype` of the weights, None keeps each tensor's own.
+
+    Raises:
+        OnepassError: the folder cannot be written, holds files that are no composition's, or a
+            weight is NaN or Inf or does not fit `dtype`. What stood there before is untouched.
+    """
+    folder = Path(folder)
+    check_replaceable(folder, MANIFEST, ("adapters", "calibration-*.safetensors"))
+    adapters = _places(
+        (w.adapter for pass_ in composition.passes for w in pass_.adapters), "adapters/{}"
+    )
+    calibrations = _places(
+        (p.calibration for p in composition.passes if p.calibration is not None),
+        "calibration-{}.safetensors",
+    )
+    with atomic_folder(folder) as temporary:
+        for adapter, place in adapters.values():
+            (temporary / place).mkdir(parents=True)
+            write_adapter(adapter, temporary / place, dtype)
+        for calibration, place in calibrations.values():
+            write_calibration(calibration, temporary / place, dtype)
+        manifest = _describe(composition, adapters, calibrations)
+        write_json(temporary / MANIFEST, manifest.model_dump())
+
+
+def _places(things: Iterable[T], pattern: str) -> dict[int, tuple[T, str]]:
+    """Each distinct thing, by identity, with its place in the folder."""
+    distinct = {id(thing): thing for thing in things}
+    return {key: (distinct[key], pattern.format(i)) for i, key in enumerate(distinct)}
+
+
+def _describe(
+    composition: Composition,
+    adapters: dict[int, tuple[Adapter, str]],
+    calibrations: dict[int, tuple[Calibration, str]],
+) -> _Manifest:
+    return _Manifest(
+        format="onepass composition 1",
+        task=composition.task,
+        method=composition.method,
+        base=_Base(name=composition.base.name, modules=composition.base.modules),
+        passes=[
+            _Pass(
+                task=pass_.task,
+                adapters=[
+                    _Weighted(folder=adapters[id(w.adapter)][1], weight=w.weight, stored=w.stored)
+                    for w in pass_.adapters
+                ],
+                calibration=calibrations[id(pass_.calibration)][1] if pass_.calibration else None,
+                shots=list(pass_.shots),
+            )
+            for pass_ in composition.passes
+        ],
+        card=composition.card,
+    )
+
+
+def load_composition(folder: Path | str) -> Composition:
+    """Read what `save_composition` wrote: the same numbers, dtypes and sharing.
+
+    Raises:
+        OnepassError: a file is missing, damaged or outside the folder, or does not fit the base
+            that the manifest describes.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        raise OnepassError(f"{folder} is no composition: it has no {MANIFEST}")
+    manifest = read_manifest(_Manifest, folder / MANIFEST)
+    adapters = {
+        place: load_adapter(_inside(folder, place))
+        for place in dict.fromkeys(w.folder for pass_ in manifest.passes for w in pass_.adapters)
+    }
+    calibrations = {
+        place: load_calibration(_inside(folder, place))
+        for place in dict.fromkeys(p.calibration for p in manifest.passes if p.calibration)
+    }
+    passes = tuple(
+        Pass(
+            task=pass_.task,
+            adapters=tuple(
+                Weighted(adapters[w.folder], w.weight, w.stored) for w in pass_.adapters
+            ),
+            calibration=calibrations[pass_.calibration] if pass_.calibration else None,
+            shots=tuple(pass_.shots),
+        )
+        for pass_ in manifest.passes
+    )
+    base = BaseShape(manifest.base.name, manifest.base.modules)
+    try:
+        return Composition(base, manifest.task, passes, manifest.method, manifest.card)
+    except OnepassError as error:
+        raise OnepassError(f"{folder / MANIFEST}: {error}") from error
+
+
+def _inside(folder: Path, place: str) -> Path:
+    """The path of a manifest's entry; refused where it, or a link in it, leaves the folder."""
+    path = (folder / place).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise OnepassError(
+            f"{folder / MANIFEST}: {place!r} points outside the composition's folder; "
+            "a composition may only use files of its own"
+        )
+    return path

@@ -1,0 +1,83 @@
+"""Exact algebra on LoRAs that never forms the dense ΔW.
+
+A sum of low-rank matrices is their factors side by side; its norm and its best approximation of
+lower rank come from the small core of two QR decompositions, at a cost linear in the layer's width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from onepass.adapters.adapter import Lora
+from onepass.core.errors import OnepassError
+
+
+def weighted_sum(loras: Sequence[Lora], weights: Sequence[float]) -> Lora:
+    """Σ w_i ΔW_i, exactly: rank Σ r_i, the weights folded into `up`; differentiable.
+
+    In the widest dtype of its parts, at least float32 (a weight folded into 16 bits would round).
+    """
+    check_summable(loras, weights)
+    dtype = wide_dtype(loras)
+    return Lora(
+        down=torch.cat([lora.down.to(dtype) for lora in loras]),
+        up=torch.cat([lora.up.to(dtype) * w for lora, w in zip(loras, weights, strict=True)], 1),
+    )
+
+
+def compress(lora: Lora, rank: int) -> Lora:
+    """The nearest LoRA of at most `rank` in the Frobenius norm (Eckart-Young), same dtype.
+
+    The singular values go half to each factor, so that both keep the same scale.
+    """
+    if rank < 1:
+        raise OnepassError(f"rank {rank}: a LoRA needs at least rank 1")
+    left, core, right = _core(lora)
+    u, s, vt = torch.linalg.svd(core, full_matrices=False)
+    root = s[:rank].sqrt()
+    up = left @ (u[:, :rank] * root)
+    down = (root[:, None] * vt[:rank]) @ right
+    return Lora(down.to(lora.down.dtype), up.to(lora.up.dtype))
+
+
+def norm(lora: Lora) -> float:
+    """The Frobenius norm of ΔW."""
+    _, core, _ = _core(lora)
+    return float(torch.linalg.matrix_norm(core))
+
+
+def relative_error(approximate: Lora, exact: Lora) -> float:
+    """‖ΔW_approximate - ΔW_exact‖ / ‖ΔW_exact‖ (Frobenius); inf if only the exact one is zero."""
+    error, size = norm(weighted_sum([approximate, exact], [1.0, -1.0])), norm(exact)
+    return error / size if size else (float("inf") if error else 0.0)
+
+
+def check_summable(loras: Sequence[Lora], weights: Sequence[float]) -> None:
+    """Refuse an empty sum, a count of weights that differs, or LoRAs of different shapes."""
+    if not loras or len(loras) != len(weights):
+        raise OnepassError(
+            f"{len(loras)} LoRAs and {len(weights)} weights: give at least one, and a weight for each"
+        )
+    shapes = {lora.shape for lora in loras}
+    if len(shapes) > 1:
+        raise OnepassError(f"cannot sum LoRAs of different shapes (out, in): {sorted(shapes)}")
+
+
+def wide_dtype(loras: Sequence[Lora]) -> torch.dtype:
+    """The dtype that holds every factor without rounding, float32 or wider."""
+    dtype = torch.float32
+    for lora in loras:
+        dtype = torch.promote_types(dtype, torch.promote_types(lora.down.dtype, lora.up.dtype))
+    return dtype
+
+
+def _core(lora: Lora) -> tuple[Tensor, Tensor, Tensor]:
+    """ΔW = left @ core @ right with orthonormal (out, k) and (k', in), core (k, k'), k <= r.
+
+    In float64: it costs little at these sizes, and the difference of two near-equal LoRAs, which
+    is what `relative_error` measures, keeps its digits.
+    """
+    left, left_core = torch.linalg.qr(lora.up.detach().double())
+    right, right_core = torch.linalg.qr(lora.down.detach().double().T)
+    return left, left_core @ right_core.T, right.T

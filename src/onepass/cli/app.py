@@ -1,0 +1,132 @@
+"""The command `onepass`: its list of commands, and what becomes of errors.
+
+To add a command `NAME`, add a row to `COMMANDS` and write the function `NAME` (dashes as
+underscores) in `onepass/cli/NAME.py`, with typer's annotations; a module with several
+sub-commands holds a `typer.Typer` of that name instead. Command modules import the libraries
+they need inside their functions or at their top, as they like: neither `onepass --help` nor
+another command ever loads them.
+"""
+
+import importlib
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+from onepass import __version__
+from onepass.core.errors import OnepassError
+
+USER_ERROR = 2  # as for a wrong option
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of `onepass --help`: a command, the panel it is shown in, what it does."""
+
+    name: str
+    panel: str
+    summary: str
+
+
+START, MAKE, COMPARE = "Start here", "Make", "Compare"
+
+COMMANDS = (
+    Entry("demo", START, "Compose two tasks in one pass, offline, and compare the methods."),
+    Entry("ls", START, "List the known tasks, methods or metrics."),
+    Entry("generate", START, "Run a composition on your own text."),
+    Entry("data", MAKE, "Export the examples of a task and split as JSON lines."),
+    Entry("pretrain", MAKE, "Train the embedded tiny base from scratch."),
+    Entry("train", MAKE, "Train an adapter for one task."),
+    Entry("calibrate", MAKE, "Train the calibration of a compositional task: a composition."),
+    Entry("score", COMPARE, "Score stored predictions."),
+    Entry("bench", COMPARE, "Run the cells of a recipe that are not yet done."),
+    Entry("report", COMPARE, "Print the tables of finished runs."),
+    Entry("cost", COMPARE, "Count the parameters and bytes of each method for a model."),
+)
+
+
+def load_command(name: str) -> Any:
+    """Import the module of the command `name`; its command, ready to parse arguments."""
+    identifier = name.replace("-", "_")
+    module = importlib.import_module(f"onepass.cli.{identifier}")
+    command = getattr(module, identifier)
+    if not isinstance(command, typer.Typer):
+        single = typer.Typer(add_completion=False)
+        single.command(name)(command)
+        command = single
+    return typer.main.get_command(command)
+
+
+class LazyGroup(TyperGroup):
+    """Lists commands without importing them; the one place where a user's error is shown."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, known, rest = super().resolve_command(ctx, args)
+        return name, known and load_command(str(name)), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OnepassError as error:
+            _complain("error", str(error))
+            raise typer.Exit(USER_ERROR) from error
+        except KeyboardInterrupt as interrupt:
+            # Whoever was interrupted may say what it kept: KeyboardInterrupt("state is in ...").
+            _complain("interrupted", str(interrupt))
+            raise typer.Exit(INTERRUPTED) from interrupt
+
+
+def _complain(kind: str, message: str) -> None:
+    # Text, not markup: a message may hold [brackets]; soft wrap keeps paths in one piece.
+    line = Text.assemble((kind, "bold red"), f": {message}" if message else "")
+    Console(stderr=True).print(line, soft_wrap=True, highlight=False)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"onepass {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and leave."
+        ),
+    ] = False,
+) -> None:
+    """Several tasks at once from one small on-device language model, in one pass."""
+
+
+def _placeholder() -> None:
+    """Stands for a command in the list; `LazyGroup.resolve_command` puts the real one in place."""
+
+
+def build_app() -> typer.Typer:
+    """The typer application with every command of `COMMANDS`, none of them imported."""
+    app = typer.Typer(
+        cls=LazyGroup,
+        no_args_is_help=True,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for entry in COMMANDS:
+        app.command(entry.name, help=entry.summary, rich_help_panel=entry.panel)(_placeholder)
+    return app
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """Run `onepass` with `args` (default: those of the process) and exit.
+
+    Exit status: 0 done; 1 a bug, with its traceback; 2 a mistake in options or input; 130 Ctrl-C.
+    """
+    # Not `app()`: typer would print values of local variables, here whole tensors, in a traceback.
+    typer.main.get_command(build_app()).main(args=args, prog_name="onepass")
+    sys.exit(0)

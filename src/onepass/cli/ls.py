@@ -1,0 +1,57 @@
+"""`onepass ls`: what there is to name on the command line and in recipes."""
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+Row = tuple[str, ...]
+
+
+class Kind(StrEnum):
+    tasks = "tasks"
+    methods = "methods"
+    metrics = "metrics"
+
+
+def ls(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
+    """List the known tasks, methods or metrics.
+
+    On a terminal a table; in a pipe one line each, its columns separated by tabs.
+    """
+    header, rows = LISTS[kind]()
+    if not sys.stdout.isatty():
+        for row in rows:
+            typer.echo("\t".join(row))
+        return
+    table = Table(*header, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _tasks() -> tuple[Row, list[Row]]:
+    from onepass.tasks.task import COMPOSITIONAL_TASKS, SINGLE_TASKS, parse_task
+
+    tasks = [parse_task(name) for name in (*SINGLE_TASKS, *COMPOSITIONAL_TASKS)]
+    return ("task", "metric", "instruction"), [
+        (task.name, task.metric, task.instruction) for task in tasks
+    ]
+
+
+def _methods() -> tuple[Row, list[Row]]:
+    from onepass.methods import METHODS
+
+    return ("method", "what it is"), [(name, METHODS.get(name).title) for name in METHODS]
+
+
+def _metrics() -> tuple[Row, list[Row]]:
+    from onepass.evaluate.metrics import METRICS
+
+    return ("metric", "what it is"), [(name, METRICS.get(name).title) for name in METRICS]
+
+
+LISTS = {Kind.tasks: _tasks, Kind.methods: _methods, Kind.metrics: _metrics}

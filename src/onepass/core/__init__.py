@@ -1,0 +1,1 @@
+"""What every layer may use: errors a user can act on, safe files, named registers."""

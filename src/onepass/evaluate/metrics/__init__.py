@@ -1,0 +1,10 @@
+"""The metrics, one small file each; importing this package registers them all.
+
+To add one: write a file with a function of (predictions, examples, task) and a `register` line,
+and import it here.
+"""
+
+from onepass.evaluate.metrics import chrf, language, rouge, verified
+from onepass.evaluate.metrics.metric import METRICS, Metric
+
+__all__ = ["METRICS", "Metric", "chrf", "language", "rouge", "verified"]

@@ -1,0 +1,1 @@
+"""A base language model: loading it, attaching a composition, training, generating."""

@@ -1,0 +1,95 @@
+"""Training a LoRA adapter for one task, through peft, on a frozen base."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+from onepass.adapters.adapter import Adapter, Lora, projection
+from onepass.core.errors import OnepassError
+from onepass.model.load import Base
+from onepass.model.objective import batch_loss, fingerprint, training_card
+from onepass.model.options import TrainOptions
+from onepass.model.tokens import encode_examples, shuffled_batches, sorted_batches
+from onepass.model.train import OnStep, fit
+from onepass.tasks.example import Example
+from onepass.tasks.task import Task
+
+
+def train_adapter(
+    base: Base,
+    task: Task,
+    examples: Sequence[Example],
+    validation: Sequence[Example] = (),
+    rank: int = 32,
+    alpha: float | None = None,
+    options: TrainOptions | None = None,
+    state_dir: Path | str | None = None,
+    progress: bool = True,
+    on_step: OnStep | None = None,
+) -> Adapter:
+    """A LoRA of `rank` on all projections of the base, trained on `examples` of `task`.
+
+    `alpha` (default 2 × rank) scales it by alpha / rank while training; the result has that folded
+    in, float32, on the CPU. The base is left as it was, also on an error or Ctrl-C; with a
+    `state_dir` the training can then be resumed by calling again (see `fit`).
+    """
+    options = options or TrainOptions()
+    alpha = 2.0 * rank if alpha is None else alpha
+    if rank < 1 or not (alpha > 0 and math.isfinite(alpha)):
+        raise OnepassError(f"rank is {rank} and alpha {alpha}; both must be positive")
+    rows = encode_examples(base, task, examples, max_tokens=options.max_tokens)
+    held_out = encode_examples(base, task, validation, max_tokens=options.max_tokens)
+    identity = {
+        "trains": "adapter", "base": base.name, "task": task.name, "rank": rank, "alpha": alpha,
+        "data": fingerprint(rows, held_out),
+    }  # fmt: skip
+    torch.manual_seed(options.seed)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=sorted(set(map(projection, base.shape.modules))),
+        task_type="CAUSAL_LM",
+    )
+    wrapped = get_peft_model(base.model, config)
+    try:
+        parameters = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
+        history = fit(
+            parameters,
+            batch_loss(base),
+            lambda epoch: shuffled_batches(rows, options.batch_size, f"{options.seed}/{epoch}"),
+            sorted_batches(held_out, options.batch_size),
+            options,
+            state_dir,
+            progress,
+            on_step,
+            identity,
+            title=task.name,
+        )
+        modules = {path: _lora(base.model.get_submodule(path)) for path in base.shape.modules}
+    finally:
+        wrapped.unload()
+        del base.model.peft_config  # otherwise the next adapter is taken for a second one
+    return Adapter(
+        name=task.name,
+        modules=modules,
+        base=base.name,
+        card={
+            "task": task.name,
+            "rank": rank,
+            "alpha": alpha,
+            "examples": len(rows),
+            "validation_examples": len(held_out),
+            **training_card(options, history),
+        },
+    )
+
+
+def _lora(layer: Any) -> Lora:
+    down = layer.lora_A["default"].weight.detach().to("cpu", torch.float32, copy=True)
+    up = layer.lora_B["default"].weight.detach().to("cpu", torch.float32)
+    return Lora(down, up * layer.scaling["default"])

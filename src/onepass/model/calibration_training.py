@@ -1,0 +1,220 @@
+"""Learnable Calibration (arXiv 2507.16083): train a few parameters on top of a frozen merge.
+
+The parameters belong to a projection type and act on it in every layer. They start at no effect,
+and afterwards are part of the pass (see `onepass.adapters.composition`), where they fold away.
+Several passes can share one calibration, each on its own merge: the paper's shared variants.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from onepass.adapters.adapter import projection
+from onepass.adapters.calibration import FORMS, Calibration, Form, Kind
+from onepass.adapters.composition import Pass
+from onepass.adapters.shape import check_adapter
+from onepass.core.errors import OnepassError
+from onepass.model.attach import Effect, add_lowrank, altered, merged
+from onepass.model.load import Base
+from onepass.model.objective import batch_loss, fingerprint
+from onepass.model.options import History, TrainOptions
+from onepass.model.tokens import Encoded, encode_examples, shuffled_batches, sorted_batches
+from onepass.model.train import OnStep, fit
+from onepass.tasks.example import Example
+from onepass.tasks.task import parse_task
+
+Trained = dict[str, dict[str, nn.Parameter]]
+"""A calibration's tensors while they train: by projection type, by name."""
+Batch = tuple[int, Sequence[Encoded]]
+"""A batch for the pass of that number."""
+
+
+def train_calibration(
+    base: Base,
+    passes: Sequence[Pass],
+    examples: Sequence[Sequence[Example]],
+    validation: Sequence[Sequence[Example]] = (),
+    *,
+    kind: Kind = "lc++",
+    form: Form | None = None,
+    rank: int = 4,
+    options: TrainOptions | None = None,
+    state_dir: Path | str | None = None,
+    progress: bool = True,
+    on_step: OnStep | None = None,
+    on_end: Callable[[History], None] | None = None,
+) -> Calibration:
+    """A calibration of `kind`, shared by `passes`, trained on `examples[i]` for `passes[i]`.
+
+    The base and each pass's merged adapters stay frozen. `form` defaults to "output" for lc;
+    `rank` is for lc++ only. The result is float32, on the CPU. `on_end` is given the history.
+    State, resuming and errors are those of `fit`; the base is always left as it was.
+    """
+    options = options or TrainOptions()
+    form = form or FORMS[kind][0]
+    validation = validation or [[] for _ in passes]
+    _check(base, passes, examples, validation)
+    rows, held_out = (
+        [
+            encode_examples(base, parse_task(p.task), some, p.shots, options.max_tokens)
+            for p, some in zip(passes, data, strict=True)
+        ]
+        for data in (examples, validation)
+    )
+    trained = _initial(base, passes, kind, form, rank, options.seed)
+    merges = _Merges(base, passes, {proj: _effect(form, t) for proj, t in trained.items()})
+    loss = batch_loss(base)
+
+    def loss_on_merge(batch: Batch) -> tuple[Tensor, int]:
+        merges.use(batch[0])
+        return loss(batch[1])
+
+    def in_order() -> list[Batch]:
+        return [
+            (i, batch)
+            for i, some in enumerate(held_out)
+            for batch in sorted_batches(some, options.batch_size)
+        ]
+
+    def epoch_batches(epoch: int) -> list[Batch]:
+        seed = f"{options.seed}/{epoch}"
+        batches: list[Batch] = [
+            (i, batch)
+            for i, some in enumerate(rows)
+            for batch in shuffled_batches(some, options.batch_size, f"{seed}/{i}")
+        ]
+        random.Random(seed).shuffle(batches)
+        return batches
+
+    with merges:
+        history = fit(
+            {f"{proj}.{name}": p for proj, parts in trained.items() for name, p in parts.items()},
+            loss_on_merge,
+            epoch_batches,
+            in_order(),
+            options,
+            state_dir,
+            progress,
+            on_step,
+            {
+                "trains": kind, "form": form, "rank": rank, "base": base.name,
+                "tasks": [pass_.task for pass_ in passes],
+                "adapters": [
+                    [[w.adapter.name, w.weight] for w in pass_.adapters] for pass_ in passes
+                ],
+                "data": fingerprint(*rows, *held_out),
+            },
+            title=f"{kind} {passes[0].task if len(passes) == 1 else f'{len(passes)} tasks'}",
+        )  # fmt: skip
+    if on_end:
+        on_end(history)
+    return Calibration(
+        kind,
+        form,
+        {
+            proj: {name: p.detach().to("cpu", copy=True) for name, p in parts.items()}
+            for proj, parts in trained.items()
+        },
+    )
+
+
+class _Merges:
+    """A base on which one pass's merge and the calibration are in force at a time.
+
+    Changing pass folds the weights anew: about 1 % of a training step at real sizes, and memory
+    for one merge however many passes there are.
+    """
+
+    def __init__(self, base: Base, passes: Sequence[Pass], effects: dict[str, Effect]) -> None:
+        self._base, self._passes, self._effects = base, passes, effects
+        self._current: int | None = None
+        self._stack = ExitStack()
+
+    def use(self, number: int) -> None:
+        if number == self._current:
+            return
+        self._leave()
+        self._stack.enter_context(calibrated(self._base, self._passes[number], self._effects))
+        self._current = number
+
+    def _leave(self) -> None:
+        self._current = None
+        self._stack.close()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None:
+        self._leave()
+
+
+@contextmanager
+def calibrated(base: Base, pass_: Pass, effects: dict[str, Effect]) -> Iterator[None]:
+    """The base with the pass merged in, and `effects` by projection type on what it reaches."""
+    on = {path: effects[projection(path)] for path in _reach(base, pass_)}
+    with merged(base, pass_), altered(base, on):
+        yield
+
+
+def _reach(base: Base, pass_: Pass) -> list[str]:
+    """The layers a calibration acts on, as `pass_delta` has it."""
+    changed = {module for weighted in pass_.adapters for module in weighted.adapter.modules}
+    return [module for module in base.shape.modules if module in changed or not changed]
+
+
+def _initial(
+    base: Base, passes: Sequence[Pass], kind: Kind, form: Form, rank: int, seed: int
+) -> Trained:
+    """Parameters without effect: a bias of 0, or a random `down` with an `up` of 0, as in LoRA."""
+    if rank < 1:
+        raise OnepassError(f"rank is {rank}; it must be at least 1")
+    reached = {projection(module) for pass_ in passes for module in _reach(base, pass_)}
+    random_ = torch.Generator().manual_seed(seed)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for proj, (out, in_) in base.shape.projections().items():
+        if proj not in reached:
+            continue
+        if kind == "lc":
+            tensors[proj] = {"bias": torch.zeros(out)}
+        else:
+            down = torch.empty(rank, in_).uniform_(-1, 1, generator=random_) / in_**0.5
+            tensors[proj] = {"down": down, "up": torch.zeros(out, rank)}
+    Calibration(kind, form, tensors)  # refuses a kind or form there is not
+    return {
+        proj: {name: nn.Parameter(t.to(base.device)) for name, t in parts.items()}
+        for proj, parts in tensors.items()
+    }
+
+
+def _effect(form: Form, parts: dict[str, nn.Parameter]) -> Effect:
+    if form == "output":
+        bias = parts["bias"]
+        return lambda y, x: y + bias.to(y.dtype)
+    if form == "column":
+        bias = parts["bias"]
+        return lambda y, x: torch.addcmul(y, x.sum(-1, keepdim=True).to(y.dtype), bias.to(y.dtype))
+    down, up = parts["down"], parts["up"]
+    return lambda y, x: add_lowrank(y, x, down, up)
+
+
+def _check(
+    base: Base,
+    passes: Sequence[Pass],
+    examples: Sequence[Sequence[Example]],
+    validation: Sequence[Sequence[Example]],
+) -> None:
+    if not passes or not len(passes) == len(examples) == len(validation):
+        raise OnepassError(
+            f"{len(passes)} passes to calibrate, with examples for {len(examples)} and validation "
+            f"for {len(validation)} of them; give one set of each per pass"
+        )
+    for pass_, some in zip(passes, examples, strict=True):
+        if pass_.calibration is not None:
+            raise OnepassError(f"the pass for {pass_.task} is calibrated already")
+        if not some:
+            raise OnepassError(f"there are no examples of {pass_.task} to calibrate on")
+        for weighted in pass_.adapters:
+            check_adapter(weighted.adapter, base.shape)

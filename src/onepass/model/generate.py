@@ -1,0 +1,163 @@
+"""Batched greedy decoding with a key-value cache.
+
+Prompts of similar length share a batch, padded on the left; a row leaves the batch when it is
+done. In float32 the texts do not depend on the batch size, save for ties within rounding.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onepass.adapters.composition import Composition, check_base
+from onepass.core.errors import OnepassError
+from onepass.model.attach import merged
+from onepass.model.chat import prompt_ids
+from onepass.model.load import Base
+from onepass.model.tokens import fit_prompts
+from onepass.tasks.task import parse_task
+
+Progress = Callable[[int], None]
+"""Called with the number of prompts just finished."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The `texts` in the order of their prompts, and what they took."""
+
+    texts: list[str]
+    tokens: int
+    """Tokens generated, the end of turn included."""
+    seconds: float
+    notices: list[str]
+    """Per text, what was left out of its prompt to make it fit; "" where nothing was."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+def generate(
+    base: Base,
+    prompts: Sequence[str],
+    max_new_tokens: int = 128,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> Generated:
+    """The base's greedy answer to each user message, to its end or `max_new_tokens`.
+
+    Raises `OnepassError` for a prompt that leaves no room for them in the context.
+    """
+    if max_new_tokens < 1 or batch_size < 1:
+        raise OnepassError(
+            f"max_new_tokens is {max_new_tokens} and batch_size {batch_size}; both must be positive"
+        )
+    began = time.perf_counter()
+    encoded = prompt_ids(base.tokenizer, prompts)
+    for number, ids in enumerate(encoded, start=1):
+        if len(ids) + max_new_tokens > base.context:
+            raise OnepassError(
+                f"prompt {number} has {len(ids)} tokens; with max_new_tokens {max_new_tokens} that "
+                f"exceeds the context of {base.name}, {base.context}; shorten one of them"
+            )
+    # Longest first: if memory is short, that shows at once.
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]), reverse=True)
+    answers: list[list[int]] = [[] for _ in encoded]
+    for first in range(0, len(order), batch_size):
+        rows = order[first : first + batch_size]
+        for row, answer in zip(
+            rows, _decode(base, [encoded[i] for i in rows], max_new_tokens, progress), strict=True
+        ):
+            answers[row] = answer
+    kept = [a[:-1] if a and a[-1] in base.stop_ids else a for a in answers]
+    texts = base.tokenizer.batch_decode(
+        kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return Generated(
+        [text.strip() for text in texts],
+        sum(map(len, answers)),
+        time.perf_counter() - began,
+        [""] * len(prompts),
+    )
+
+
+def run(
+    base: Base,
+    composition: Composition,
+    texts: Sequence[str],
+    max_new_tokens: int = 128,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> Generated:
+    """Do the composition's task to each raw input text.
+
+    Each pass builds its prompts from what the pass before gave. A text too long for the context
+    loses its oldest turns, which its notice tells. `progress` counts each text once per pass.
+    """
+    check_base(composition, base.shape)
+    began = time.perf_counter()
+    current = list(texts)
+    tokens = 0
+    notices: list[list[str]] = [[] for _ in texts]
+    for pass_ in composition.passes:
+        fitted = fit_prompts(base, parse_task(pass_.task), current, max_new_tokens, pass_.shots)
+        for told, prompt in zip(notices, fitted, strict=True):
+            told += [prompt.notice] if prompt.notice else []
+        with merged(base, pass_):
+            prompts = [prompt.prompt for prompt in fitted]
+            done = generate(base, prompts, max_new_tokens, batch_size, progress)
+        current, tokens = done.texts, tokens + done.tokens
+    seconds = time.perf_counter() - began
+    return Generated(current, tokens, seconds, ["; ".join(told) for told in notices])
+
+
+@torch.inference_mode()
+def _decode(
+    base: Base, rows: list[list[int]], max_new_tokens: int, progress: Progress | None
+) -> list[list[int]]:
+    """The new tokens of each row of prompt ids, a final stop token included."""
+    ids, mask = _pad_left(rows, base.pad_id, base.device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    stops = torch.tensor(sorted(base.stop_ids), device=base.device)
+    answers: list[list[int]] = [[] for _ in rows]
+    alive = list(range(len(rows)))
+    cache = None
+    for _ in range(max_new_tokens):
+        out = base.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            cache=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache = out.cache
+        chosen = out.logits[:, -1].argmax(-1)
+        for row, token in zip(alive, chosen.tolist(), strict=True):
+            answers[row].append(token)
+        going = ~torch.isin(chosen, stops)
+        positions = positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+        ids = chosen[:, None]
+        if not going.all():
+            kept = going.nonzero()[:, 0]
+            if progress:
+                progress(len(alive) - len(kept))
+            alive = [alive[i] for i in kept.tolist()]
+            if not alive:
+                return answers
+            ids, mask, positions = ids[kept], mask[kept], positions[kept]
+            cache.batch_select_indices(kept)
+    if progress:
+        progress(len(alive))
+    return answers
+
+
+def _pad_left(rows: list[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask (1 = token), both int64 of shape (batch, longest)."""
+    longest = max(map(len, rows))
+    ids = [[pad_id] * (longest - len(row)) + row for row in rows]
+    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

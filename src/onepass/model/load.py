@@ -1,0 +1,189 @@
+"""Loading a base: the embedded one, a local folder in Hugging Face layout, or a hub name.
+
+Only safetensors weights are read and no code that comes with a model is run.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
+
+from onepass.adapters.composition import BaseShape
+from onepass.core.errors import OnepassError
+from onepass.core.registry import unknown
+from onepass.model.chat import end_id
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear layers of a Llama-like block that adapters and calibrations change."""
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_ANY_LENGTH = 1 << 20
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen causal language `model` with its `tokenizer`.
+
+    `name` is what adapters and compositions are tied to: "tiny", a hub name, or a folder's name.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Any
+    name: str
+    device: torch.device
+
+    @cached_property
+    def shape(self) -> BaseShape:
+        return base_shape(self.model, name=self.name)
+
+    @cached_property
+    def context(self) -> int:
+        """The most tokens that prompt and answer may have together."""
+        return int(getattr(self.model.config, "max_position_embeddings", None) or _ANY_LENGTH)
+
+    @cached_property
+    def end_id(self) -> int:
+        """The token that an answer is trained to end with."""
+        return end_id(self.tokenizer)
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Every token at which generation stops."""
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        more = configured if isinstance(configured, list) else [configured]
+        return frozenset(
+            token
+            for token in (self.end_id, self.tokenizer.eos_token_id, *more)
+            if token is not None
+        )
+
+    @cached_property
+    def pad_id(self) -> int:
+        """A filler; masked or behind the text wherever it stands, so its value never matters."""
+        padding = self.tokenizer.pad_token_id
+        return int(self.end_id if padding is None else padding)
+
+
+def load_base(name_or_path: str | Path = "tiny", device: str = "auto", dtype: str = "auto") -> Base:
+    """The base called "tiny" (embedded), in a local folder, or under a hub name.
+
+    `device` is "auto" (CUDA where there is one) or a torch device; `dtype` is "auto" (bfloat16 on
+    CUDA, float32 elsewhere), "float32", "bfloat16" or "float16". Raises `OnepassError` when it is
+    not found, is not stored as safetensors, is damaged or incomplete, or holds NaN or infinity.
+    """
+    where = _device(device)
+    kind = _dtype(dtype, where)
+    source, name = _source(str(name_or_path))
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            model, found = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=kind,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except Exception as error:  # the libraries below raise everything, bare Exception included
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OnepassError(
+            f"cannot load the base {name_or_path}: {reason}; expected 'tiny', a folder with "
+            "config.json, tokenizer and safetensors weights, or the hub name of such a model"
+        ) from error
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])
+        raise OnepassError(
+            f"the base {name_or_path} lacks {len(missing)} tensors, the first is {missing[0]}; "
+            "its weight files are incomplete, fetch them again"
+        )
+    _check_finite(model, name_or_path)
+    model.requires_grad_(False).eval().to(where)
+    return Base(model, tokenizer, name, where)
+
+
+def base_shape(
+    model: PreTrainedModel, targets: Iterable[str] = PROJECTIONS, name: str | None = None
+) -> BaseShape:
+    """The (out, in) shape of each linear layer whose last name is in `targets`.
+
+    Works on a model on the meta device too. `name` defaults to the name in the model's config.
+    """
+    wanted = set(targets)
+    modules = {
+        path: (module.out_features, module.in_features)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and path.rpartition(".")[2] in wanted
+    }
+    name = str(model.config.name_or_path) if name is None else name
+    if not modules:
+        raise OnepassError(
+            f"the base {name} has no linear layer named {', '.join(sorted(wanted))}; "
+            "only models with Llama-like blocks can be composed"
+        )
+    return BaseShape(name, modules)
+
+
+def _source(name: str) -> tuple[str, str]:
+    """Where transformers finds the base, and what we call it."""
+    if name == "tiny":
+        folder = Path(str(files("onepass") / "assets" / "tiny"))
+        if not (folder / "config.json").is_file():
+            raise OnepassError("the embedded base 'tiny' is missing; reinstall onepass")
+        return str(folder), name
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise OnepassError(f"{folder} has no config.json; expected a model folder")
+        return str(folder), folder.resolve().name
+    if folder.exists():
+        raise OnepassError(f"{folder} is a file; name the folder that holds the model")
+    if name.startswith((".", "~")) or folder.is_absolute() or name.count("/") > 1:
+        raise OnepassError(f"there is no folder {folder}; name a model folder, or 'tiny'")
+    return name, name
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise OnepassError(f"device {device!r} cannot be used ({reason}); try 'cpu'") from error
+
+
+def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in _DTYPES:
+        raise unknown("dtype", dtype, ["auto", *_DTYPES])
+    return _DTYPES[dtype]
+
+
+def _check_finite(model: PreTrainedModel, name: str | Path) -> None:
+    for path, weight in model.named_parameters():
+        if not all(torch.isfinite(end) for end in torch.aminmax(weight.detach())):
+            raise OnepassError(f"the base {name} holds NaN or infinity in {path}; fetch it again")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' bars and remarks off the terminal; what matters is raised."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,45 @@
+"""What adapters and calibrations are both trained to do: predict the target tokens."""
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+
+from onepass.model.load import Base
+from onepass.model.options import History, TrainOptions
+from onepass.model.tokens import Encoded, collate, target_loss
+from onepass.model.train import LossFunction
+
+
+def batch_loss(base: Base) -> LossFunction[Sequence[Encoded]]:
+    """The loss function of `fit` for batches of encoded examples, on the base as it stands."""
+
+    def loss(batch: Sequence[Encoded]) -> tuple[Tensor, int]:
+        return target_loss(base.model, *collate(batch, base.pad_id, base.device))
+
+    return loss
+
+
+def fingerprint(*sets: Sequence[Encoded]) -> str:
+    """A short hash of encoded data, by which a saved state knows its own."""
+    digest = hashlib.sha256()
+    for rows in sets:
+        digest.update(array("q", [len(rows)]).tobytes())
+        for row in rows:
+            digest.update(array("q", [row.start, len(row), *row.ids]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def training_card(options: TrainOptions, history: History) -> dict[str, Any]:
+    """What a card keeps of a training: enough to repeat it and to judge it by."""
+    return {
+        "options": asdict(options),
+        "steps": history.steps,
+        "best_step": history.best_step,
+        "validation_loss": history.best_loss,
+        "stopped_early": history.stopped_early,
+        "seconds": round(history.seconds, 1),
+    }

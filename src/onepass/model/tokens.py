@@ -1,0 +1,150 @@
+"""From prompts and targets to token ids, and from those to batches.
+
+Training pads on the right and gives no attention mask: a causal model never looks ahead to the
+padding, and without a mask attention takes its fastest path.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from onepass.core.errors import OnepassError
+from onepass.model.chat import prompt_ids, text_ids
+from onepass.model.load import Base
+from onepass.tasks.example import Example
+from onepass.tasks.prompt import Fitted, Shots, build_prompt, fit_prompt
+from onepass.tasks.task import Task
+
+IGNORE = -100
+"""The label of a token that bears no loss, as in torch and transformers."""
+
+_POOL = 32  # batches sorted by length together: little padding, yet ever new company
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token `ids` of a prompt and its target; the target begins at `start`."""
+
+    ids: list[int]
+    start: int
+
+    @property
+    def labels(self) -> list[int]:
+        """As long as `ids`: the target's tokens, `IGNORE` over the prompt."""
+        return [IGNORE] * self.start + self.ids[self.start :]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def encode(base: Base, prompt: str, target: str | None = None) -> Encoded:
+    """The chat prompt's ids, followed by the target's and the end of turn when there is one."""
+    ids = prompt_ids(base.tokenizer, [prompt])[0]
+    if target is None:
+        return Encoded(ids, len(ids))
+    return Encoded([*ids, *text_ids(base.tokenizer, [target])[0], base.end_id], len(ids))
+
+
+def encode_examples(
+    base: Base,
+    task: Task,
+    examples: Sequence[Example],
+    shots: Shots = (),
+    max_tokens: int | None = None,
+) -> list[Encoded]:
+    """Each example's prompt and first target, within `max_tokens` (default: the base's context).
+
+    A prompt too long loses its oldest turns, never its instruction. A target is never cut: one
+    that leaves no room for the instruction is an `OnepassError` naming the example.
+    """
+    limit = min(max_tokens or base.context, base.context)
+    answers = text_ids(base.tokenizer, [example.target for example in examples])
+    prompts = [build_prompt(task, example.input, shots) for example in examples]
+    encoded = []
+    for example, ids, answer in zip(
+        examples, prompt_ids(base.tokenizer, prompts), answers, strict=True
+    ):
+        room = limit - len(answer) - 1
+        if len(ids) > room:
+            try:
+                fitted = _fit(base, task, example.input, room, shots)
+            except OnepassError as error:
+                raise OnepassError(
+                    f"example {example.id!r}: with a target of {len(answer)} tokens, {error}"
+                ) from error
+            ids = prompt_ids(base.tokenizer, [fitted.prompt])[0]
+        encoded.append(Encoded([*ids, *answer, base.end_id], len(ids)))
+    return encoded
+
+
+def fit_prompts(
+    base: Base, task: Task, texts: Sequence[str], max_new_tokens: int, shots: Shots = ()
+) -> list[Fitted]:
+    """The prompt of each text, so short that `max_new_tokens` still fit in the base's context."""
+    room = base.context - max_new_tokens
+    if room < 1:
+        raise OnepassError(
+            f"max_new_tokens is {max_new_tokens}, but the context of {base.name} is "
+            f"{base.context} tokens; allow fewer"
+        )
+    prompts = [build_prompt(task, text, shots) for text in texts]
+    return [
+        Fitted(prompt) if len(ids) <= room else _fit(base, task, text, room, shots)
+        for prompt, text, ids in zip(
+            prompts, texts, prompt_ids(base.tokenizer, prompts), strict=True
+        )
+    ]
+
+
+def _fit(base: Base, task: Task, text: str, room: int, shots: Shots) -> Fitted:
+    return fit_prompt(
+        task, text, lambda prompt: len(prompt_ids(base.tokenizer, [prompt])[0]), room, shots
+    )
+
+
+def collate(batch: Sequence[Encoded], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and labels, both int64 of shape (batch, longest), padded on the right."""
+    longest = max(map(len, batch))
+    ids = [row.ids + [pad_id] * (longest - len(row)) for row in batch]
+    labels = [row.labels + [IGNORE] * (longest - len(row)) for row in batch]
+    return torch.tensor(ids, device=device), torch.tensor(labels, device=device)
+
+
+def target_loss(model: PreTrainedModel, ids: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    """The summed cross-entropy (nats) over the labelled tokens, and their number.
+
+    Logits are computed only where a label follows: with a real vocabulary they cost as much as
+    the model itself. The sum, with the number, lets batches of any make-up be averaged exactly.
+    """
+    wanted = labels[:, 1:]
+    bears_loss = wanted != IGNORE
+    logits = model(input_ids=ids, logits_to_keep=F.pad(bears_loss, (0, 1)), use_cache=False).logits
+    targets = wanted[bears_loss]
+    return F.cross_entropy(logits.float(), targets, reduction="sum"), targets.numel()
+
+
+def shuffled_batches(encoded: Sequence[Encoded], batch_size: int, seed: str) -> list[list[Encoded]]:
+    """Every item once, in random batches of items of similar length, in random order.
+
+    The same `seed` gives the same batches on any machine.
+    """
+    rng = random.Random(seed)
+    order = rng.sample(range(len(encoded)), len(encoded))
+    pool = batch_size * _POOL
+    batches = []
+    for first in range(0, len(order), pool):
+        similar = sorted(order[first : first + pool], key=lambda i: len(encoded[i]))
+        batches += [similar[i : i + batch_size] for i in range(0, len(similar), batch_size)]
+    rng.shuffle(batches)
+    return [[encoded[i] for i in batch] for batch in batches]
+
+
+def sorted_batches(encoded: Sequence[Encoded], batch_size: int) -> list[list[Encoded]]:
+    """Every item once, longest first, so that padding is least; for evaluation."""
+    rows = sorted(encoded, key=len, reverse=True)
+    return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]

@@ -1,0 +1,298 @@
+"""Adapters as data and on disk; that PEFT reads the same is in test_adapters_peft.py."""
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from adapter_kit import random_adapter, same_numbers, small_base
+from onepass.adapters import storage
+from onepass.adapters.adapter import (
+    Adapter,
+    adapter_bytes,
+    layer,
+    load_adapter,
+    projection,
+    same_base,
+    save_adapter,
+)
+from onepass.core.errors import OnepassError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+Q = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """The folder of a good adapter, to be spoilt."""
+    save_adapter(random_adapter(0), tmp_path / "good")
+    return tmp_path / "good"
+
+
+def change_config(folder: Path, **fields: Any) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**config, **fields}))
+
+
+def as_written(folder: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    return {
+        name: tensor.to(dtype or tensor.dtype)
+        for name, tensor in load_file(folder / WEIGHTS).items()
+    }
+
+
+@given(ranks=st.lists(st.integers(1, 7), min_size=6, max_size=6))
+@settings(max_examples=20)
+def test_saved_and_loaded_is_identical(
+    ranks: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("adapters") / "a"
+    adapter = random_adapter(0, ranks=dict(zip(small_base().modules, ranks, strict=True)))
+    save_adapter(adapter, folder)
+    loaded = load_adapter(folder)
+    assert same_numbers(loaded, adapter)
+    assert (loaded.name, loaded.base, loaded.card) == (adapter.name, adapter.base, adapter.card)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_narrow_file_is_read_as_it_is_and_saves_to_the_same_bytes(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    save_adapter(random_adapter(0), tmp_path / "one", dtype)
+    loaded = load_adapter(tmp_path / "one")
+    save_adapter(loaded, tmp_path / "two")
+    assert loaded.modules["model.layers.0.self_attn.q_proj"].up.dtype == dtype
+    for file in (CONFIG, WEIGHTS, "card.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    assert adapter_bytes(tmp_path / "one") == adapter_bytes(random_adapter(0), dtype)
+
+
+def test_layers_come_in_the_order_of_the_model(tmp_path: Path) -> None:
+    base = small_base(layers=12)
+    save_adapter(random_adapter(0, rank=1, base=base), tmp_path / "a")
+    loaded = list(load_adapter(tmp_path / "a").modules)
+    assert [layer(module) for module in loaded] == sorted(layer(m) or 0 for m in base.modules)
+
+
+@pytest.mark.parametrize(
+    ("fields", "scaling"),
+    [
+        ({"lora_alpha": 6}, 2.0),
+        ({"lora_alpha": 1}, 1 / 3),
+        ({"lora_alpha": 6, "use_rslora": True}, 6 / 3**0.5),
+        ({"alpha_pattern": {"q_proj": 12}}, 4.0),
+        ({"alpha_pattern": {r"layers\.0\..*q_proj": 12}}, 4.0),
+        ({"alpha_pattern": {"proj": 12}}, 1.0),
+        ({"alpha_pattern": None, "rank_pattern": None}, 1.0),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scaling_is_folded_in_without_rounding(
+    saved: Path, fields: dict[str, Any], scaling: float, dtype: torch.dtype
+) -> None:
+    save_file(as_written(saved, dtype), saved / WEIGHTS)
+    change_config(saved, **fields)
+    factors = as_written(saved, torch.float64)
+    expected = scaling * factors[f"{Q}.lora_B.weight"] @ factors[f"{Q}.lora_A.weight"]
+    lora = load_adapter(saved).modules["model.layers.0.self_attn.q_proj"]
+    assert torch.allclose(lora.delta().double(), expected, rtol=1e-2 if scaling == 1 else 1e-5)
+    assert lora.up.dtype == (dtype if scaling == 1 else torch.float32)
+
+
+def test_names_default_to_the_folder(saved: Path) -> None:
+    (saved / "card.json").unlink()
+    change_config(saved, base_model_name_or_path="")
+    loaded = load_adapter(saved)
+    assert (loaded.name, loaded.base, loaded.card) == ("good", None, {})
+
+
+def test_module_paths_are_taken_apart() -> None:
+    assert projection("model.layers.10.self_attn.q_proj") == "q_proj"
+    assert projection("lm_head") == "lm_head"
+    assert layer("model.layers.10.self_attn.q_proj") == 10
+    assert layer("lm_head") is None
+
+
+def test_a_base_downloaded_to_a_folder_is_the_same_base() -> None:
+    assert same_base("meta-llama/Llama-3.2-1B", "models/llama-3.2-1b/")
+    assert not same_base("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B-Instruct")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"use_dora": True}, r"adapter_config\.json: use_dora = True is not supported \(DoRA"),
+        ({"lora_bias": True}, "lora_bias = True .* biases"),
+        ({"bias": "all"}, "bias = 'all' .* biases of the base"),
+        ({"modules_to_save": ["lm_head"]}, r"modules_to_save = \['lm_head'\].*whole modules"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out .* transposed"),
+        ({"trainable_token_indices": [1]}, "token embeddings"),
+        ({"init_lora_weights": "pissa"}, "'pissa' .* changes the base"),
+        ({"init_lora_weights": "pissa_niter_16"}, "changes the base"),
+        ({"peft_type": "LOHA"}, "'LOHA' .* only LORA"),
+        ({"peft_type": None}, "only LORA"),
+        ({"r": 0}, "field r: .* greater than 0"),
+        ({"r": "many"}, r"field r: .*\(found 'many'\)"),
+        ({"rank_pattern": {"q_proj": 0}}, r"field rank_pattern\.q_proj"),
+        ({"alpha_pattern": {"(": 3}}, "no regular expression"),
+        ({"lora_alpha": float("nan")}, "field lora_alpha"),
+        ({"r": 4}, r"q_proj has factors \(3, 8\) and \(8, 3\), but .* says rank 4"),
+    ],
+)
+def test_what_is_no_plain_lora_is_refused_and_why(
+    saved: Path, fields: dict[str, Any], message: str
+) -> None:
+    change_config(saved, **fields)
+    with pytest.raises(OnepassError, match=message):
+        load_adapter(saved)
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ({f"{Q}.lora_magnitude_vector": torch.ones(8)}, "lora_magnitude_vector is no LoRA factor"),
+        ({f"{Q}.lora_B.bias": torch.ones(8)}, r"lora_B\.bias is no LoRA factor"),
+        ({"base_model.model.lm_head.weight": torch.ones(4, 4)}, "lm_head.weight is no LoRA"),
+        ({"base_model.model.model.embed_tokens.lora_embedding_A": torch.ones(4, 4)}, "embeddings"),
+        ({f"{Q}.lora_A.weight": torch.ones(3, 8, 1)}, r"factors \(3, 8, 1\)"),
+        ({f"{Q}.lora_A.weight": torch.ones(3, 8, dtype=torch.int32)}, r"torch\.int32"),
+        ({f"{Q}.lora_A.weight": torch.full((3, 8), torch.nan)}, "24 of 24 values are NaN or Inf"),
+        ({f"{Q}.lora_A.weight": torch.full((3, 8), torch.inf)}, "24 of 24 values are NaN or Inf"),
+    ],
+)
+def test_weights_that_are_no_plain_lora_are_refused(
+    saved: Path, added: dict[str, Tensor], message: str
+) -> None:
+    save_file({**load_file(saved / WEIGHTS), **added}, saved / WEIGHTS)
+    with pytest.raises(OnepassError, match=message):
+        load_adapter(saved)
+
+
+def test_a_factor_without_its_partner_is_refused(saved: Path) -> None:
+    tensors = load_file(saved / WEIGHTS)
+    del tensors[f"{Q}.lora_B.weight"]
+    save_file(tensors, saved / WEIGHTS)
+    with pytest.raises(OnepassError, match="q_proj lacks its factor lora_B"):
+        load_adapter(saved)
+    save_file({}, saved / WEIGHTS)
+    with pytest.raises(OnepassError, match="holds no LoRA factors"):
+        load_adapter(saved)
+
+
+def test_missing_files_are_named(saved: Path) -> None:
+    with pytest.raises(OnepassError, match="nowhere is not a folder"):
+        load_adapter(saved / "nowhere")
+    weights = (saved / WEIGHTS).read_bytes()
+    (saved / WEIGHTS).unlink()
+    with pytest.raises(OnepassError, match=r"adapter_model\.safetensors does not exist"):
+        load_adapter(saved)
+    with pytest.raises(OnepassError, match=r"adapter_model\.safetensors does not exist"):
+        adapter_bytes(saved)
+    (saved / "adapter_model.bin").write_bytes(weights)
+    with pytest.raises(OnepassError, match="pickle files can run code"):
+        load_adapter(saved)
+    (saved / CONFIG).unlink()
+    with pytest.raises(OnepassError, match=r"adapter_config\.json"):
+        load_adapter(saved)
+
+
+@given(kept=st.integers(0, 10**6))
+@settings(max_examples=30)
+def test_weights_cut_short_anywhere_are_refused(
+    kept: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("cut") / "a"
+    save_adapter(random_adapter(0), folder)
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(whole[: kept % len(whole)])
+    with pytest.raises(OnepassError, match=r"adapter_model\.safetensors is corrupt or cut short"):
+        load_adapter(folder)
+
+
+@given(junk=st.binary(max_size=64))
+@settings(max_examples=30)
+def test_junk_is_refused(junk: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("junk") / "a"
+    save_adapter(random_adapter(0), folder)
+    for file in (CONFIG, WEIGHTS):
+        whole = (folder / file).read_bytes()
+        (folder / file).write_bytes(junk)
+        with pytest.raises(OnepassError, match=file):
+            load_adapter(folder)
+        (folder / file).write_bytes(whole)
+
+
+def test_bad_numbers_and_empty_adapters_are_not_saved(tmp_path: Path) -> None:
+    adapter = random_adapter(0)
+    adapter.modules["model.layers.0.self_attn.q_proj"].up[0, 0] = float("inf")
+    with pytest.raises(OnepassError, match=r"lora_B\.weight: 1 of 24 values are NaN or Inf"):
+        save_adapter(adapter, tmp_path / "a")
+    adapter.modules["model.layers.0.self_attn.q_proj"].up[0, 0] = 1e6
+    with pytest.raises(OnepassError, match=r"do not fit torch\.float16"):
+        save_adapter(adapter, tmp_path / "a", torch.float16)
+    with pytest.raises(OnepassError, match="nothing to save"):
+        save_adapter(Adapter("empty", {}), tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_what_was_there(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+
+    def full(tensors: Any, filename: Path, metadata: Any) -> None:
+        Path(filename).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage, "save_file", full)
+    with pytest.raises(OnepassError, match="cannot write .*good: No space left"):
+        save_adapter(random_adapter(1), saved)
+    with pytest.raises(OnepassError, match="cannot write .*new: No space left"):
+        save_adapter(random_adapter(1), saved.parent / "new")
+    assert [path.name for path in saved.parent.iterdir()] == ["good"]
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+def test_an_error_inside_safetensors_is_told_in_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise storage.SafetensorError("I/O error: disk quota exceeded")
+
+    monkeypatch.setattr(storage, "save_file", fail)
+    with pytest.raises(OnepassError, match="cannot write .*disk quota exceeded"):
+        save_adapter(random_adapter(1), tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_permission_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: Any, **__: Any) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkdtemp", denied)
+    with pytest.raises(OnepassError, match="cannot write .*a: Permission denied"):
+        save_adapter(random_adapter(0), tmp_path / "a")
+
+
+def test_saving_over_an_adapter_replaces_it(saved: Path) -> None:
+    save_adapter(random_adapter(1), saved)
+    assert same_numbers(load_adapter(saved), random_adapter(1))
+    assert [path.name for path in saved.parent.iterdir()] == ["good"]
+
+
+def test_saving_never_costs_anyone_their_files(saved: Path, tmp_path: Path) -> None:
+    (saved / "thesis.tex").write_text("years of work")
+    with pytest.raises(OnepassError, match=r"holds thesis\.tex, which saving here would delete"):
+        save_adapter(random_adapter(1), saved)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "README.md").write_text("not an adapter's")
+    with pytest.raises(OnepassError, match=r"holds README\.md"):
+        save_adapter(random_adapter(1), tmp_path / "docs")
+    assert same_numbers(load_adapter(saved), random_adapter(0))

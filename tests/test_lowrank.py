@@ -1,0 +1,102 @@
+"""Low-rank algebra against dense brute force."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapter_kit import dense_sum, random_lora
+from onepass.adapters.adapter import Lora
+from onepass.adapters.lowrank import compress, norm, relative_error, weighted_sum
+from onepass.core.errors import OnepassError
+
+widths = st.integers(1, 9)
+ranks = st.integers(1, 12)  # beyond the widths too: a sum of LoRAs may exceed the layer's rank
+seeds = st.integers(0, 2**31)
+weights = st.floats(-3, 3, allow_nan=False)
+
+
+def some_lora(out: int, in_: int, rank: int, seed: int) -> Lora:
+    return random_lora((out, in_), rank, torch.Generator().manual_seed(seed))
+
+
+def close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.allclose(one.double(), other.double(), rtol=1e-4, atol=1e-4)
+
+
+@given(out=widths, in_=widths, parts=st.lists(st.tuples(ranks, weights), min_size=1, max_size=4))
+def test_weighted_sum_is_the_dense_sum(out: int, in_: int, parts: list[tuple[int, float]]) -> None:
+    loras = [some_lora(out, in_, rank, seed) for seed, (rank, _) in enumerate(parts)]
+    total = weighted_sum(loras, [w for _, w in parts])
+    assert total.rank == sum(rank for rank, _ in parts)
+    assert close(total.delta(), dense_sum(loras, [w for _, w in parts]))
+
+
+@given(out=widths, in_=widths, rank=ranks, seed=seeds)
+def test_norm_is_the_dense_norm(out: int, in_: int, rank: int, seed: int) -> None:
+    lora = some_lora(out, in_, rank, seed)
+    assert norm(lora) == pytest.approx(float(lora.delta().double().norm()), rel=1e-4)
+
+
+@given(out=widths, in_=widths, rank=ranks, kept=ranks, seed=seeds)
+def test_compress_errs_by_exactly_the_singular_values_it_drops(
+    out: int, in_: int, rank: int, kept: int, seed: int
+) -> None:
+    lora = some_lora(out, in_, rank, seed)
+    small = compress(lora, kept)
+    values = torch.linalg.svdvals(lora.delta().double())
+    best = float(values[kept:].norm() / values.norm())
+    assert small.rank == min(kept, rank, out, in_)
+    assert relative_error(small, lora) == pytest.approx(best, abs=1e-5)
+
+
+@given(out=widths, in_=widths, rank=ranks, seed=seeds)
+def test_compress_to_the_full_rank_changes_nothing(
+    out: int, in_: int, rank: int, seed: int
+) -> None:
+    lora = some_lora(out, in_, rank, seed)
+    assert close(compress(lora, rank).delta(), lora.delta())
+
+
+def test_relative_error_sees_differences_near_the_rounding_of_float32() -> None:
+    lora = some_lora(8, 9, 3, 0)
+    nudged = Lora(lora.down.double(), lora.up.double() * (1 + 1e-9))
+    assert relative_error(nudged, lora) == pytest.approx(1e-9, rel=1e-3)
+    assert relative_error(lora, lora) == pytest.approx(0, abs=1e-14)
+
+
+def test_relative_error_to_zero() -> None:
+    lora = some_lora(3, 4, 2, 0)
+    zero = Lora(torch.zeros(1, 4), torch.zeros(3, 1))
+    assert relative_error(lora, zero) == float("inf")
+    assert relative_error(zero, zero) == 0
+
+
+def test_weighted_sum_widens_sixteen_bits() -> None:
+    half = some_lora(3, 4, 2, 0)
+    half = Lora(half.down.bfloat16(), half.up.bfloat16())
+    total = weighted_sum([half], [1 / 3])
+    assert total.up.dtype == torch.float32
+    assert close(total.delta(), dense_sum([half], [1 / 3]))
+
+
+def test_weighted_sum_is_differentiable() -> None:
+    lora = some_lora(3, 4, 2, 0)
+    up = lora.up.clone().requires_grad_()
+    weighted_sum([lora, Lora(lora.down, up)], [0.5, 2.0]).delta().sum().backward()
+    assert up.grad is not None
+    assert close(up.grad, 2 * lora.down.sum(1).expand(3, 2))
+
+
+def test_sums_that_make_no_sense_are_refused() -> None:
+    lora = some_lora(3, 4, 2, 0)
+    with pytest.raises(OnepassError, match="1 LoRAs and 2 weights"):
+        weighted_sum([lora], [1.0, 2.0])
+    with pytest.raises(OnepassError, match="0 LoRAs"):
+        weighted_sum([], [])
+    with pytest.raises(OnepassError, match="different shapes"):
+        weighted_sum([lora, some_lora(4, 4, 2, 0)], [1.0, 1.0])
+    with pytest.raises(OnepassError, match="rank 0"):
+        compress(lora, 0)
+    with pytest.raises(OnepassError, match="not a LoRA"):
+        Lora(lora.down, lora.up.T)
