@@ -61,7 +61,7 @@ def dense_sum(loras: Sequence[Lora], weights: Sequence[float]) -> Tensor:
 
 def same_numbers(one: Adapter, other: Adapter) -> bool:
     """Whether two adapters have the same modules with the same factors to the bit."""
-    return list(one.modules) == list(other.modules) and all(
+    return one.modules.keys() == other.modules.keys() and all(
         same_tensor(lora.down, other.modules[m].down) and same_tensor(lora.up, other.modules[m].up)
         for m, lora in one.modules.items()
     )

@@ -28,7 +28,9 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
 def test_exact_merges_are_the_dense_weighted_sum(
     merge: Merge, weights: list[float], ranks: list[int]
 ) -> None:
-    adapters = [random_adapter(i, rank) for i, (_, rank) in enumerate(zip(weights, ranks))]
+    adapters = [
+        random_adapter(i, rank) for i, (_, rank) in enumerate(zip(weights, ranks, strict=False))
+    ]
     merged = merge(adapters, weights)
     for module, lora in merged.modules.items():
         assert close(lora.delta(), dense_sum([a.modules[module] for a in adapters], weights))

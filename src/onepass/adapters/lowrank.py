@@ -57,7 +57,7 @@ def check_summable(loras: Sequence[Lora], weights: Sequence[float]) -> None:
     """Refuse an empty sum, a count of weights that differs, or LoRAs of different shapes."""
     if not loras or len(loras) != len(weights):
         raise OnepassError(
-            f"{len(loras)} LoRAs and {len(weights)} weights: give at least one, and a weight for each"
+            f"{len(loras)} LoRAs and {len(weights)} weights: give a weight for each of at least one"
         )
     shapes = {lora.shape for lora in loras}
     if len(shapes) > 1:

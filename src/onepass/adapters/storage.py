@@ -126,8 +126,10 @@ def check_replaceable(folder: Path, marker: str, others: Collection[str]) -> Non
     Saving replaces the whole folder, so a mistyped path must not cost anyone their files.
     others: glob patterns of the names that may stand beside the marker.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         return
+    if not folder.is_dir():
+        raise OnepassError(f"cannot write {folder}: a file of that name exists; choose another")
     names = sorted(folder.iterdir())
     foreign = [name for name in names if not any(name.match(p) for p in (marker, *others))]
     if foreign or (names and folder / marker not in names):

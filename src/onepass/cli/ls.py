@@ -1,12 +1,11 @@
 """`onepass ls`: what there is to name on the command line and in recipes."""
 
-import sys
 from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
+
+from onepass.cli.show import print_table
 
 Row = tuple[str, ...]
 
@@ -21,16 +20,12 @@ def ls(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
     """List the known tasks, methods or metrics.
 
     On a terminal a table; in a pipe one line each, its columns separated by tabs.
+
+    \b
+    Example:
+      onepass ls methods
     """
-    header, rows = LISTS[kind]()
-    if not sys.stdout.isatty():
-        for row in rows:
-            typer.echo("\t".join(row))
-        return
-    table = Table(*header, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    print_table(*LISTS[kind]())
 
 
 def _tasks() -> tuple[Row, list[Row]]:

@@ -115,7 +115,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def read_jsonl(path: Path | str) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON-lines file with their line numbers (from 1); blank lines are skipped."""
+    """The objects of a JSON-lines file and their line numbers (from 1), blank lines skipped."""
     rows: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():

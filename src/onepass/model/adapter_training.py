@@ -73,7 +73,6 @@ def train_adapter(
         modules = {path: _lora(base.model.get_submodule(path)) for path in base.shape.modules}
     finally:
         wrapped.unload()
-        del base.model.peft_config  # otherwise the next adapter is taken for a second one
     return Adapter(
         name=task.name,
         modules=modules,

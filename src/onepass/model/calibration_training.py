@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from onepass.adapters.adapter import projection
+from onepass.adapters.adapter import Adapter, projection
 from onepass.adapters.calibration import FORMS, Calibration, Form, Kind
 from onepass.adapters.composition import Pass
 from onepass.adapters.shape import check_adapter
 from onepass.core.errors import OnepassError
+from onepass.core.registry import unknown
 from onepass.model.attach import Effect, add_lowrank, altered, merged
 from onepass.model.load import Base
 from onepass.model.objective import batch_loss, fingerprint
@@ -55,6 +56,8 @@ def train_calibration(
     State, resuming and errors are those of `fit`; the base is always left as it was.
     """
     options = options or TrainOptions()
+    if kind not in FORMS:
+        raise unknown("calibration kind", kind, list(FORMS))
     form = form or FORMS[kind][0]
     validation = validation or [[] for _ in passes]
     _check(base, passes, examples, validation)
@@ -104,7 +107,8 @@ def train_calibration(
                 "trains": kind, "form": form, "rank": rank, "base": base.name,
                 "tasks": [pass_.task for pass_ in passes],
                 "adapters": [
-                    [[w.adapter.name, w.weight] for w in pass_.adapters] for pass_ in passes
+                    [[w.adapter.name, w.weight, _size(w.adapter)] for w in pass_.adapters]
+                    for pass_ in passes
                 ],
                 "data": fingerprint(*rows, *held_out),
             },
@@ -119,6 +123,14 @@ def train_calibration(
             proj: {name: p.detach().to("cpu", copy=True) for name, p in parts.items()}
             for proj, parts in trained.items()
         },
+    )
+
+
+def _size(adapter: Adapter) -> float:
+    """Tells an adapter from another one of its name, in a saved state."""
+    return sum(
+        float(lora.up.double().square().sum() * lora.down.double().square().sum())
+        for lora in adapter.modules.values()
     )
 
 

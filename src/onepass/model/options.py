@@ -28,7 +28,7 @@ class TrainOptions:
     clip: float | None = 1.0
     """The greatest gradient norm; None: unlimited."""
     dtype: Precision = "auto"
-    """Precision of the forward pass; "auto": bfloat16 on CUDA, the model's own elsewhere."""
+    """Precision of the products (autocast); "auto": bfloat16 where the hardware has it."""
     seed: int = 0
     eval_every: int | None = 200
     """Steps between validations, each of which also saves the state; None: only at the end."""

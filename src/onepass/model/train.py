@@ -73,6 +73,8 @@ def fit(
             training.resume(*resumed)
     history, began = training.history, time.perf_counter()
     before = history.seconds
+    if not history.steps:
+        save()  # a folder that cannot be written should be known before hours of work
     try:
         with progress_bar(title, training.total_steps, progress) as update:
             while True:
@@ -225,8 +227,16 @@ def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
 
 
 def _autocast(device: torch.device, dtype: str) -> Callable[[], torch.autocast]:
-    lower = dtype == "bfloat16" or (dtype == "auto" and device.type == "cuda")
+    lower = dtype == "bfloat16" or (dtype == "auto" and _fast_bfloat16(device))
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=lower)
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16; where it does not, it is slower than float32."""
+    if device.type == "cpu":
+        has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
+        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @contextmanager

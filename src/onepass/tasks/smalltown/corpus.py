@@ -26,12 +26,12 @@ _DEFAULT_SIZE = {"train": 20_000, "validation": 1_000, "test": 1_000, "test-unse
 
 
 class Smalltown:
-    """The embedded corpus. The first n examples of a task and split are the same for every limit."""
+    """The embedded corpus. A larger limit starts with the very examples of a smaller one."""
 
     name = "smalltown"
 
     def examples(self, task: Task, split: str, limit: int | None = None) -> list[Example]:
-        """As `Corpus.examples`; the split "test-unseen" holds the scenarios no training data has."""
+        """As `Corpus.examples`; "test-unseen" holds the scenarios that no training data has."""
         if split not in SPLITS:
             raise unknown("split", split, list(SPLITS))
         size = _DEFAULT_SIZE[split] if limit is None else limit
@@ -61,7 +61,9 @@ def _from_conversation(
     return Example(name, text, tuple(targets), meta)
 
 
-def _from_sentence(task: Task, split: str, name: str, meaning: Meaning, rng: random.Random) -> Example:
+def _from_sentence(
+    task: Task, split: str, name: str, meaning: Meaning, rng: random.Random
+) -> Example:
     kind = rng.choice(KINDS)
     tone = task.tone
     source_tone = "plain"

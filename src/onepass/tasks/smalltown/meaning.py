@@ -46,7 +46,9 @@ class Meaning:
             slots = {slot: data["slots"][slot] for slot in scenario.outcomes[data["outcome"]]}
             for slot, value in slots.items():
                 if value not in values_of(scenario.slots[slot]):
-                    raise unknown(scenario.slots[slot], value, list(values_of(scenario.slots[slot])))
+                    raise unknown(
+                        scenario.slots[slot], value, list(values_of(scenario.slots[slot]))
+                    )
             return Meaning(scenario.name, data["outcome"], slots)
         except (KeyError, TypeError) as error:
             raise OnepassError(f"not a meaning of smalltown: {data!r} (missing {error})") from error

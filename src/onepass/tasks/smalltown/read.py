@@ -126,9 +126,7 @@ def _slot_in(match: re.Match[str], spans: Mapping[int, str]) -> str:
     return next((slot for at, slot in spans.items() if match.start() <= at < match.end()), "")
 
 
-def _render_with_spans(
-    wording: Wording, meaning: Meaning, code: str
-) -> tuple[str, dict[int, str]]:
+def _render_with_spans(wording: Wording, meaning: Meaning, code: str) -> tuple[str, dict[int, str]]:
     """The text of a wording, and which slot starts at which character."""
     types = town().scenarios[meaning.scenario].slots
     text, spans = "", {}
@@ -223,7 +221,9 @@ def _tone_words(code: str, kind: str) -> Mapping[str, frozenset[str]]:
 def guess_language(text: str) -> str:
     """The language whose vocabulary covers most words of a text ("" when no word is covered)."""
     names = {name.lower() for name in town().names}
-    words = [word for word in _WORD.findall(text.lower()) if word not in names and not word.isdigit()]
+    words = [
+        word for word in _WORD.findall(text.lower()) if word not in names and not word.isdigit()
+    ]
     covered = {code: sum(word in _vocabulary(code) for word in words) for code in LANGUAGES}
     best = max(covered, key=lambda code: covered[code])
     return best if covered[best] else ""

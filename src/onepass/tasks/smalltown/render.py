@@ -1,4 +1,4 @@
-"""From a meaning to text: the English conversation, and summaries and replies in any language and tone."""
+"""From a meaning to text: its English conversation, its summaries and replies in any language."""
 
 import random
 from collections.abc import Mapping

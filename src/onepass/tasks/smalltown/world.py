@@ -25,7 +25,7 @@ _SENTENCE_ENDS = (". ", "! ", "? ", "¡", "¿")
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Literal text (`slot` empty), or the place of a slot in one of its forms ("" for the bare one)."""
+    """Literal text (`slot` empty), or the place of a slot in one of its forms ("": bare)."""
 
     text: str
     slot: str = ""
@@ -136,7 +136,8 @@ def town() -> Town:
         values={kind: tuple(str(v) for v in values) for kind, values in data["values"].items()},
         scenarios={name: _scenario(name, row) for name, row in data["scenarios"].items()},
         small_talk=tuple(
-            (parse_wording(asked), parse_wording(answered)) for asked, answered in data["small_talk"]
+            (parse_wording(asked), parse_wording(answered))
+            for asked, answered in data["small_talk"]
         ),
     )
 
@@ -145,7 +146,9 @@ def town() -> Town:
 def language(code: str) -> Language:
     """The forms and wordings of one of the four languages."""
     data = _data(f"{code}.yaml")
-    forms: dict[str, dict[str, dict[str, str]]] = {"name": {name: {"": name} for name in town().names}}
+    forms: dict[str, dict[str, dict[str, str]]] = {
+        "name": {name: {"": name} for name in town().names}
+    }
     for kind, values in data["lexicon"].items():
         forms[kind] = {
             str(value): dict(entry) if isinstance(entry, dict) else {"": str(entry)}

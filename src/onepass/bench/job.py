@@ -1,0 +1,223 @@
+"""Doing one job: from a recipe and names to stored runs, a function of picklable data alone.
+
+Any worker can do any job: a process here, a machine of a cluster elsewhere.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from onepass.adapters.composition import Composition, cost
+from onepass.bench.cells import Cell, Job
+from onepass.bench.environment import environment
+from onepass.bench.materials import (
+    adapters_for,
+    base_of,
+    fingerprint,
+    inputs_identity,
+    split_examples,
+    train_examples,
+    validation_examples,
+)
+from onepass.bench.recipe import Recipe
+from onepass.bench.runs import STATE, Run, RunCost, SplitResult, is_done, pack, save_run
+from onepass.core.errors import OnepassError
+from onepass.evaluate.score import score
+from onepass.methods import METHODS, Setting
+from onepass.model.generate import Generated, run
+from onepass.tasks.example import Example
+from onepass.tasks.task import parse_task
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What doing a job came to."""
+
+    cells: int
+    tokens: int
+    """Generated."""
+    seconds: float
+    """Spent on generating."""
+
+
+def do_job(
+    job: Job, recipe: Recipe, folder: Path, on_output: Callable[[int], None] = lambda count: None
+) -> Tally:
+    """Build what the job's unfinished cells need, test them, and store their runs in `folder`.
+
+    `on_output` is told the number of outputs just generated. A job killed in its training goes on
+    from its last state when called again. A job that another process is at is left to it.
+    """
+    state = folder / STATE / f"{job.slug}-{fingerprint(recipe, job.cells[0], job)[:8]}"
+    cells = tokens = 0
+    seconds = 0.0
+    with _locked(folder / STATE / f"{job.slug}.lock") as ours:
+        todo = {
+            cell: mark
+            for cell in job.cells
+            if not is_done(cell, mark := fingerprint(recipe, cell, job), folder)
+        }
+        if not ours or not todo:
+            return Tally(0, 0, 0.0)
+        settings = _settings(job, recipe, state)
+        began = time.perf_counter()
+        built = METHODS.get(job.method).build(settings[next(iter(todo)).task])
+        built_in = time.perf_counter() - began
+        for cell, mark in todo.items():
+            setting = settings[cell.task]
+            composition = built if len(job.together) == 1 else _for_task(built, setting)
+            made, predictions = _test(
+                cell, composition, setting, recipe, mark, len(job.together), built_in, on_output
+            )
+            save_run(made, predictions, folder)
+            cells += 1
+            tokens += sum(result.tokens for result in made.splits.values())
+            seconds += made.seconds["generate"]
+    for old in (folder / STATE).glob(f"{job.slug}-????????"):
+        shutil.rmtree(old, ignore_errors=True)
+    return Tally(cells, tokens, seconds)
+
+
+def _settings(job: Job, recipe: Recipe, state: Path) -> dict[str, Setting]:
+    """The setting of each task the job is about; those of a shared method know all of them."""
+    settings = {
+        task: Setting(
+            base=base_of(recipe.base),
+            task=parse_task(task),
+            adapters=adapters_for(recipe, task),
+            train=train_examples(recipe, task, job.examples),
+            validation=validation_examples(recipe, task),
+            options=recipe.options.get(job.method, {}),
+            seed=job.seed,
+            state_dir=state,
+        )
+        for task in job.together
+    }
+    if METHODS.get(job.method).shared:
+        together = list(settings.values())
+        settings = {t: replace(each, together=together) for t, each in settings.items()}
+    return settings
+
+
+def _for_task(built: Composition, setting: Setting) -> Composition:
+    """What a shared method learnt, put on another task's merge."""
+    if setting.task.name == built.task:
+        return built
+    pass_ = replace(setting.merged(), calibration=built.passes[0].calibration)
+    return replace(built, task=setting.task.name, passes=(pass_,))
+
+
+def _test(
+    cell: Cell,
+    composition: Composition,
+    setting: Setting,
+    recipe: Recipe,
+    mark: str,
+    shared_by: int,
+    built_in: float,
+    on_output: Callable[[int], None],
+) -> tuple[Run, list[Mapping[str, str]]]:
+    splits: dict[str, SplitResult] = {}
+    predictions: list[Mapping[str, str]] = []
+    for split in recipe.splits:
+        examples = split_examples(recipe, cell.task, split)
+        out = run(
+            setting.base,
+            composition,
+            [example.input for example in examples],
+            recipe.max_new_tokens,
+            recipe.batch_size,
+            on_output,
+        )
+        splits[split] = _result(out, examples, setting, recipe)
+        predictions += [
+            {"split": split, "id": example.id, "prediction": text}
+            for example, text in zip(examples, out.texts, strict=True)
+        ]
+    made = Run(
+        recipe=recipe.name,
+        method=cell.method,
+        task=cell.task,
+        examples=cell.examples,
+        seed=cell.seed,
+        fingerprint=mark,
+        splits=splits,
+        cost=_cost(composition, setting, shared_by),
+        seconds={
+            "build": round(built_in, 2),
+            "generate": round(sum(result.seconds for result in splits.values()), 2),
+        },
+        card=composition.card,
+        environment=environment(str(setting.base.device)),
+    )
+    return made, predictions
+
+
+def _result(
+    out: Generated, examples: tuple[Example, ...], setting: Setting, recipe: Recipe
+) -> SplitResult:
+    scores = score(out.texts, examples, setting.task, recipe.metrics)
+    unseen = [str(example.meta.get("unseen", "")) for example in examples]
+    return SplitResult(
+        count=len(examples),
+        inputs=inputs_identity(examples),
+        means={
+            name: fmean(value for value in values if value is not None)
+            for name, values in scores.items()
+        },
+        scores={name: pack(values) for name, values in scores.items()},
+        unseen={
+            what: "".join(str(int(each == what)) for each in unseen)
+            for what in sorted({each for each in unseen if each})
+        },
+        seconds=round(out.seconds, 2),
+        tokens=out.tokens,
+        tokens_per_second=round(out.tokens_per_second, 1),
+        shortened_inputs=sum(bool(notice) for notice in out.notices),
+    )
+
+
+def _cost(composition: Composition, setting: Setting, shared_by: int) -> RunCost:
+    found = cost(composition, torch.bfloat16)
+    sizes = [adapter.parameter_count for adapter in setting.adapters.values()]
+    return RunCost(
+        passes=found.passes,
+        extra_parameters=found.extra_parameters,
+        extra_bytes=found.extra_bytes,
+        shared_by=shared_by,
+        adapter_parameters=fmean(sizes) if sizes else None,
+    )
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Whether this process alone has the lock `path`; the system frees it if the process dies."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise OnepassError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield False
+                return
+        yield True
+        with suppress(FileNotFoundError):
+            path.unlink()
+    finally:
+        os.close(file)

@@ -1,0 +1,139 @@
+"""What cells are made from: bases, adapters and examples, each loaded once per process.
+
+Also their identities: short hashes of content, never of paths, so that finished runs stay valid
+when they or the recipe move to another folder or machine.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from onepass.adapters.adapter import CONFIG, WEIGHTS, Adapter, load_adapter
+from onepass.bench.cells import SHOWN_EXAMPLES, Cell, Job
+from onepass.bench.recipe import Recipe
+from onepass.core.errors import OnepassError
+from onepass.methods import METHODS
+from onepass.model.load import Base, load_base
+from onepass.tasks.corpus import load_corpus
+from onepass.tasks.example import Example
+from onepass.tasks.task import parse_task
+
+_MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "tokenizer*", "*.jinja")
+
+
+@cache
+def base_of(name: str) -> Base:
+    return load_base(name)
+
+
+@cache
+def adapter_at(folder: Path) -> Adapter:
+    return load_adapter(folder)
+
+
+@cache
+def _examples(corpus: str, task: str, split: str, limit: int) -> tuple[Example, ...]:
+    return tuple(load_corpus(corpus).examples(parse_task(task), split, limit))
+
+
+def train_examples(recipe: Recipe, task: str, budget: int) -> tuple[Example, ...]:
+    """As many as the budget; an `OnepassError` if there are fewer, which a plot would hide."""
+    found = _examples(recipe.corpus, task, "train", budget or SHOWN_EXAMPLES)
+    if len(found) < budget:
+        raise OnepassError(
+            f"recipe {recipe.name}, field examples: the budget is {budget}, but {recipe.corpus} "
+            f"has {len(found)} training examples of {task}; lower it"
+        )
+    return found
+
+
+def validation_examples(recipe: Recipe, task: str) -> tuple[Example, ...]:
+    if not recipe.validation:
+        return ()
+    return _examples(recipe.corpus, task, "validation", recipe.validation)
+
+
+def split_examples(recipe: Recipe, task: str, split: str) -> tuple[Example, ...]:
+    return _examples(recipe.corpus, task, split, recipe.test)
+
+
+def adapters_for(recipe: Recipe, task: str) -> dict[str, Adapter]:
+    """The adapters there are of the task's parts, by part."""
+    folders = {part: recipe.adapter_folder(part) for part in parse_task(task).parts}
+    return {part: adapter_at(folder) for part, folder in folders.items() if folder is not None}
+
+
+def fingerprint(recipe: Recipe, cell: Cell, job: Job) -> str:
+    """Changes when anything does that the cell's result depends on.
+
+    What does not count: other cells, paths, the batch size of generation, the code.
+    """
+    return _hash(
+        {
+            "cell": [cell.method, cell.task, cell.examples, cell.seed],
+            "base": _base_identity(recipe.base),
+            "options": recipe.options.get(cell.method, {}),
+            "together": [_task_identity(recipe, task, cell) for task in job.together],
+            "splits": {
+                split: _data_identity(recipe.corpus, cell.task, split, recipe.test)
+                for split in recipe.splits
+            },
+            "metrics": recipe.metrics,
+            "max_new_tokens": recipe.max_new_tokens,
+        }
+    )
+
+
+def _task_identity(recipe: Recipe, task: str, cell: Cell) -> list[Any]:
+    folders = {part: recipe.adapter_folder(part) for part in parse_task(task).parts}
+    learns = METHODS.get(cell.method).learns
+    shown = len(train_examples(recipe, task, cell.examples))
+    return [
+        task,
+        {part: folder and _adapter_identity(folder) for part, folder in folders.items()},
+        _data_identity(recipe.corpus, task, "train", shown),
+        _data_identity(recipe.corpus, task, "validation", recipe.validation) if learns else "",
+    ]
+
+
+@cache
+def _data_identity(corpus: str, task: str, split: str, limit: int) -> str:
+    examples = _examples(corpus, task, split, limit) if limit else ()
+    return _hash([[e.id, e.input, e.targets, dict(e.meta)] for e in examples])
+
+
+def inputs_identity(examples: Iterable[Example]) -> str:
+    """Equal where the inputs are equal, in their order: then outputs can be compared in pairs."""
+    return _hash([example.input for example in examples])
+
+
+@cache
+def _adapter_identity(folder: Path) -> str:
+    return _hash_files([folder / CONFIG, folder / WEIGHTS])
+
+
+@cache
+def _base_identity(name: str) -> str:
+    """A hub name is its own identity; a folder is known by what is in it."""
+    folder = Path(str(files("onepass"))) / "assets" / "tiny" if name == "tiny" else Path(name)
+    if not folder.is_dir():
+        return name
+    return _hash_files(file for pattern in _MODEL_FILES for file in sorted(folder.glob(pattern)))
+
+
+def _hash_files(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        if path.is_file():  # what is missing is told by whoever loads it
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,95 @@
+"""Arguments and options that several commands share, so that each is spelt and explained once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onepass.core.errors import OnepassError
+
+DATA, TRAINING, MACHINE = "Data", "Training", "Machine"
+
+TaskName = Annotated[
+    str, typer.Argument(metavar="TASK", help="A task, or several joined by +; see `onepass ls`.")
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m",
+        help="The base: tiny (embedded), a folder in Hugging Face layout, or a hub name.",
+    ),
+]  # fmt: skip
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Folder to write; by default one in runs/ named by the task."),
+]
+CorpusName = Annotated[
+    str,
+    typer.Option(
+        help="smalltown, dialogsum:PATH, persona-chat:PATH, or a .jsonl file of input and target.",
+        rich_help_panel=DATA,
+    ),
+]
+Examples = Annotated[
+    int | None,
+    typer.Option(min=1, help="Training examples; by default all there are.", rich_help_panel=DATA),
+]
+Validation = Annotated[
+    int,
+    typer.Option(
+        min=0, help="Validation examples, by which to stop early; 0 for none.", rich_help_panel=DATA
+    ),
+]
+Test = Annotated[
+    int,
+    typer.Option(min=0, help="Test examples to score the result on.", rich_help_panel=DATA),
+]
+
+Epochs = Annotated[
+    float, typer.Option(help="Times to go through the examples.", rich_help_panel=TRAINING)
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(help="Optimiser steps; overrides --epochs.", rich_help_panel=TRAINING),
+]
+BatchSize = Annotated[int, typer.Option(help="Examples per batch.", rich_help_panel=TRAINING)]
+Accumulation = Annotated[
+    int, typer.Option(help="Batches per optimiser step.", rich_help_panel=TRAINING)
+]
+WeightDecay = Annotated[float, typer.Option(help="AdamW's.", rich_help_panel=TRAINING)]
+EvalEvery = Annotated[
+    int,
+    typer.Option(
+        help="Steps between validations, each of which saves the state.", rich_help_panel=TRAINING
+    ),
+]
+Patience = Annotated[
+    int,
+    typer.Option(help="Validations without a new best to stop after.", rich_help_panel=TRAINING),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        help="Longest prompt and target; by default the base's context.", rich_help_panel=TRAINING
+    ),
+]
+Precision = Annotated[
+    str, typer.Option(help="auto, float32 or bfloat16.", rich_help_panel=TRAINING)
+]
+Seed = Annotated[int, typer.Option(help="Of all that is random.", rich_help_panel=TRAINING)]
+
+SaveAs = Annotated[str, typer.Option(help="float16, bfloat16 or float32, of the saved weights.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...", rich_help_panel=MACHINE)]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest output, in tokens per pass.")]
+
+
+def parse_count(text: str) -> int:
+    """A number with an optional K, M or G: 40M is 40,000,000."""
+    factor = {"K": 10**3, "M": 10**6, "G": 10**9}.get(text[-1:].upper())
+    try:
+        count = round(float(text[:-1]) * factor) if factor else int(text)
+    except (ValueError, OverflowError):
+        count = 0
+    if count < 1:
+        raise OnepassError(f"{text!r} is no count; write one such as 500000, 500K or 40M")
+    return count

@@ -1,0 +1,39 @@
+"""Where commands write: checked before the work, resumable while it lasts."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from onepass.core.errors import OnepassError
+
+
+def check_writable(out: Path) -> None:
+    """Refuse an output that cannot be written, now rather than after hours of training."""
+    try:
+        if out.exists() and not out.is_dir():
+            raise OnepassError(f"cannot write {out}: a file of that name exists; choose another")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise OnepassError(f"cannot write {out}: {error.strerror or error}") from error
+
+
+@contextmanager
+def resumable(out: Path) -> Iterator[Path]:
+    """Yield the folder for the state of the training that makes `out`: `out`.state, beside it.
+
+    It goes when the block succeeds, so save `out` inside the block. Ctrl-C says where it is.
+    """
+    state = out.with_name(f"{out.name}.state")
+    try:
+        yield state
+    except KeyboardInterrupt as interrupt:
+        if state.exists():
+            raise KeyboardInterrupt(
+                f"the state is in {state}; the same command goes on from there"
+            ) from interrupt
+        raise
+    shutil.rmtree(state, ignore_errors=True)

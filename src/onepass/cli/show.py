@@ -1,0 +1,76 @@
+"""What commands print: results on standard output, remarks and progress on standard error."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from onepass.adapters.composition import Cost
+    from onepass.evaluate.stats import Interval
+    from onepass.model.generate import Progress
+
+Row = Sequence[str]
+
+
+def print_table(header: Row, rows: Iterable[Row], numbers: bool = False) -> None:
+    """A table on a terminal; in a pipe one line per row, its columns separated by tabs.
+
+    `numbers`: all columns but the first are numbers, set flush right. A pipe gets a header only
+    with numbers, which nobody could tell apart without.
+    """
+    if not sys.stdout.isatty():
+        for row in [header, *rows] if numbers else rows:
+            typer.echo("\t".join(row))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for index, title in enumerate(header):
+        table.add_column(title, justify="right" if numbers and index else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def note(message: str) -> None:
+    """A remark, on standard error so that it never gets into a result that is piped on."""
+    # Text, not markup: a message may hold [brackets]; soft wrap keeps paths in one piece.
+    Console(stderr=True).print(Text(message), soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def counting(title: str, total: int) -> Iterator["Progress"]:
+    """A progress bar of `total` things; yields a function told how many more are done."""
+    from onepass.model.progress import progress_bar
+
+    done = 0
+    with progress_bar(title, total) as update:
+
+        def more(count: int) -> None:
+            nonlocal done
+            done += count
+            update(done, "")
+
+        yield more
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def score_row(title: str, interval: "Interval") -> Row:
+    """A metric's mean and 95 % interval, in percent, and over how many examples."""
+    spread = f"{percent(interval.low)} to {percent(interval.high)}"
+    return title, percent(interval.mean), spread, str(interval.count)
+
+
+SCORE_HEADER = ("metric", "%", "95 % interval", "examples")
+
+
+def describe_cost(cost: "Cost") -> str:
+    passes = "1 pass" if cost.passes == 1 else f"{cost.passes} passes"
+    return f"{passes}, {cost.extra_parameters:,} extra parameters, {cost.extra_bytes:,} extra bytes"

@@ -1,0 +1,28 @@
+"""The methods: ways to obtain a Composition for a compositional task, one file each.
+
+Importing this package registers them all, in the order of the comparison table.
+"""
+
+from onepass.methods import (  # noqa: I001  (the order is the table's)
+    single,
+    in_context,
+    merges,
+    multi_step,
+    joint,
+    calibration,
+    shared,
+)
+from onepass.methods.setting import METHODS, Method, Setting
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "Setting",
+    "calibration",
+    "in_context",
+    "joint",
+    "merges",
+    "multi_step",
+    "shared",
+    "single",
+]

@@ -1,0 +1,113 @@
+"""What a method is given, and the register of methods.
+
+A method is a function from a `Setting` to a `Composition`. To add one, write a file in this folder
+with a decorated function, and import it in `onepass.methods`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from onepass.adapters.adapter import Adapter
+from onepass.adapters.composition import Composition, Pass, Weighted
+from onepass.core.errors import OnepassError
+from onepass.core.registry import Registry, unknown
+from onepass.model.load import Base
+from onepass.model.options import TrainOptions
+from onepass.tasks.example import Example
+from onepass.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One cell's ingredients.
+
+    `adapters` maps single task names to task adapters. `train` and `validation` are examples of the
+    compositional `task`; nothing of test is here. `options` are the method's own, from the recipe;
+    `together` holds the settings of all tasks of a shared method, this one's among them.
+    """
+
+    base: Base
+    task: Task
+    adapters: Mapping[str, Adapter]
+    train: Sequence[Example] = ()
+    validation: Sequence[Example] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    state_dir: Path | None = None
+    progress: bool = False
+    together: Sequence["Setting"] = ()
+
+    def adapter(self, part: str) -> Adapter:
+        """The adapter of one of the task's parts; an `OnepassError` when there is none."""
+        if part not in self.adapters:
+            raise OnepassError(
+                f"{self.task.name} needs an adapter for {part!r}; there are adapters for: "
+                f"{', '.join(self.adapters) or 'none'}. Train one with `onepass train {part}`"
+            )
+        return self.adapters[part]
+
+    def parts(self) -> list[Adapter]:
+        """The adapters of the task's parts, main task first."""
+        return [self.adapter(part) for part in self.task.parts]
+
+    def merged(self) -> Pass:
+        """The linear merge with weights 1/N, on which calibrations train (arXiv 2507.16083)."""
+        parts = self.parts()
+        return Pass(self.task.name, tuple(Weighted(a, 1.0 / len(parts)) for a in parts))
+
+    def compose(self, *passes: Pass, method: str, **card: Any) -> Composition:
+        return Composition(self.base.shape, self.task.name, passes, method, card)
+
+    def option(self, name: str, default: Any) -> Any:
+        return self.options.get(name, default)
+
+    def train_options(self, **defaults: Any) -> TrainOptions:
+        """Training options: the recipe's over the method's `defaults` over the general ones."""
+        known = {f.name for f in fields(TrainOptions)}
+        given = {name: value for name, value in self.options.items() if name in known}
+        return TrainOptions(**{"seed": self.seed, **defaults, **given})
+
+
+Build = Callable[[Setting], Composition]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the comparison table.
+
+    `reference` is its row in the paper's table 1, if it has one there. `options` are the options it
+    reads beside those of training. `learns`: needs training examples, so the budget matters.
+    `shared`: what it learns serves all tasks of a recipe at once. `efficient`: one pass, and far
+    less storage than an adapter.
+    """
+
+    name: str
+    title: str
+    build: Build
+    reference: str = ""
+    options: tuple[str, ...] = ()
+    learns: bool = False
+    shared: bool = False
+    efficient: bool = True
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse an option that this method would silently ignore."""
+        trained = [f.name for f in fields(TrainOptions)] if self.learns else []
+        for option in options:
+            if option not in (*self.options, *trained):
+                raise unknown(f"option of {self.name}", option, [*self.options, *trained])
+
+
+METHODS: Registry[Method] = Registry("method")
+
+
+def method(name: str, title: str, **facts: Any) -> Callable[[Build], Build]:
+    """Register the decorated function as the method `name`; `facts` are fields of `Method`."""
+
+    def register(build: Build) -> Build:
+        METHODS.add(name, Method(name, title, build, **facts))
+        return build
+
+    return register

@@ -1,0 +1,24 @@
+"""No composition at all: the base alone, or one of the adapters, asked for everything."""
+
+from onepass.adapters.composition import Composition, Pass, Weighted
+from onepass.methods.setting import Setting, method
+
+
+@method("zero-shot", "Zero-shot", reference="zero-shot")
+def zero_shot(setting: Setting) -> Composition:
+    return setting.compose(Pass(setting.task.name), method="zero-shot")
+
+
+@method("main-adapter", "Main-task adapter", reference="main-task-lora")
+def main_adapter(setting: Setting) -> Composition:
+    return _alone(setting, setting.task.parts[0], "main-adapter")
+
+
+@method("auxiliary-adapter", "Auxiliary-task adapter", reference="auxiliary-task-lora")
+def auxiliary_adapter(setting: Setting) -> Composition:
+    return _alone(setting, setting.task.parts[-1], "auxiliary-adapter")
+
+
+def _alone(setting: Setting, part: str, name: str) -> Composition:
+    adapter = setting.adapter(part)
+    return setting.compose(Pass(setting.task.name, (Weighted(adapter),)), method=name)

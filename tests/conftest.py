@@ -1,0 +1,119 @@
+"""Fixtures: a micro Llama with random weights, its byte-level tokenizer, and random adapters.
+
+Everything is made here from seeds, in well under a second; nothing is downloaded.
+"""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from onepass.adapters.adapter import Adapter, Lora
+from onepass.model.load import Base, load_base
+from onepass.tasks.example import Example
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+TEXT = "Ana: Shall we meet at noon? Ben: Yes, at the harbour. Summarize the conversation."
+MakeAdapter = Callable[..., Adapter]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder in Hugging Face layout: 2 layers, hidden 32, context 192, 300 words."""
+    folder = tmp_path_factory.mktemp("bases") / "micro"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|pad|>", "<|eos|>", "<|user|>", "<|assistant|>", "<|end|>"]
+    tokenizer.train_from_iterator(
+        [TEXT],
+        trainers.BpeTrainer(
+            vocab_size=300,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        eos_token="<|eos|>",
+        additional_special_tokens=special[2:],
+        chat_template=CHAT_TEMPLATE,
+    )
+    wrapped.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(wrapped),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=192,
+        initializer_range=0.15,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=wrapped.eos_token_id,
+        pad_token_id=wrapped.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _loaded_base(base_folder: Path) -> Base:
+    return load_base(base_folder, device="cpu")
+
+
+@pytest.fixture
+def base(_loaded_base: Base) -> Base:
+    """A copy of the micro base that a test may do anything to."""
+    loaded = _loaded_base
+    return Base(copy.deepcopy(loaded.model), loaded.tokenizer, loaded.name, loaded.device)
+
+
+@pytest.fixture
+def make_adapter(base: Base) -> MakeAdapter:
+    """`make_adapter(name, rank, seed, size)`: a random adapter on all layers of the micro base."""
+
+    def make(name: str = "summarize", rank: int = 4, seed: int = 0, size: float = 0.1) -> Adapter:
+        generator = torch.Generator().manual_seed(seed)
+        modules = {
+            path: Lora(
+                down=torch.randn(rank, in_, generator=generator) * size,
+                up=torch.randn(out, rank, generator=generator) * size,
+            )
+            for path, (out, in_) in base.shape.modules.items()
+        }
+        return Adapter(name, modules, base.name, {})
+
+    return make
+
+
+@pytest.fixture
+def examples() -> list[Example]:
+    """Twelve short conversations with a summary each."""
+    names = ["Ana", "Ben", "Cleo", "Dan"]
+    places = ["harbour", "park", "station"]
+    return [
+        Example(
+            id=f"{name}-{place}",
+            input=f"{name}: Shall we meet at the {place}?\nEve: Yes, {name}.",
+            targets=(f"{name} and Eve meet at the {place}.",),
+        )
+        for name in names
+        for place in places
+    ]

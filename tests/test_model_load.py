@@ -1,0 +1,102 @@
+"""Loading: what is found, and what is refused with a reason."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from onepass.core.errors import OnepassError
+from onepass.model.load import PROJECTIONS, Base, base_shape, load_base
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def folder(base_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(base_folder, tmp_path / "copy"))
+
+
+def test_a_loaded_base_is_frozen_and_named_after_its_folder(base: Base) -> None:
+    assert base.name == "micro"
+    assert not base.model.training
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+    assert base.context == 192
+    assert base.tokenizer.convert_ids_to_tokens(base.end_id) == "<|end|>"
+    assert {base.end_id, base.tokenizer.eos_token_id} <= base.stop_ids
+
+
+def test_the_shape_lists_every_projection_of_every_layer(base: Base) -> None:
+    assert len(base.shape.modules) == 2 * len(PROJECTIONS)
+    assert base.shape.modules["model.layers.1.self_attn.k_proj"] == (16, 32)
+    assert base.shape.modules["model.layers.0.mlp.down_proj"] == (32, 48)
+
+
+def test_a_shape_needs_no_weights() -> None:
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=1, hidden_size=64))
+    assert base_shape(model, ["q_proj"], name="big").modules == {
+        "model.layers.0.self_attn.q_proj": (64, 64)
+    }
+
+
+def test_a_model_without_projections_is_refused(base: Base) -> None:
+    with pytest.raises(OnepassError, match="no linear layer named c_attn"):
+        base_shape(base.model, ["c_attn"])
+
+
+@pytest.mark.parametrize("size", [0, 5, 3000])
+def test_cut_weights_are_refused(folder: Path, size: int) -> None:
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(whole[:size])
+    with pytest.raises(OnepassError, match="cannot load the base"):
+        load_base(folder, device="cpu")
+
+
+def test_absent_weights_are_refused(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "elsewhere.bin")
+    with pytest.raises(OnepassError, match="cannot load the base"):
+        load_base(folder, device="cpu")
+
+
+def test_pickled_weights_are_not_read(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(OnepassError, match="safetensors"):
+        load_base(folder, device="cpu")
+
+
+def test_a_missing_tensor_is_named(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(OnepassError, match=r"layers\.1\.mlp\.up_proj"):
+        load_base(folder, device="cpu")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_is_none_is_refused(folder: Path, bad: float) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    tensors["model.norm.weight"][3] = bad
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(OnepassError, match=r"NaN or infinity in model\.norm\.weight"):
+        load_base(folder, device="cpu")
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OnepassError, match=r"no config\.json"):
+        load_base(tmp_path)
+    with pytest.raises(OnepassError, match="there is no folder"):
+        load_base(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(OnepassError, match="is a file"):
+        load_base(tmp_path / "file")
+
+
+def test_unknown_devices_and_dtypes_are_refused(base_folder: Path) -> None:
+    with pytest.raises(OnepassError, match="device 'toaster'"):
+        load_base(base_folder, device="toaster")
+    with pytest.raises(OnepassError, match="did you mean 'bfloat16'"):
+        load_base(base_folder, device="cpu", dtype="bfloat15")
