@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -217,7 +217,5 @@ def _locked(path: Path) -> Iterator[bool]:
                 yield False
                 return
         yield True
-        with suppress(FileNotFoundError):
-            path.unlink()
     finally:
         os.close(file)

@@ -142,19 +142,16 @@ def parse_recipe(text: str, path: Path) -> Recipe:
     for field in data:
         if field not in Recipe.model_fields:
             raise OnepassError(f"{path}: {unknown('field', str(field), list(Recipe.model_fields))}")
-    found = {}
-    for field in Recipe.model_fields:  # one by one, so that an error can name its field
-        if field in data or Recipe.model_fields[field].is_required():
-            found[field] = data.get(field)
-            _check_field(field, data, path)
-    return Recipe(**found)
+    for field in ("name", *data):  # one by one, so that an error can name its field
+        _check_field(field, data, path)
+    return Recipe.model_validate(data)
 
 
 def _check_field(field: str, data: dict[Any, Any], path: Path) -> None:
     if field not in data:
         raise OnepassError(f"{path}, field {field}: it is missing")
     try:
-        Recipe(**{"name": "unnamed", field: data[field]})
+        Recipe.model_validate({"name": "unnamed", field: data[field]})
     except OnepassError as error:
         raise OnepassError(f"{path}, field {field}: {error}") from error
     except ValidationError as error:

@@ -1,10 +1,10 @@
 """Runs on disk: one folder per cell, whole or absent.
 
-    DIR/recipe.yaml                                    the recipe, as it was written
-    DIR/<method>/<task>/<examples>-<seed>/run.json     scores, cost, seconds, environment
-    DIR/<method>/<task>/<examples>-<seed>/predictions.jsonl   {"split", "id", "prediction"}
-    DIR/.state/                                        trainings in flight; safe to remove
-    DIR/.failures/                                     why a cell failed, until it succeeds
+DIR/recipe.yaml                                    the recipe, as it was written
+DIR/<method>/<task>/<examples>-<seed>/run.json     scores, cost, seconds, environment
+DIR/<method>/<task>/<examples>-<seed>/predictions.jsonl   {"split", "id", "prediction"}
+DIR/.state/                                        trainings in flight; safe to remove
+DIR/.failures/                                     why a cell failed, until it succeeds
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from onepass.bench.cells import Cell
 from onepass.bench.recipe import Recipe, parse_recipe
 from onepass.core.errors import OnepassError
-from onepass.core.files import atomic_folder, read_json, read_text, write_json, write_jsonl, write_text
+from onepass.core.files import (
+    atomic_folder,
+    read_json,
+    read_text,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 
 RECIPE, RUN, PREDICTIONS = "recipe.yaml", "run.json", "predictions.jsonl"
 STATE, FAILURES = ".state", ".failures"
@@ -147,7 +154,7 @@ def open_folder(folder: Path, recipe: Recipe, text: str) -> None:
 def load_runs(folder: Path) -> tuple[Recipe, list[Run]]:
     """The recipe and the finished runs of a folder, in the recipe's order.
 
-    Runs of tasks, methods, budgets or seeds that the recipe has no longer are left out.
+    Runs of tasks, methods, budgets, seeds or splits that the recipe no longer has are left out.
     """
     path = folder / RECIPE
     if not path.is_file():
@@ -161,6 +168,7 @@ def load_runs(folder: Path) -> tuple[Recipe, list[Run]]:
         and run.task in recipe.tasks
         and run.examples in (0, *recipe.examples)
         and run.seed in recipe.seeds
+        and all(split in run.splits for split in recipe.splits)
     ]
     if not runs:
         raise OnepassError(f"{folder} has no finished runs yet; run `onepass bench`")

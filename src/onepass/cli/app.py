@@ -8,14 +8,16 @@ another command ever loads them.
 """
 
 import importlib
+import inspect
 import sys
+import warnings
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from onepass import __version__
 from onepass.core.errors import OnepassError
@@ -43,11 +45,33 @@ COMMANDS = (
     Entry("pretrain", MAKE, "Train the embedded tiny base from scratch."),
     Entry("train", MAKE, "Train an adapter for one task."),
     Entry("calibrate", MAKE, "Train the calibration of a compositional task: a composition."),
+    Entry("export", MAKE, "Write a composition as one PEFT adapter or as a whole model."),
     Entry("score", COMPARE, "Score stored predictions."),
     Entry("bench", COMPARE, "Run the cells of a recipe that are not yet done."),
     Entry("report", COMPARE, "Print the tables of finished runs."),
     Entry("cost", COMPARE, "Count the parameters and bytes of each method for a model."),
 )
+
+
+class ListsCommand(TyperCommand):
+    """An option that may be repeated also takes its values in a row: `--adapters A B`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        many = {
+            spelling
+            for parameter in self.params
+            if getattr(parameter, "multiple", False)
+            for spelling in parameter.opts
+        }
+        spread: list[str] = []
+        option = ""
+        for argument in args:
+            if argument.startswith("-") and argument != "-":
+                option = argument if argument in many else ""
+            elif option and spread[-1] != option:
+                spread.append(option)
+            spread.append(argument)
+        return super().parse_args(ctx, spread)
 
 
 def load_command(name: str) -> Any:
@@ -57,9 +81,20 @@ def load_command(name: str) -> Any:
     command = getattr(module, identifier)
     if not isinstance(command, typer.Typer):
         single = typer.Typer(add_completion=False)
-        single.command(name)(command)
+        single.command(name, cls=ListsCommand)(command)
         command = single
-    return typer.main.get_command(command)
+    loaded = typer.main.get_command(command)
+    loaded.help = _unwrapped(loaded.help or "")
+    return loaded
+
+
+def _unwrapped(text: str) -> str:
+    """A docstring whose paragraphs are one line each, so that they fill any terminal.
+
+    A paragraph that starts with a backspace keeps its lines, as everywhere in click.
+    """
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(p if p.startswith("\b") else p.replace("\n", " ") for p in paragraphs)
 
 
 class LazyGroup(TyperGroup):
@@ -127,6 +162,8 @@ def main(args: list[str] | None = None) -> NoReturn:
 
     Exit status: 0 done; 1 a bug, with its traceback; 2 a mistake in options or input; 130 Ctrl-C.
     """
+    # What libraries announce to programmers is no matter of a user's.
+    warnings.simplefilter("ignore", FutureWarning)
     # Not `app()`: typer would print values of local variables, here whole tensors, in a traceback.
     typer.main.get_command(build_app()).main(args=args, prog_name="onepass")
     sys.exit(0)

@@ -11,7 +11,7 @@ __all__ = ["KINDS", "conversation", "texts", "turns"]
 # What small talk may mention; none of it is part of the meaning.
 _SMALL_TALK_TYPES = {"x": "name", "day9": "day", "place9": "place", "item9": "item"}
 _SMALL_TALK_TYPES |= {"city9": "city", "price9": "price"}
-MAX_TURNS = 10
+MIN_TURNS, MAX_TURNS = 4, 10
 
 
 def texts(meaning: Meaning, kind: str, code: str, tone: str) -> list[str]:
@@ -54,7 +54,8 @@ def turns(meaning: Meaning, rng: random.Random, *, unseen: bool = False) -> list
             said.append(say(turn.speaker, rng.choice(turn.usable(unseen=unseen))))
     # Small talk comes only where nobody waits for an answer, so that it interrupts nothing.
     gaps = [i for i in range(1, len(said)) if not said[i - 1][1].endswith("?")]
-    pairs = min(rng.choice([0, 1, 1, 2]), (MAX_TURNS - len(said)) // 2, len(gaps))
+    wanted = max(rng.choice([0, 1, 1, 2]), len(said) < MIN_TURNS)
+    pairs = min(wanted, (MAX_TURNS - len(said)) // 2, len(gaps))
     for gap in sorted(rng.sample(gaps, pairs), reverse=True):
         asks, answers = said[gap][0], said[gap - 1][0]
         question, answer = rng.choice(town().small_talk)

@@ -1,0 +1,68 @@
+"""Running a recipe: what is done already stays, what is not is done, what fails is told."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onepass.bench.cells import Job, jobs_of
+from onepass.bench.materials import fingerprint
+from onepass.bench.recipe import Recipe
+from onepass.bench.runs import FAILURES, STATE, is_done, open_folder
+from onepass.bench.workers import Backend, Events, Failed, Finished
+from onepass.core.files import write_text
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The `jobs` that still have to be done; how many cells are asked for, and are `done`."""
+
+    jobs: list[Job]
+    cells: int
+    done: int
+
+
+def make_plan(recipe: Recipe, folder: Path, only: Sequence[str] = ()) -> Plan:
+    """Compare what the recipe asks for with what `folder` holds.
+
+    Reads all examples that will be needed, so that what is wrong with them shows now.
+    """
+    asked = jobs_of(recipe, only)
+    left: list[Job] = []
+    for job in asked:
+        cells = tuple(
+            cell for cell in job.cells if not is_done(cell, fingerprint(recipe, cell, job), folder)
+        )
+        if cells:
+            left.append(Job(cells, job.together))
+    total = sum(len(job.cells) for job in asked)
+    return Plan(left, total, total - sum(len(job.cells) for job in left))
+
+
+def run_bench(plan: Plan, recipe: Recipe, text: str, folder: Path, backend: Backend) -> Events:
+    """Do the jobs of the plan on `backend`; the events as they come.
+
+    `text` is the recipe as written, of which `folder` keeps a copy. A failed job is recorded in
+    `folder` and does not keep the others from being done. Close the iterator to stop early.
+    """
+    open_folder(folder, recipe, text)
+    failed = 0
+    finished = plan.done
+    events = backend(plan.jobs, recipe, folder)
+    try:
+        for event in events:
+            if isinstance(event, Failed):
+                failed += 1
+                write_text(
+                    folder / FAILURES / f"{event.job.slug}.txt", event.details.rstrip() + "\n"
+                )
+            elif isinstance(event, Finished):
+                finished += event.cells
+                (folder / FAILURES / f"{event.job.slug}.txt").unlink(missing_ok=True)
+            yield event
+    finally:
+        events.close()
+    if not failed and finished == plan.cells:
+        shutil.rmtree(folder / STATE, ignore_errors=True)
+        if (folder / FAILURES).is_dir() and not any((folder / FAILURES).iterdir()):
+            (folder / FAILURES).rmdir()

@@ -1,0 +1,174 @@
+"""The report on a folder of runs: tables, agreement with published figures, plots."""
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from statistics import fmean
+
+from onepass.bench import tables
+from onepass.bench.curves import draw_curves
+from onepass.bench.results import Results, interval
+from onepass.bench.runs import FAILURES, load_runs
+from onepass.bench.table import Table, to_csv, to_markdown
+from onepass.core.errors import OnepassError
+from onepass.core.files import read_text, write_text
+from onepass.evaluate.stats import spearman
+from onepass.methods import METHODS
+
+PUBLISHED = "data/table1.csv"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Spearman's rank correlation of our ordering of methods with the published one."""
+
+    correlation: float
+    ours: Mapping[str, float]
+    """Method to our mean, in percent."""
+    published: Mapping[str, float]
+    """Method to the mean of the four LLM-judge columns, in percent."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All there is to say about a folder of runs; tables that do not apply are None."""
+
+    title: str
+    setting: str
+    missing: str
+    comparison: Table
+    costs: Table
+    tests: Table | None
+    generalisation: Table | None
+    agreement: Agreement | None
+    headline: str
+    per_task: Table
+    curves: Table | None
+
+    def shown(self) -> list[Table]:
+        """The tables for people, in their order; what is long is left to files."""
+        found = [self.comparison, self.costs, self.tests, self.generalisation]
+        return [table for table in found if table is not None]
+
+    def agreement_text(self) -> str:
+        if self.agreement is None:
+            return "Agreement with the published ordering: too few methods in common."
+        return (
+            f"Spearman rank correlation between our ordering ({self.headline}) and that of the LLM "
+            f"judge in table 1 of arXiv 2507.16083, over {len(self.agreement.ours)} methods: "
+            f"{self.agreement.correlation:.2f}"
+        )
+
+
+def make_report(folder: Path | str, reference: Path | str | None = None) -> Report:
+    """Read the runs of a folder; `reference` is a CSV like table 1 to take instead of that one."""
+    folder = Path(folder)
+    recipe, runs = load_runs(folder)
+    results = Results(recipe, runs)
+    return Report(
+        title=recipe.name,
+        setting=_setting(results),
+        missing=_missing(results, folder),
+        comparison=tables.comparison(results),
+        costs=tables.costs(results),
+        tests=tables.tests(results),
+        generalisation=tables.generalisation(results),
+        agreement=_agreement(results, read_reference(reference)),
+        headline=results.headline,
+        per_task=tables.per_task(results),
+        curves=tables.curves(results) if len(results.budgets) > 1 else None,
+    )
+
+
+def _setting(results: Results) -> str:
+    recipe, environment = results.recipe, results.runs[-1].environment
+    budgets = ", ".join(f"{budget:,}" for budget in results.budgets) or "no"
+    counts = {run.splits[results.split].count for run in results.runs}
+    parts = [
+        f"base {recipe.base}",
+        f"corpus {recipe.corpus}",
+        f"{len(results.tasks(results.runs))} tasks",
+        f"{budgets} training examples",
+        f"{'/'.join(map(str, sorted(counts)))} test examples per task",
+        f"{len({run.seed for run in results.runs})} seed(s)",
+        f"onepass {environment.get('onepass', '?')}",
+        environment.get("processor", "?"),
+    ]
+    return "; ".join(parts)
+
+
+def _missing(results: Results, folder: Path) -> str:
+    """What the recipe asks for and there is no run of; "" if nothing."""
+    wanted = sum(
+        len(results.recipe.seeds)
+        * len(results.recipe.tasks)
+        * (len(results.recipe.examples) if METHODS.get(name).learns else 1)
+        for name in results.recipe.methods
+    )
+    if len(results.runs) == wanted:
+        return ""
+    failed = len(list((folder / FAILURES).glob("*.txt")))
+    why = f", {failed} jobs failed (see {FAILURES})" if failed else ""
+    return f"Unfinished: {len(results.runs)} of {wanted} cells{why}."
+
+
+def read_reference(path: Path | str | None = None) -> dict[str, float]:
+    """Per published method the mean of its LLM-judge columns; default: the embedded table 1."""
+    where = Path(path) if path else Path(str(files("onepass.bench"))) / PUBLISHED
+    rows = list(csv.DictReader(read_text(where).splitlines()))
+    judged = [name for name in (rows[0] if rows else {}) if name.endswith("_judge")]
+    if not judged or "method" not in rows[0]:
+        raise OnepassError(f'{where}: needs a column "method" and some that end in "_judge"')
+    found = {}
+    for number, row in enumerate(rows, start=2):
+        try:
+            found[row["method"]] = fmean(float(row[name]) for name in judged)
+        except (TypeError, ValueError) as error:
+            raise OnepassError(f"{where}, line {number}: a judge's figure is no number") from error
+    return found
+
+
+def _agreement(results: Results, published: Mapping[str, float]) -> Agreement | None:
+    ours, theirs = {}, {}
+    for name in results.methods:
+        reference = METHODS.get(name).reference
+        found = interval(results.of(name), results.split, results.headline)
+        if reference in published and found is not None:
+            ours[name], theirs[name] = found.mean, published[reference]
+    if len(ours) < 3:  # with two, the correlation is 1 or -1 whatever they are
+        return None
+    correlation = spearman(list(ours.values()), list(theirs.values()))
+    return None if math.isnan(correlation) else Agreement(correlation, ours, theirs)
+
+
+def report_markdown(report: Report) -> str:
+    """The report as one markdown text."""
+    parts = [f"# {report.title}\n", f"{report.setting}.\n"]
+    if report.missing:
+        parts.append(f"{report.missing}\n")
+    parts += [to_markdown(table) for table in report.shown()]
+    parts.append(f"## Agreement with published figures\n\n{report.agreement_text()}.\n")
+    if report.curves is not None:
+        parts.append(to_markdown(report.curves))
+        parts.append("![Quality against number of examples](curves.png)\n")
+    return "\n".join(parts)
+
+
+def write_report(report: Report, folder: Path | str) -> list[Path]:
+    """Write report.md, table1.csv, table2.csv, per_task.csv, and the curves where there are any."""
+    folder = Path(folder)
+    texts = {
+        "report.md": report_markdown(report),
+        "table1.csv": to_csv(report.comparison),
+        "table2.csv": to_csv(report.costs),
+        "per_task.csv": to_csv(report.per_task),
+    }
+    if report.curves is not None:
+        texts["curves.csv"] = to_csv(report.curves)
+        draw_curves(report.curves, folder / "curves.png")
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in (*texts, *(["curves.png"] if report.curves else []))]

@@ -1,0 +1,206 @@
+"""The tables of a report, each a function of the results."""
+
+from statistics import fmean
+
+from onepass.bench.results import VERIFIED, Results, compare, interval, metric_for, task_means
+from onepass.bench.runs import Run
+from onepass.bench.table import Column, Table, Value
+from onepass.methods import METHODS
+from onepass.tasks.task import TASK_GROUPS, parse_task, task_group
+
+REFERENCE = "lc++"
+"""The method that all others are tested against."""
+
+_GROUPS = {
+    "sum_translation": "summary + language",
+    "sum_tone": "summary + tone",
+    "reply_translation": "reply + language",
+    "reply_tone": "reply + tone",
+    "other": "other tasks",
+}
+_MIB = 2**20
+
+
+def comparison(results: Results) -> Table:
+    """Table 1 of arXiv 2507.16083, with the verifier in the place of its LLM judge."""
+    groups: dict[str, list[str]] = {}
+    for task in results.tasks(results.runs):
+        groups.setdefault(task_group(parse_task(task)) or "other", []).append(task)
+    shown = [group for group in (*TASK_GROUPS, "other") if group in groups]
+    # Of each group: what the literature reports for it, then what the verifier finds.
+    verified = [VERIFIED] if results.headline == VERIFIED else []
+    metrics = {
+        group: [*sorted({parse_task(task).metric for task in groups[group]}), *verified]
+        for group in shown
+    }
+    columns = [Column("method"), Column("efficient")]
+    for group in shown:
+        for metric in metrics[group]:
+            columns.append(Column(f"{group}_{metric}", f"{_GROUPS[group]}: {metric}"))
+    headline = results.headline
+    columns += [
+        Column(headline, f"all: {headline}"),
+        Column("low"),
+        Column("high"),
+        Column("tasks"),
+    ]
+    rows = []
+    for name in results.methods:
+        runs = results.of(name)
+        row: list[Value] = [name, "yes" if METHODS.get(name).efficient else "no"]
+        for group in shown:
+            of_group = [run for run in runs if run.task in groups[group]]
+            for metric in metrics[group]:
+                means = task_means(of_group, results.split, metric)
+                wanted = {t: m for t, m in means.items() if _reports(t, metric)}
+                row.append(fmean(wanted.values()) if wanted else None)
+        rows.append([*row, *_interval(results, runs), len(results.tasks(runs))])
+    note = (
+        "Percent, averaged over tasks; low and high bound the 95 % interval (bootstrap over "
+        "conversations). Efficient: one pass, and far less storage than an adapter."
+    )
+    return Table(f"Comparison of methods ({results.split})", columns, rows, note)
+
+
+def _reports(task: str, metric: str) -> bool:
+    return metric in (VERIFIED, parse_task(task).metric)
+
+
+def _interval(results: Results, runs: list[Run]) -> list[Value]:
+    found = interval(runs, results.split, results.headline)
+    return [None] * 3 if found is None else [found.mean, found.low, found.high]
+
+
+def costs(results: Results) -> Table:
+    """Table 2 of arXiv 2507.16083: what a task more costs with each method."""
+    columns = [
+        Column("method"),
+        Column("inferences", digits=0),
+        Column("additional_parameters", "additional parameters", digits=0),
+        Column("additional_storage_mb", "additional storage, MB", digits=3),
+        Column("percent_of_adapter", "% of a task adapter", digits=2),
+    ]
+    rows: list[list[Value]] = []
+    for name in results.methods:
+        found = [run.cost for run in results.of(name)]
+        parameters = fmean(cost.extra_parameters / cost.shared_by for cost in found)
+        sizes = [cost.adapter_parameters for cost in found if cost.adapter_parameters]
+        rows.append(
+            [
+                name,
+                max(cost.passes for cost in found),
+                round(parameters),
+                fmean(cost.extra_bytes / cost.shared_by for cost in found) / _MIB,
+                100 * parameters / fmean(sizes) if sizes else None,
+            ]
+        )
+    note = (
+        "Per compositional task, beyond the base and the task adapters; weights in 16 bits, "
+        "MB = 2^20 bytes. A shared calibration counts in equal parts for the tasks it serves."
+    )
+    return Table("Cost of methods", columns, rows, note)
+
+
+def tests(results: Results) -> Table | None:
+    """Each method against `REFERENCE` on the same conversations; None without the latter."""
+    if REFERENCE not in results.methods:
+        return None
+    columns = [
+        Column("method"),
+        Column("difference"),
+        Column("low"),
+        Column("high"),
+        Column("p", digits=4),
+        Column("tasks"),
+    ]
+    reference = results.of(REFERENCE)
+    rows: list[list[Value]] = []
+    for name in results.methods:
+        if name == REFERENCE:
+            continue
+        found = compare(results.of(name), reference, results.split, results.headline)
+        if found:
+            test, tasks = found
+            rows.append([name, test.difference, test.low, test.high, test.p, tasks])
+    if not rows:
+        return None
+    note = (
+        f"Points of {results.headline} above {REFERENCE}, with the 95 % interval, over the tasks "
+        "both have; p by randomisation within conversations, not adjusted for the number of tests."
+    )
+    return Table(f"Paired test against {REFERENCE} ({results.split})", columns, rows, note)
+
+
+def generalisation(results: Results) -> Table | None:
+    """Apart: what training data had and had not of the main split, and the later splits."""
+    marks = {what for run in results.runs for what in run.splits[results.split].unseen}
+    parts: list[tuple[str, str | None]] = [(results.split, None)]
+    if marks:
+        parts += [(results.split, ""), *((results.split, what) for what in sorted(marks))]
+    parts += [(split, None) for split in results.recipe.splits[1:]]
+    if len(parts) == 1:
+        return None
+    columns = [Column("method")]
+    for split, what in parts:
+        name, title = split, split
+        if what is not None:
+            name += f"_{what or 'familiar'}"
+            title += f", unseen {what}" if what else ", familiar"
+        columns += [Column(name, title), Column(f"{name}_low", "low")]
+        columns += [Column(f"{name}_high", "high")]
+    rows: list[list[Value]] = []
+    for name in results.methods:
+        row: list[Value] = [name]
+        for split, what in parts:
+            found = interval(results.of(name), split, results.headline, what)
+            row += [None] * 3 if found is None else [found.mean, found.low, found.high]
+        rows.append(row)
+    note = f"Percent {results.headline}, with the 95 % interval."
+    return Table("On what training data had, and had not", columns, rows, note)
+
+
+def per_task(results: Results) -> Table:
+    """Everything: each split, task, method and budget, averaged over seeds."""
+    metrics = list(
+        dict.fromkeys(m for run in results.runs for r in run.splits.values() for m in r.means)
+    )
+    columns = [Column(name) for name in ("split", "task", "method", "examples")]
+    columns += [Column(metric) for metric in metrics]
+    columns += [Column("low"), Column("high"), Column("build_seconds"), Column("tokens_per_second")]
+    order = {task: place for place, task in enumerate(results.recipe.tasks)}
+    rows: list[list[Value]] = []
+    for split in results.recipe.splits:
+        cells = dict.fromkeys((run.task, run.method, run.examples) for run in results.runs)
+        for task, method, examples in sorted(cells, key=lambda cell: order[cell[0]]):
+            runs = [run for run in results.of(method, examples) if run.task == task]
+            found = [run.splits[split] for run in runs if split in run.splits]
+            if not found:
+                continue
+            row: list[Value] = [split, task, method, examples]
+            row += [task_means(runs, split, metric).get(task) for metric in metrics]
+            bounds = interval(runs, split, results.headline)
+            row += [None, None] if bounds is None else [bounds.low, bounds.high]
+            row.append(fmean(run.seconds["build"] for run in runs))
+            row.append(fmean(result.tokens_per_second for result in found))
+            rows.append(row)
+    note = f"Percent; low and high bound {results.headline}."
+    return Table("Per task", columns, rows, note)
+
+
+def curves(results: Results) -> Table:
+    """The headline metric of the main split against the number of examples, by task and method."""
+    columns = [Column(name) for name in ("task", "method", "examples", "metric")]
+    columns += [Column("mean"), Column("low"), Column("high")]
+    rows: list[list[Value]] = []
+    for task in results.tasks(
+        sorted(results.runs, key=lambda r: results.recipe.tasks.index(r.task))
+    ):
+        for method in results.methods:
+            for examples in sorted({run.examples for run in results.runs if run.method == method}):
+                runs = [run for run in results.of(method, examples) if run.task == task]
+                found = interval(runs, results.split, results.headline)
+                if found is not None:
+                    metric = metric_for(runs[0], results.headline)
+                    rows.append([task, method, examples, metric, found.mean, found.low, found.high])
+    note = f"Percent on {results.split}, with the 95 % interval."
+    return Table("Quality against number of examples", columns, rows, note)

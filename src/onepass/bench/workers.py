@@ -1,0 +1,209 @@
+"""Processes that do jobs side by side, one torch thread each.
+
+On few cores two processes of one thread are faster than one of two. A backend is any function
+like `in_processes`: from jobs to events, as they come; a cluster's would look the same.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext, SpawnProcess
+from pathlib import Path
+
+from onepass.bench.cells import Job
+from onepass.bench.recipe import Recipe
+from onepass.core.errors import OnepassError
+
+_PATIENCE = 30.0  # seconds for a worker to save its state after Ctrl-C
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "passive",  # idle threads must not spin on a core another worker needs
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True)
+class Started:
+    job: Job
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """So many more outputs were generated."""
+
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """`cells` of the job are stored; fewer than it has if another process had them."""
+
+    job: Job
+    cells: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job raised; `message` is for its user, `details` has the traceback of a bug."""
+
+    job: Job
+    message: str
+    details: str
+
+
+Event = Started | Progressed | Finished | Failed
+Events = Generator[Event, None, None]
+Backend = Callable[[Sequence[Job], Recipe, Path], Events]
+
+
+def attempt(
+    job: Job, recipe: Recipe, folder: Path, on_output: Callable[[int], None]
+) -> Finished | Failed:
+    """Do a job; whatever it raises, save Ctrl-C, becomes an event, so that others go on."""
+    try:
+        from onepass.bench.job import do_job  # loads torch, which the parent can do without
+
+        tally = do_job(job, recipe, folder, on_output)
+    except OnepassError as error:
+        return Failed(job, str(error), str(error))
+    except Exception as error:
+        return Failed(job, f"{type(error).__name__}: {error}", traceback.format_exc())
+    return Finished(job, tally.cells, tally.tokens, tally.seconds)
+
+
+def in_this_process(jobs: Sequence[Job], recipe: Recipe, folder: Path) -> Events:
+    """One job after the other, here: for debugging and for small recipes."""
+    for job in jobs:
+        yield Started(job)
+        yield attempt(job, recipe, folder, lambda count: None)
+
+
+def in_processes(count: int) -> Backend:
+    """`count` workers, each of which takes the next job as soon as it is free.
+
+    Ctrl-C, or closing the iterator, lets each worker save the state of its training and ends it.
+    """
+
+    def backend(jobs: Sequence[Job], recipe: Recipe, folder: Path) -> Events:
+        waiting = list(reversed(jobs))
+        context = multiprocessing.get_context("spawn")
+        workers: list[_Worker] = []
+        try:
+            for _ in range(min(count, len(jobs))):
+                workers.append(_Worker.start(context, recipe, folder))
+                yield workers[-1].give(waiting.pop())
+            while busy := [worker for worker in workers if worker.job]:
+                for pipe in wait([worker.pipe for worker in busy]):
+                    worker = next(worker for worker in busy if worker.pipe is pipe)
+                    event = worker.hear()
+                    yield event
+                    if isinstance(event, Progressed):
+                        continue
+                    worker.job = None
+                    if waiting:
+                        if not worker.process.is_alive():
+                            workers.remove(worker)
+                            worker = _Worker.start(context, recipe, folder)
+                            workers.append(worker)
+                        yield worker.give(waiting.pop())
+        finally:
+            _stop(workers)
+
+    return backend
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: SpawnProcess
+    pipe: "Connection[Job | None, Event]" = field(repr=False)
+    job: Job | None = None
+
+    @staticmethod
+    def start(context: SpawnContext, recipe: Recipe, folder: Path) -> "_Worker":
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, recipe, folder), daemon=True)
+        with _environment(_ENVIRONMENT):
+            process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def give(self, job: Job) -> Started:
+        self.job = job
+        with suppress(OSError):  # a worker that died says so when it is heard
+            self.pipe.send(job)
+        return Started(job)
+
+    def hear(self) -> Event:
+        assert self.job is not None
+        try:
+            return self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join(1)
+            code = self.process.exitcode
+            why = f"its worker process ended with {code}"
+            if code == -signal.SIGKILL:
+                why += " (killed; most likely memory ran out, try fewer --workers)"
+            return Failed(self.job, why, why)
+
+
+def _stop(workers: Sequence[_Worker]) -> None:
+    """Interrupt those at work, dismiss the others, wait for all."""
+    for worker in workers:
+        with suppress(OSError, ValueError):
+            if worker.job is None:
+                worker.pipe.send(None)
+            elif worker.process.pid and worker.process.is_alive():
+                os.kill(worker.process.pid, signal.SIGINT)
+    try:
+        for worker in workers:
+            worker.process.join(_PATIENCE)
+    finally:  # also when a second Ctrl-C says that nobody wants to wait
+        for worker in workers:
+            worker.process.kill()
+            worker.pipe.close()
+
+
+def _serve(
+    pipe: "Connection[Event, Job | None]", recipe: Recipe, folder: Path
+) -> None:  # pragma: no cover  (in a process of its own)
+    """A worker's life: jobs until None or until the parent is gone."""
+    # Ctrl-C in a terminal goes to the whole process group; in a group of its own a worker hears of
+    # it from its parent alone, once, and can save its state undisturbed.
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        while (job := pipe.recv()) is not None:
+            pipe.send(attempt(job, recipe, folder, lambda count: pipe.send(Progressed(count))))
+    except (KeyboardInterrupt, EOFError, OSError):
+        return
+
+
+def _die_with_parent() -> None:  # pragma: no cover
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set variables for a process that is just being started: torch reads them as it loads."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,137 @@
+"""`onepass calibrate`: a composition for a compositional task, from adapters and examples of it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onepass.cli import options as o
+from onepass.cli.inputs import load_adapters, read_split, slug, torch_dtype
+from onepass.cli.outputs import check_writable, resumable
+from onepass.cli.show import describe_cost, note
+from onepass.core.errors import OnepassError
+from onepass.core.registry import unknown
+from onepass.tasks.corpus import load_corpus
+from onepass.tasks.task import parse_task
+
+METHOD_OF = {
+    ("lc++", None): "lc++",
+    ("lc", None): "lc",
+    ("lc", "output"): "lc",
+    ("lc", "column"): "lc-column",
+}
+"""The method that a --kind and a --form name."""
+
+
+def calibrate(
+    task: o.TaskName,
+    model: o.Model = "tiny",
+    adapters: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="PEFT adapters, one for each part of the task, in its order; "
+            "for the base tiny by default the embedded ones."
+        ),
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            "--corpus",
+            help="smalltown, or a .jsonl file or folder of input and target.",
+            rich_help_panel=o.DATA,
+        ),
+    ] = "smalltown",
+    kind: Annotated[str, typer.Option(help="lc (biases) or lc++ (low-rank pairs).")] = "lc++",
+    form: Annotated[
+        str | None,
+        typer.Option(
+            help="Of lc: output, an ordinary bias; or column, which any LoRA runtime can run."
+        ),
+    ] = None,
+    rank: Annotated[int, typer.Option(min=1, help="Of lc++.")] = 4,
+    out: o.Out = None,
+    examples: o.Examples = None,
+    validation: o.Validation = 500,
+    test: o.Test = 0,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="By default 5e-3 for lc++, 2e-2 for lc.", rich_help_panel=o.TRAINING),
+    ] = None,
+    epochs: o.Epochs = 3.0,
+    steps: o.Steps = None,
+    batch_size: o.BatchSize = 16,
+    accumulation: o.Accumulation = 1,
+    weight_decay: o.WeightDecay = 0.0,
+    eval_every: o.EvalEvery = 200,
+    patience: o.Patience = 3,
+    max_tokens: o.MaxTokens = None,
+    precision: o.Precision = "auto",
+    seed: o.Seed = 0,
+    device: o.Device = "auto",
+    save_as: o.SaveAs = "float16",
+) -> None:
+    """Train the calibration of a compositional task: a composition.
+
+    On the linear merge of the adapters, which stay as they are, a few parameters are trained that
+    make one pass do all parts of the task at once. Interrupted, the same command goes on.
+
+    \b
+    Examples:
+      onepass calibrate summarize+translate:es
+      onepass calibrate summarize+translate:es --kind lc --examples 2000 --test 100
+      onepass calibrate summarize+tone:witty --model MODEL_FOLDER
+          --adapters SUMMARIZE_ADAPTER WITTY_ADAPTER --data examples.jsonl
+    """
+    wanted = parse_task(task)
+    if kind not in ("lc", "lc++"):
+        raise unknown("calibration kind", kind, ["lc", "lc++"])
+    if (kind, form) not in METHOD_OF:
+        raise OnepassError(f"{kind} has no form {form!r}; lc is output or column, lc++ takes none")
+    method = METHOD_OF[kind, form]
+    out = out or Path("runs", "compositions", f"{slug(wanted.name)}-{method}")
+    check_writable(out)
+    source = load_corpus(data)
+    training = read_split(source, wanted, "train", examples)
+    held_out = read_split(source, wanted, "validation", validation)
+    tested = read_split(source, wanted, "test", test)
+
+    from dataclasses import replace
+
+    from onepass import __version__
+    from onepass.adapters.composition import MANIFEST, cost, load_composition, save_composition
+    from onepass.adapters.shape import check_adapter
+    from onepass.adapters.storage import check_replaceable
+    from onepass.cli.held_out import print_scores
+    from onepass.methods import METHODS, Setting
+    from onepass.model.load import load_base
+
+    check_replaceable(out, MANIFEST, ("adapters", "calibration-*.safetensors"))
+    dtype = torch_dtype(save_as)
+    parts = load_adapters(wanted, model, adapters or [])
+    base = load_base(model, device)
+    for adapter in parts.values():
+        check_adapter(adapter, base.shape)
+    options = {
+        "rank": rank, "epochs": epochs, "max_steps": steps, "batch_size": batch_size,
+        "accumulation": accumulation, "weight_decay": weight_decay, "eval_every": eval_every,
+        "patience": patience, "max_tokens": max_tokens, "dtype": precision,
+    }  # fmt: skip
+    if learning_rate is not None:
+        options["learning_rate"] = learning_rate
+    with resumable(out) as state:
+        setting = Setting(
+            base, wanted, parts, training, held_out, options, seed, state, progress=True
+        )
+        composition = METHODS.get(method).build(setting)
+        made = {"data": source.name, "onepass": __version__}
+        composition = replace(composition, card={**composition.card, **made})
+        save_composition(composition, out, dtype)
+    saved = load_composition(out)
+    loss = composition.card["training"]["validation_loss"]
+    validated = "" if loss is None else f"; validation loss {loss:.4f} nats per token"
+    note(f"{out}: {describe_cost(cost(saved))}{validated}")
+    where = "" if model == "tiny" else f" --model {model}"
+    note(f"run it: onepass generate {out}{where} --input FILE")
+    if tested:
+        print_scores(base, saved, wanted, tested)

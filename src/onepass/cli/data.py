@@ -1,0 +1,44 @@
+"""`onepass data`: the examples of a task, as JSON lines."""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onepass.cli.options import CorpusName, TaskName
+from onepass.cli.show import note
+from onepass.tasks.corpus import load_corpus, write_examples
+from onepass.tasks.task import parse_task
+
+
+def data(
+    task: TaskName,
+    corpus: CorpusName = "smalltown",
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many only.")] = None,
+    out: Annotated[str, typer.Option("--out", "-o", help="A file, or - to print them.")] = "-",
+) -> None:
+    """Export the examples of a task and split as JSON lines.
+
+    Each line has "id", "input", "task" and "target" (or "targets"), as every --corpus reads them.
+
+    \b
+    Examples:
+      onepass data summarize+translate:es --limit 3
+      onepass data reply --split test --limit 100 --out test.jsonl
+      onepass data summarize --corpus dialogsum:DIALOGSUM_FOLDER --out train.jsonl
+    """
+    wanted = parse_task(task)
+    examples = load_corpus(corpus).examples(wanted, split, limit)
+    if out != "-":
+        write_examples(out, examples, wanted)
+        note(f"{len(examples)} examples in {out}")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "examples.jsonl")
+        write_examples(file, examples, wanted)
+        with file.open(encoding="utf-8") as lines:
+            shutil.copyfileobj(lines, sys.stdout)

@@ -1,0 +1,137 @@
+"""`onepass generate`: a composition on the user's own text."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onepass.cli.options import Device, MaxNewTokens
+from onepass.cli.outputs import check_writable
+from onepass.cli.show import counting, note
+from onepass.core.errors import OnepassError
+from onepass.core.files import read_jsonl, read_text, write_text
+
+STDIN = Path("/dev/stdin")
+
+
+class Format(StrEnum):
+    auto = "auto"
+    text = "text"
+    lines = "lines"
+    jsonl = "jsonl"
+
+
+@dataclass(frozen=True)
+class Text:
+    """One input, and what to call it in remarks and in JSON lines."""
+
+    id: str
+    text: str
+
+
+def generate(
+    composition: Annotated[
+        Path, typer.Argument(metavar="COMPOSITION", help="A folder that `calibrate` wrote.")
+    ],
+    input: Annotated[
+        str, typer.Option("--input", "-i", help="A UTF-8 file, or - for standard input.")
+    ],
+    format: Annotated[
+        Format,
+        typer.Option(
+            help="What the input is: one text, a text per line, or JSON lines with an input each. "
+            "auto: jsonl for a name in .jsonl, otherwise text."
+        ),
+    ] = Format.auto,
+    out: Annotated[str, typer.Option("--out", "-o", help="A file, or - to print.")] = "-",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="The base; by default the one in the composition."),
+    ] = None,
+    max_new_tokens: MaxNewTokens = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts at a time.")] = 64,
+    device: Device = "auto",
+) -> None:
+    """Run a composition on your own text.
+
+    A conversation is best written with a turn per line, "Name: what is said". One too long for
+    the base loses its oldest turns, which is told. JSON lines give JSON lines of id and
+    prediction, as `onepass score` reads them.
+
+    \b
+    Examples:
+      onepass generate COMPOSITION --input conversation.txt
+      onepass generate COMPOSITION --input test.jsonl --out predictions.jsonl
+      printf 'Ana: Tea at five?\\nBen: Yes!' | onepass generate COMPOSITION -i -
+    """
+    if format is Format.auto:
+        format = Format.jsonl if input.endswith(".jsonl") else Format.text
+    if out != "-":
+        check_writable(Path(out))
+    texts = read_input(STDIN if input == "-" else Path(input), format)
+
+    from onepass.adapters.composition import check_base, load_composition
+    from onepass.model.generate import run
+    from onepass.model.load import load_base
+
+    composed = load_composition(composition)
+    try:
+        base = load_base(model or composed.base.name, device)
+    except OnepassError as error:
+        if model is not None:
+            raise
+        raise OnepassError(
+            f"{composition} was made for the base {composed.base.name}; "
+            f"say where that is with --model ({error})"
+        ) from error
+    check_base(composed, base.shape)
+    with counting(composed.task, len(texts) * len(composed.passes)) as progress:
+        done = run(base, composed, [t.text for t in texts], max_new_tokens, batch_size, progress)
+    for text, notice in zip(texts, done.notices, strict=True):
+        if notice:
+            note(f"note: {text.id}: {notice}")
+    write_output(out, format, texts, done.texts)
+    note(
+        f"{len(texts)} {'text' if len(texts) == 1 else 'texts'}, {done.tokens} tokens in "
+        f"{done.seconds:.1f} s: {done.tokens_per_second:.0f} tokens/s"
+    )
+
+
+def read_input(path: Path, format: Format) -> list[Text]:
+    """The texts of a file; an `OnepassError` when there is none."""
+    if format is Format.jsonl:
+        texts = []
+        for number, row in read_jsonl(path):
+            text = row.get("input")
+            if not isinstance(text, str) or not text.strip():
+                raise OnepassError(f'{path}, line {number}: "input" is not a text; give one')
+            texts.append(Text(str(row.get("id", f"{path.stem}-{number}")), text))
+        return texts
+    whole = read_text(path)
+    if not whole.strip():
+        raise OnepassError(f"{path} is empty; give a text")
+    if format is Format.text:
+        return [Text(path.name, whole)]
+    lines = enumerate(whole.splitlines(), start=1)
+    return [Text(f"line {number}", line) for number, line in lines if line.strip()]
+
+
+def write_output(out: str, format: Format, inputs: Sequence[Text], outputs: Sequence[str]) -> None:
+    """Print the outputs or write them to a file, in the format of the input."""
+    if format is Format.jsonl:
+        pairs = zip(inputs, outputs, strict=True)
+        shown = [json.dumps({"id": i.id, "prediction": o}, ensure_ascii=False) for i, o in pairs]
+    elif format is Format.lines:  # one line in gives one line out, whatever the model says
+        shown = [" ".join(output.split()) for output in outputs]
+    else:
+        shown = list(outputs)
+    text = "".join(f"{line}\n" for line in shown)
+    if out == "-":
+        sys.stdout.write(text)
+    else:
+        write_text(out, text)

@@ -1,0 +1,70 @@
+"""`onepass score`: how good stored predictions are."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onepass.cli.options import CorpusName
+from onepass.core.errors import OnepassError
+from onepass.core.files import read_jsonl
+from onepass.tasks.corpus import load_corpus
+from onepass.tasks.task import parse_task
+
+
+def score(
+    predictions: Annotated[
+        Path, typer.Argument(metavar="PREDICTIONS", help="JSON lines with id and prediction.")
+    ],
+    task: Annotated[str, typer.Option("--task", "-t", help="What they should have done.")],
+    corpus: CorpusName = "smalltown",
+    split: Annotated[
+        str, typer.Option(help="train, validation, test, or all of a file or folder.")
+    ] = "test",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Look among the first so many examples.")
+    ] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option(help="See `onepass ls metrics`; by default all that apply.")
+    ] = None,
+) -> None:
+    """Score stored predictions.
+
+    In percent, each with a 95 % bootstrap interval. Predictions find their example by its id.
+
+    \b
+    Examples:
+      onepass score predictions.jsonl --task summarize+translate:es
+      onepass score predictions.jsonl --task summarize
+          --corpus test.jsonl --split all --metrics rouge1 rougeL
+    """
+    wanted = parse_task(task)
+    found = read_predictions(predictions)
+    source = load_corpus(corpus)
+    known = {example.id: example for example in source.examples(wanted, split, limit)}
+    for name in found:
+        if name not in known:
+            raise OnepassError(
+                f"{predictions}: prediction {name!r} is of none of the {len(known)} examples that "
+                f"{source.name} has for {wanted.name} in the split {split!r}; name the --corpus, "
+                "--split and --limit that the predictions were made on"
+            )
+
+    from onepass.cli.held_out import print_score_table
+
+    print_score_table(
+        list(found.values()), [known[name] for name in found], wanted, metrics or None
+    )
+
+
+def read_predictions(path: Path) -> dict[str, str]:
+    """The prediction for each id; an `OnepassError` names the line that lacks one."""
+    found: dict[str, str] = {}
+    for number, row in read_jsonl(path):
+        for field in ("id", "prediction"):
+            if not isinstance(row.get(field), str):
+                raise OnepassError(f'{path}, line {number}: "{field}" is not a text; give one')
+        if row["id"] in found:
+            raise OnepassError(f"{path}, line {number}: a second prediction for {row['id']!r}")
+        found[row["id"]] = row["prediction"]
+    return found

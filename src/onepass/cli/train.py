@@ -1,0 +1,109 @@
+"""`onepass train`: an adapter for one task."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onepass.cli import options as o
+from onepass.cli.inputs import read_split, slug, torch_dtype
+from onepass.cli.outputs import check_writable, resumable
+from onepass.cli.show import note
+from onepass.tasks.corpus import load_corpus
+from onepass.tasks.task import parse_task
+
+if TYPE_CHECKING:
+    from onepass.model.load import Base
+
+
+def train(
+    task: o.TaskName,
+    model: o.Model = "tiny",
+    out: o.Out = None,
+    rank: Annotated[int, typer.Option(min=1, help="Of the LoRA, on every projection.")] = 32,
+    alpha: Annotated[float | None, typer.Option(help="LoRA's; by default 2 x rank.")] = None,
+    corpus: o.CorpusName = "smalltown",
+    examples: o.Examples = None,
+    validation: o.Validation = 500,
+    test: o.Test = 0,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="By default 2e-4 for a base 2048 wide, more for narrower ones.",
+            rich_help_panel=o.TRAINING,
+        ),
+    ] = None,
+    epochs: o.Epochs = 3.0,
+    steps: o.Steps = None,
+    batch_size: o.BatchSize = 16,
+    accumulation: o.Accumulation = 1,
+    weight_decay: o.WeightDecay = 0.0,
+    eval_every: o.EvalEvery = 200,
+    patience: o.Patience = 3,
+    max_tokens: o.MaxTokens = None,
+    precision: o.Precision = "auto",
+    seed: o.Seed = 0,
+    device: o.Device = "auto",
+    save_as: o.SaveAs = "float16",
+) -> None:
+    """Train an adapter for one task.
+
+    A LoRA in PEFT's format with a card of how it was made. Stops early when the validation loss
+    no longer falls, and keeps the best. Interrupted, the same command goes on where it stopped.
+
+    \b
+    Examples:
+      onepass train summarize
+      onepass train translate:es --examples 5000 --rank 16 --test 200
+      onepass train summarize --model MODEL_FOLDER --corpus dialogsum:FOLDER
+      onepass train reply --model MODEL_FOLDER --corpus replies.jsonl --out reply
+    """
+    wanted = parse_task(task)
+    out = out or Path("runs", "adapters", slug(wanted.name))
+    check_writable(out)
+    source = load_corpus(corpus)
+    training = read_split(source, wanted, "train", examples)
+    held_out = read_split(source, wanted, "validation", validation)
+    tested = read_split(source, wanted, "test", test)
+
+    from onepass import __version__
+    from onepass.adapters.adapter import CARD, CONFIG, WEIGHTS, adapter_bytes, save_adapter
+    from onepass.adapters.composition import Composition, Pass, Weighted
+    from onepass.adapters.storage import check_replaceable
+    from onepass.cli.held_out import print_scores
+    from onepass.model.adapter_training import train_adapter
+    from onepass.model.load import load_base
+    from onepass.model.options import TrainOptions
+
+    check_replaceable(out, CONFIG, (WEIGHTS, CARD, "README.md"))
+    dtype = torch_dtype(save_as)
+    base = load_base(model, device)
+    options = TrainOptions(
+        learning_rate=learning_rate or default_rate(base), epochs=epochs, max_steps=steps,
+        batch_size=batch_size, accumulation=accumulation, weight_decay=weight_decay,
+        eval_every=eval_every, patience=patience, max_tokens=max_tokens, seed=seed,
+        dtype=precision,  # type: ignore[arg-type]  # TrainOptions checks it
+    )  # fmt: skip
+    with resumable(out) as state:
+        adapter = train_adapter(
+            base, wanted, training, held_out, rank, alpha, options, state_dir=state
+        )
+        made = {"corpus": source.name, "onepass": __version__}
+        adapter = replace(adapter, card={**adapter.card, **made})
+        save_adapter(adapter, out, dtype)
+    loss = adapter.card["validation_loss"]
+    note(
+        f"{out}: {adapter_bytes(out):,} bytes, {adapter.card['steps']} steps, "
+        + ("not validated" if loss is None else f"validation loss {loss:.4f} nats per token")
+    )
+    if tested:
+        pass_ = Pass(wanted.name, (Weighted(adapter),))
+        alone = Composition(base.shape, wanted.name, (pass_,), "adapter")
+        print_scores(base, alone, wanted, tested)
+
+
+def default_rate(base: "Base") -> float:
+    """The learning rate of an adapter: narrow bases take, and need, larger steps."""
+    width = int(base.model.config.hidden_size)
+    return min(2e-3, 2e-4 * 2048 / width)

@@ -1,0 +1,286 @@
+"""The bench: each cell is done once, whatever happens, and means what it says."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_kit import TASKS, small_recipe, write_recipe
+from typer.testing import CliRunner
+
+from onepass.adapters.adapter import load_adapter
+from onepass.bench import job as job_module
+from onepass.bench.bench import make_plan, run_bench
+from onepass.bench.cells import Cell, jobs_of
+from onepass.bench.job import do_job
+from onepass.bench.recipe import Recipe
+from onepass.bench.runs import FAILURES, STATE, Run, load_run, load_runs, pack, unpack
+from onepass.bench.workers import (
+    Event,
+    Failed,
+    Finished,
+    Progressed,
+    Started,
+    in_processes,
+    in_this_process,
+)
+from onepass.cli.app import build_app
+from onepass.core.errors import OnepassError
+from onepass.methods import METHODS, Setting
+from onepass.model import train
+from onepass.model.generate import run
+from onepass.model.load import Base
+from onepass.tasks.corpus import load_corpus
+from onepass.tasks.task import parse_task
+
+Small = Callable[..., tuple[Recipe, str]]
+
+
+@pytest.fixture
+def small(tmp_path: Path, base_folder: Path, make_adapter: Any) -> Small:
+    """`small(**changes)`: the small recipe with changed fields, and its text."""
+    return lambda **changes: small_recipe(tmp_path / "in", base_folder, make_adapter, **changes)
+
+
+def bench(made: tuple[Recipe, str], out: Path, backend: Any = in_this_process) -> list[Event]:
+    recipe, text = made
+    return list(run_bench(make_plan(recipe, out), recipe, text, out, backend))
+
+
+def finished(events: list[Event]) -> set[Cell]:
+    return {cell for e in events if isinstance(e, Finished) for cell in e.job.cells if e.cells}
+
+
+def the_run(out: Path, method: str, task: str = TASKS[0], examples: int = 0) -> Run:
+    return load_run(out / Cell(method, task, examples, 0).place / "run.json")
+
+
+def outputs(out: Path) -> dict[str, str]:
+    """Every predictions file below `out`, by its place."""
+    found = sorted(out.glob("*/*/*/predictions.jsonl"))
+    return {str(path.relative_to(out)): path.read_text(encoding="utf-8") for path in found}
+
+
+def test_every_cell_is_done_once(small: Small, tmp_path: Path) -> None:
+    made, out = small(), tmp_path / "out"
+    events = bench(made, out)
+    cells = [cell for job in jobs_of(made[0]) for cell in job.cells]
+    assert finished(events) == set(cells)
+    assert len(cells) == len(set(cells)) == 3 * len(TASKS)
+    assert sorted(path.parent for path in out.glob("*/*/*/run.json")) == sorted(
+        out / cell.place for cell in cells
+    )
+    assert not (out / STATE).exists()
+    assert make_plan(made[0], out).jobs == []
+    assert bench(made, out) == []
+
+
+def test_a_run_is_what_the_method_gives(small: Small, tmp_path: Path, base: Base) -> None:
+    (recipe, text), out = small(methods=["linear"]), tmp_path / "out"
+    bench((recipe, text), out)
+    task = parse_task(TASKS[0])
+    examples = load_corpus(recipe.corpus).examples(task, "test", 6)
+    adapters = {part: load_adapter(recipe.adapters[part]) for part in task.parts}
+    composition = METHODS.get("linear").build(Setting(base, task, adapters))
+    texts = run(base, composition, [example.input for example in examples], 6).texts
+    stored = (out / "linear" / "summarize+translate-es" / "0-0" / "predictions.jsonl").read_text(
+        encoding="utf-8"
+    )
+    assert [json.loads(line) for line in stored.splitlines()] == [
+        {"split": "test", "id": example.id, "prediction": text}
+        for example, text in zip(examples, texts, strict=True)
+    ]
+    found = the_run(out, "linear")
+    result = found.splits["test"]
+    assert result.count == 6
+    assert result.unseen == {"wordings": "100100"}
+    assert result.means["rougeL"] == pytest.approx(
+        sum(value or 0 for value in result.values("rougeL")) / 6, abs=1e-3
+    )
+    assert found.cost.extra_parameters == 0
+    assert found.environment["torch"]
+    assert str(tmp_path) not in (out / "linear/summarize+translate-es/0-0/run.json").read_text()
+
+
+def test_only_what_changed_is_done_again(small: Small, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    bench(small(), out)
+    assert make_plan(small(batch_size=2, tasks=TASKS[:1])[0], out).jobs == []
+    options = {"lc": {"max_steps": 2, "batch_size": 4, "eval_every": 1}}
+    assert {job.method for job in make_plan(small(options=options)[0], out).jobs} == {"lc"}
+    assert len(make_plan(small(max_new_tokens=5)[0], out).jobs) == 3 * len(TASKS)
+
+
+def test_runs_outlive_a_move(
+    small: Small, tmp_path: Path, base_folder: Path, make_adapter: Any
+) -> None:
+    bench(small(methods=["linear"]), tmp_path / "out")
+    shutil.copytree(tmp_path / "in", tmp_path / "elsewhere")
+    shutil.copytree(base_folder, tmp_path / "bases" / base_folder.name)
+    moved, _ = small_recipe(
+        tmp_path / "elsewhere",
+        tmp_path / "bases" / base_folder.name,
+        make_adapter,
+        methods=["linear"],
+    )
+    assert make_plan(moved, tmp_path / "out").jobs == []
+
+
+def test_a_failing_cell_does_not_stop_the_others(small: Small, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    recipe, text = small()
+    lacking = dict(recipe.adapters)
+    del lacking["tone:witty"]
+    events = bench((recipe.model_copy(update={"adapters": lacking}), text), out)
+    failed = [event for event in events if isinstance(event, Failed)]
+    assert {(event.job.method, event.job.together) for event in failed} == {
+        ("linear", (TASKS[1],)),
+        ("lc", (TASKS[1],)),
+    }
+    assert "needs an adapter for 'tone:witty'" in failed[0].message
+    assert len(list((out / FAILURES).iterdir())) == 2
+    assert len(finished(events)) == 4
+    bench((recipe, text), out)
+    assert not (out / FAILURES).exists()
+    assert len(load_runs(out)[1]) == 6
+
+
+def test_a_killed_training_goes_on_where_it_was(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = small(methods=["lc"], tasks=TASKS[:1])
+    bench(made, tmp_path / "whole")
+    steps: list[int] = []
+    step = train._Training.step
+
+    def counted(self: Any) -> float:
+        if len(steps) == 2:
+            steps.append(-1)
+            raise KeyboardInterrupt
+        steps.append(self.history.steps)
+        return step(self)
+
+    monkeypatch.setattr(train._Training, "step", counted)
+    with pytest.raises(KeyboardInterrupt):
+        bench(made, tmp_path / "killed")
+    assert outputs(tmp_path / "killed") == {}
+    bench(made, tmp_path / "killed")
+    assert steps == [0, 1, -1, 2, 3]
+    assert outputs(tmp_path / "killed") == outputs(tmp_path / "whole") != {}
+
+
+def test_a_shared_method_trains_once_for_all(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"shared-lc": {"max_steps": 2, "batch_size": 4, "learning_rate": 0.5}}
+    made, out = small(methods=["shared-lc"], options=options), tmp_path / "out"
+    calibrations = []
+
+    def watched(base: Base, composition: Any, *rest: Any) -> Any:
+        calibrations.append((composition.task, composition.passes[0]))
+        return run(base, composition, *rest)
+
+    monkeypatch.setattr(job_module, "run", watched)
+    events = bench(made, out)
+    assert [e.cells for e in events if isinstance(e, Finished)] == [2]
+    (one, first), (other, second) = calibrations
+    assert [one, other] == TASKS
+    assert first.calibration is second.calibration is not None
+    assert [w.adapter.name for w in second.adapters] == ["reply", "tone:witty"]
+    cost = the_run(out, "shared-lc", TASKS[1], 8).cost
+    assert cost.shared_by == 2
+    assert cost.extra_parameters == first.calibration.parameter_count
+
+
+def test_a_job_that_another_process_is_at_is_left_to_it(small: Small, tmp_path: Path) -> None:
+    recipe, _ = small(methods=["zero-shot"])
+    job = jobs_of(recipe)[0]
+    with job_module._locked(tmp_path / "out" / STATE / f"{job.slug}.lock") as ours:
+        assert ours
+        assert do_job(job, recipe, tmp_path / "out").cells == 0
+    assert do_job(job, recipe, tmp_path / "out").cells == 1
+
+
+def test_processes_give_the_same_runs(small: Small, tmp_path: Path) -> None:
+    made = small(methods=["linear", "lc"], tasks=TASKS[:1])
+    bench(made, tmp_path / "here")
+    events = bench(made, tmp_path / "there", in_processes(2))
+    assert [type(event) for event in events[:2]] == [Started, Started]
+    assert sum(event.outputs for event in events if isinstance(event, Progressed)) == 2 * 6
+    assert outputs(tmp_path / "there") == outputs(tmp_path / "here") != {}
+    assert the_run(tmp_path / "there", "linear").environment["threads"] == "1"
+
+
+def test_stopping_early_ends_the_workers(small: Small, tmp_path: Path) -> None:
+    import multiprocessing
+
+    recipe, text = small(options={"lc": {"max_steps": 100_000}}, methods=["lc"])
+    out = tmp_path / "out"
+    with closing(run_bench(make_plan(recipe, out), recipe, text, out, in_processes(1))) as events:
+        assert isinstance(next(events), Started)
+        (worker,) = multiprocessing.active_children()
+    assert not worker.is_alive()
+    assert multiprocessing.active_children() == []
+
+
+def test_jobs_are_plain_data_the_biggest_first(small: Small) -> None:
+    recipe, _ = small(methods=["linear", "lc", "shared-lc", "multi-step"], examples=[4, 8])
+    jobs = jobs_of(recipe)
+    assert pickle.loads(pickle.dumps((jobs, recipe))) == (jobs, recipe)
+    assert [job.method for job in jobs[:2]] == ["shared-lc", "shared-lc"]
+    assert jobs[0].examples == 8
+    assert all(job.examples == 0 for job in jobs if job.method in ("linear", "multi-step"))
+    assert len(jobs) == 2 + 2 + 2 * 2 + 2
+    some = jobs_of(recipe, ["l*/*translate*", "multi-step"])
+    assert {(cell.method, cell.task) for job in some for cell in job.cells} == {
+        ("linear", TASKS[0]),
+        ("lc", TASKS[0]),
+        ("multi-step", TASKS[0]),
+        ("multi-step", TASKS[1]),
+    }
+    with pytest.raises(OnepassError, match="no cell of recipe micro is like nothing"):
+        jobs_of(recipe, ["nothing"])
+
+
+def test_a_budget_beyond_the_corpus_is_refused(small: Small, tmp_path: Path) -> None:
+    with pytest.raises(OnepassError, match="budget is 500, but .* has 24 training examples"):
+        make_plan(small(examples=[500])[0], tmp_path / "out")
+
+
+def test_a_folder_of_something_else_is_refused(small: Small, tmp_path: Path) -> None:
+    bench(small(methods=["zero-shot"]), tmp_path / "out")
+    with pytest.raises(OnepassError, match="holds the runs of recipe micro, not of other"):
+        bench(small(methods=["zero-shot"], name="other"), tmp_path / "out")
+    with pytest.raises(OnepassError, match="holds something other than runs"):
+        bench(small(methods=["zero-shot"]), tmp_path / "in")
+
+
+def test_scores_survive_packing() -> None:
+    scores = [1.0, 0.0, None, 0.12345, 1 / 3]
+    assert unpack(pack(scores)) == [1.0, 0.0, None, 0.123, 0.333]
+
+
+def test_the_commands(
+    tmp_path: Path, base_folder: Path, make_adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_recipe(tmp_path / "in", base_folder, make_adapter)
+    out, runner = tmp_path / "out", CliRunner()
+    command = ["bench", str(path), "--out", str(out), "--workers", "0"]
+    some = runner.invoke(build_app(), [*command, "--only", "zero-shot/summarize*"])
+    assert some.exit_code == 0, some.output
+    assert len(list(out.glob("*/*/*/run.json"))) == 1
+    everything = runner.invoke(build_app(), command)
+    assert everything.exit_code == 0, everything.output
+    assert "6 cells, 1 of them done already" in everything.output
+    shown = runner.invoke(build_app(), ["report", str(out), "--format", "table2"])
+    assert shown.output.splitlines()[0].startswith("method,inferences,additional_parameters")
+    assert len(shown.output.splitlines()) == 1 + 3
+    shutil.rmtree(tmp_path / "in" / "adapters" / "reply")
+    path.write_text(path.read_text().replace("  reply: adapters/reply\n", ""), encoding="utf-8")
+    failing = runner.invoke(build_app(), command)
+    assert failing.exit_code == 1, failing.output
+    assert "failed: linear reply+tone:witty: reply+tone:witty needs an adapter" in failing.output

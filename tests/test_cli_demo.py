@@ -1,0 +1,62 @@
+"""`onepass demo`, on a micro base with random adapters: everything but good Spanish."""
+
+from pathlib import Path
+
+import pytest
+from cli_kit import onepass, save_adapters
+from conftest import MakeAdapter
+
+from onepass.adapters.composition import load_composition
+from onepass.cli import demo
+from onepass.core.errors import OnepassError
+
+
+def test_the_demo_compares_shows_and_leaves_compositions_to_run(
+    tmp_path: Path,
+    base_folder: Path,
+    make_adapter: MakeAdapter,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    summarize, spanish = save_adapters(tmp_path, make_adapter)
+    ingredients = demo.Ingredients(
+        model=str(base_folder),
+        adapters={"summarize": summarize, "translate:es": spanish},
+        examples=6,
+        validation=2,
+        options={"max_steps": 2, "batch_size": 2},
+    )
+    demo.compare(ingredients, Path("out"), 4, max_new_tokens=24)
+    shown = capsys.readouterr().out
+    table = {line.split("\t")[0]: line.split("\t")[1:] for line in shown.splitlines()}
+    for method in demo.COMPARED:
+        *scores, spread, passes, extra = table[method]
+        assert len(scores) == 4
+        assert " to " in spread
+        assert passes == ("2" if method == "multi-step" else "1")
+        assert (extra != "0") == (method in ("lc", "lc++"))
+    assert shown.count("Conversation ") == 3
+    # What it says can be run is run: the last line, but for the micro base that is elsewhere.
+    command = shown.splitlines()[-1].split()
+    assert command[:2] == ["onepass", "generate"]
+    done = onepass(capsys, *command[1:], "--model", base_folder, "--max-new-tokens", 8)
+    done.succeeded()
+    assert {load_composition(Path("out", name)).method for name in ("lc", "lc++")} == {"lc", "lc++"}
+
+
+def test_what_fails_in_the_second_process_is_told_here(tmp_path: Path, base_folder: Path) -> None:
+    ingredients = demo.Ingredients(str(base_folder), {}, 2, 1, {})
+    with (
+        pytest.raises(OnepassError, match="needs an adapter for 'summarize'"),
+        demo.beside(ingredients, "lc", tmp_path / "lc"),
+    ):
+        pass
+
+
+def test_the_demo_without_its_adapters_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "embedded_adapter", lambda part: tmp_path / part)
+    done = onepass(capsys, "demo", "--out", tmp_path / "out", "--examples", 1, "--test", 1)
+    done.refused(str(tmp_path / "summarize"), "not a folder")

@@ -1,0 +1,102 @@
+"""Recipes: what a good one means, and what a bad one is told."""
+
+from pathlib import Path
+
+import pytest
+
+from onepass.bench.recipe import Recipe, load_recipe
+from onepass.core.errors import OnepassError
+from onepass.methods import METHODS
+from onepass.tasks.task import COMPOSITIONAL_TASKS
+
+SHIPPED = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_shipped_recipes_are_sound(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    assert recipe.base == "tiny"
+
+
+def test_the_benchmark_is_every_method_on_every_task() -> None:
+    recipe = load_recipe(next(path for path in SHIPPED if path.stem == "smalltown"))
+    assert recipe.tasks == list(COMPOSITIONAL_TASKS)
+    assert recipe.methods == METHODS.names()
+    assert recipe.splits == ["test", "test-unseen"]
+
+
+def test_a_name_is_enough(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, "name: all"))
+    assert recipe == Recipe(name="all")
+    assert recipe.tasks == list(COMPOSITIONAL_TASKS)
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
+    for folder in ("models/small", "adapters/es"):
+        (tmp_path / folder).mkdir(parents=True)
+    recipe = load_recipe(
+        written(
+            tmp_path,
+            "{name: n, base: models/small, corpus: data.jsonl, "
+            "adapters: {'translate:es': adapters/es}}",
+        )
+    )
+    assert Path(recipe.base) == tmp_path / "models/small"
+    assert Path(recipe.corpus) == tmp_path / "data.jsonl"
+    assert recipe.adapter_folder("translate:es") == tmp_path / "adapters/es"
+    assert recipe.adapter_folder("summarize") is None
+    named = load_recipe(written(tmp_path, "{name: n, base: org/model, corpus: 'dialogsum:d'}"))
+    assert named.base == "org/model"
+    assert named.corpus == f"dialogsum:{tmp_path / 'd'}"
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, "{name: n, options: {lc: {learning_rate: 2e-2}}}"))
+    assert recipe.options == {"lc": {"learning_rate": 0.02}}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name: a\n  tasks: [", "mine.yaml, line 2: not YAML"),
+        ("- a", "mine.yaml: a recipe is fields with values"),
+        ("tasks: all", "mine.yaml, field name: it is missing"),
+        ("name: a/b", "field name: .*found 'a/b'"),
+        ("{name: a, exampels: [1]}", "unknown field 'exampels': did you mean 'examples'"),
+        ("{name: a, tasks: [summarise]}", "field tasks: unknown task .*'summarize'"),
+        ("{name: a, tasks: []}", "field tasks: .*found \\[\\]"),
+        (
+            "{name: a, methods: [lc+++]}",
+            "field methods: unknown method 'lc\\+\\+\\+': did you mean",
+        ),
+        ("{name: a, methods: [lc, lc]}", "field methods: 'lc' stands there twice"),
+        ("{name: a, metrics: [rogueL]}", "field metrics: unknown metric 'rogueL': did you mean"),
+        ("{name: a, adapters: {translate:it: x}}", "unknown single task 'translate:it'"),
+        (
+            "{name: a, adapters: {translate:es: nowhere}}",
+            "adapters.translate:es: there is no folder",
+        ),
+        ("{name: a, options: {lc: {rank: 4}}}", "field options: unknown option of lc 'rank'"),
+        ("{name: a, options: {linear: {epochs: 4}}}", "unknown option of linear 'epochs'"),
+        ("{name: a, options: {lc: {epochs: many}}}", "lc.epochs: .*found 'many'"),
+        ("{name: a, options: {lc: {epochs: -1}}}", "field options: lc: .*epochs is -1"),
+        ("{name: a, examples: [0]}", "field examples.0: .*found 0"),
+        ("{name: a, test: lots}", "field test: .*found 'lots'"),
+    ],
+)
+def test_an_error_names_file_field_and_value(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(OnepassError, match=told) as error:
+        load_recipe(written(tmp_path, text))
+    assert "mine.yaml" in str(error.value)
+
+
+def test_a_missing_recipe_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OnepassError, match=r"cannot read .*none\.yaml"):
+        load_recipe(tmp_path / "none.yaml")

@@ -1,0 +1,248 @@
+"""The report: its figures are those of the runs, in the layouts of the published tables."""
+
+import csv
+import io
+import random
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from onepass.bench.report import make_report, read_reference, report_markdown, write_report
+from onepass.bench.runs import Run, RunCost, SplitResult, pack, save_run
+from onepass.bench.table import to_csv
+from onepass.cli.app import build_app
+from onepass.core.errors import OnepassError
+from onepass.tasks.task import parse_task
+
+TASKS = ["summarize+translate:es", "summarize+tone:casual", "reply+tone:witty"]
+QUALITY = {"zero-shot": 0.05, "linear": 0.1, "multi-step": 0.9, "lc": 0.6, "lc++": 0.95}
+COUNT = 60
+
+
+def a_run(method: str, task: str, examples: int, quality: float, seed: int = 0) -> Run:
+    """A run with random scores of about `quality`; those of "test-unseen" are half as good."""
+    rng = random.Random(f"{method}{task}{examples}{seed}")
+    splits = {}
+    for split, share in (("test", 1.0), ("test-unseen", 0.5)):
+        verified = [float(rng.random() < quality * share) for _ in range(COUNT)]
+        rouge = [round(rng.random() * quality, 3) for _ in range(COUNT)]
+        scores = {"verified": verified, parse_task(task).metric: rouge}
+        splits[split] = SplitResult(
+            count=COUNT,
+            inputs=f"{split}-{task[:5]}",
+            means={name: fmean(values) for name, values in scores.items()},
+            scores={name: pack(values) for name, values in scores.items()},
+            unseen={"wordings": "01" * (COUNT // 2)} if split == "test" else {},
+            seconds=1.0,
+            tokens=100,
+            tokens_per_second=100.0,
+            shortened_inputs=0,
+        )
+    shared = 3 if method.startswith("shared") else 1
+    return Run(
+        recipe="town",
+        method=method,
+        task=task,
+        examples=examples,
+        seed=seed,
+        fingerprint="",
+        splits=splits,
+        cost=RunCost(
+            passes=2 if method == "multi-step" else 1,
+            extra_parameters=300 if "lc" in method else 0,
+            extra_bytes=3 * 2**19 if "lc" in method else 0,
+            shared_by=shared,
+            adapter_parameters=10_000,
+        ),
+        seconds={"build": 2.0, "generate": 2.0},
+        card={},
+        environment={"onepass": "0", "processor": "abacus"},
+    )
+
+
+Store = Callable[..., Path]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """`store(methods, budgets)`: a folder with a run for each cell, as the bench leaves it."""
+
+    def make(
+        methods: dict[str, float] = QUALITY, budgets: tuple[int, ...] = (100,), seeds: int = 1
+    ) -> Path:
+        recipe = {
+            "name": "town", "tasks": TASKS, "methods": list(methods), "examples": list(budgets),
+            "splits": ["test", "test-unseen"], "test": COUNT, "seeds": list(range(seeds)),
+        }  # fmt: skip
+        folder = tmp_path / "runs"
+        folder.mkdir()
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+        for method, quality in methods.items():
+            for budget in budgets if "lc" in method else (0,):
+                scale = 1 if budget in (0, max(budgets)) else 0.5
+                for task in TASKS:
+                    for seed in range(seeds):
+                        save_run(a_run(method, task, budget, quality * scale, seed), [], folder)
+        return folder
+
+    return make
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_table1_is_the_mean_over_the_tasks_of_a_group(store: Store) -> None:
+    found = rows(to_csv(make_report(store()).comparison))
+    assert [row["method"] for row in found] == list(QUALITY)
+    assert list(found[0]) == [
+        "method", "efficient",
+        "sum_translation_rougeL", "sum_translation_verified",
+        "sum_tone_rougeL", "sum_tone_verified",
+        "reply_tone_weighted_rouge", "reply_tone_verified",
+        "verified", "low", "high", "tasks",
+    ]  # fmt: skip
+    by_name = {row["method"]: row for row in found}
+    assert by_name["multi-step"]["efficient"] == "no"
+    result = a_run("lc", TASKS[0], 100, QUALITY["lc"]).splits["test"]
+    expected = 100 * result.means["rougeL"]
+    assert float(by_name["lc"]["sum_translation_rougeL"]) == pytest.approx(expected, abs=0.01)
+    all_tasks = [a_run("lc", task, 100, QUALITY["lc"]).splits["test"] for task in TASKS]
+    mean = 100 * fmean(result.means["verified"] for result in all_tasks)
+    low, high = float(by_name["lc"]["low"]), float(by_name["lc"]["high"])
+    # The two summary tasks share their conversations, so each of these counts for both.
+    assert float(by_name["lc"]["verified"]) == pytest.approx(mean, abs=5)
+    assert low < float(by_name["lc"]["verified"]) < high
+
+
+def test_table2_shares_out_what_is_shared(store: Store) -> None:
+    found = {
+        row["method"]: row
+        for row in rows(to_csv(make_report(store({**QUALITY, "shared-lc": 0.5})).costs))
+    }
+    assert found["multi-step"]["inferences"] == "2"
+    assert found["lc"]["additional_parameters"] == "300"
+    assert found["lc"]["additional_storage_mb"] == "1.5000"
+    assert found["lc"]["percent_of_adapter"] == "3.000"
+    assert found["shared-lc"]["additional_parameters"] == "100"
+    assert found["shared-lc"]["additional_storage_mb"] == "0.5000"
+
+
+def test_each_method_is_tested_against_the_reference(store: Store) -> None:
+    table = make_report(store()).tests
+    assert table is not None
+    found = {row["method"]: row for row in rows(to_csv(table))}
+    assert set(found) == set(QUALITY) - {"lc++"}
+    assert float(found["linear"]["high"]) < 0
+    assert float(found["linear"]["p"]) < 0.001
+    assert float(found["multi-step"]["low"]) < float(found["multi-step"]["difference"])
+    assert {row["tasks"] for row in found.values()} == {"3"}
+
+
+def test_what_training_data_had_not_is_apart(store: Store) -> None:
+    table = make_report(store()).generalisation
+    assert table is not None
+    found = {row["method"]: row for row in rows(to_csv(table))}
+    row = {name: float(value) for name, value in found["lc++"].items() if name != "method"}
+    assert row["test"] == pytest.approx((row["test_familiar"] + row["test_wordings"]) / 2, abs=0.1)
+    assert row["test-unseen"] < row["test"] - 20
+
+
+def test_the_order_is_held_against_the_published_one(store: Store) -> None:
+    report = make_report(store())
+    assert report.agreement is not None
+    assert set(report.agreement.ours) == set(QUALITY)
+    published = [report.agreement.published[name] for name in QUALITY]
+    assert published == sorted(published, key=lambda value: published.index(value))
+    # Published: linear 14, zero-shot 11, lc 48, lc++ 52, multi-step 56: two neighbours swapped.
+    assert report.agreement.correlation == pytest.approx(0.8)
+    assert "0.80" in report.agreement_text()
+
+
+def test_the_embedded_figures_are_those_of_the_paper() -> None:
+    published = read_reference()
+    assert len(published) == 18
+    assert published["multi-step"] == pytest.approx((72.92 + 34.32 + 69.83 + 45.78) / 4)
+
+
+def test_figures_of_ones_own_and_bad_ones(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text("method,a_judge\nzero-shot,3\nlinear,2\nlearnable-calibration,1\n")
+    report = make_report(store(), path)
+    assert report.agreement is not None
+    assert report.agreement.correlation == pytest.approx(-1)
+    path.write_text("method,a_judge\nzero-shot,much\n")
+    with pytest.raises(OnepassError, match=r"own\.csv, line 2: a judge's figure is no number"):
+        read_reference(path)
+    path.write_text("method,judge\nzero-shot,1\n")
+    with pytest.raises(OnepassError, match='some that end in "_judge"'):
+        read_reference(path)
+
+
+def test_it_writes_everything(store: Store, tmp_path: Path) -> None:
+    report = make_report(store(budgets=(100, 1000)))
+    written = write_report(report, tmp_path / "out")
+    assert {path.name for path in written} == {
+        "report.md", "table1.csv", "table2.csv", "per_task.csv", "curves.csv", "curves.png",
+    }  # fmt: skip
+    assert all(path.stat().st_size for path in written)
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    curve = [
+        row
+        for row in rows((tmp_path / "out" / "curves.csv").read_text())
+        if (row["task"], row["method"]) == (TASKS[0], "lc")
+    ]
+    assert [row["examples"] for row in curve] == ["100", "1000"]
+    assert float(curve[0]["mean"]) < float(curve[1]["mean"])
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert text == report_markdown(report)
+    assert "![" in text
+    # The comparison takes each method at its largest budget.
+    largest = a_run("lc", TASKS[1], 1000, QUALITY["lc"]).splits["test"].means["verified"]
+    first = {row["method"]: row for row in rows(to_csv(report.comparison))}["lc"]
+    assert float(first["sum_tone_verified"]) == pytest.approx(100 * largest, abs=0.01)
+    per_task = rows((tmp_path / "out" / "per_task.csv").read_text())
+    assert len(per_task) == 2 * len(TASKS) * (3 + 2 * 2)
+
+
+def test_seeds_are_averaged(store: Store) -> None:
+    report = make_report(store({"lc": 0.6, "lc++": 0.9}, seeds=3))
+    runs = [a_run("lc", TASKS[0], 100, 0.6, seed).splits["test"] for seed in range(3)]
+    expected = 100 * fmean(run.means["verified"] for run in runs)
+    row = rows(to_csv(report.comparison))[0]
+    assert float(row["sum_translation_verified"]) == pytest.approx(expected, abs=0.01)
+    assert report.agreement is None
+    assert "too few methods" in report.agreement_text()
+
+
+def test_an_unfinished_folder_says_so(store: Store) -> None:
+    folder = store()
+    assert make_report(folder).missing == ""
+    for path in (folder / "lc" / "reply+tone-witty").rglob("*.json*"):
+        path.unlink()
+    report = make_report(folder)
+    assert report.missing == "Unfinished: 14 of 15 cells."
+    assert {r["method"]: r["tasks"] for r in rows(to_csv(report.comparison))}["lc"] == "2"
+
+
+def test_bad_folders(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(OnepassError, match=r"has no recipe\.yaml"):
+        make_report(tmp_path)
+    folder = store()
+    broken = folder / "lc" / "reply+tone-witty" / "100-0" / "run.json"
+    broken.write_text('{"format": "onepass run 1"}')
+    with pytest.raises(OnepassError, match=r"run\.json, field recipe: .*run the bench again"):
+        make_report(folder)
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "csv", "table1", "table2"])
+def test_every_format_prints(store: Store, form: str) -> None:
+    shown = CliRunner().invoke(build_app(), ["report", str(store()), "--format", form])
+    assert shown.exit_code == 0, shown.output
+    assert "multi-step" in shown.output
+    if form in ("table", "markdown"):
+        assert "Spearman" in shown.output
