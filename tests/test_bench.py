@@ -1,17 +1,19 @@
 """The bench: each cell is done once, whatever happens, and means what it says."""
 
 import json
+import multiprocessing
 import pickle
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_kit import TASKS, small_recipe, write_recipe
 from typer.testing import CliRunner
 
+from bench_kit import TASKS, small_recipe, write_recipe
 from onepass.adapters.adapter import load_adapter
 from onepass.bench import job as job_module
 from onepass.bench.bench import make_plan, run_bench
@@ -205,26 +207,45 @@ def test_a_job_that_another_process_is_at_is_left_to_it(small: Small, tmp_path: 
     assert do_job(job, recipe, tmp_path / "out").cells == 1
 
 
-def test_processes_give_the_same_runs(small: Small, tmp_path: Path) -> None:
-    made = small(methods=["linear", "lc"], tasks=TASKS[:1])
-    bench(made, tmp_path / "here")
-    events = bench(made, tmp_path / "there", in_processes(2))
-    assert [type(event) for event in events[:2]] == [Started, Started]
-    assert sum(event.outputs for event in events if isinstance(event, Progressed)) == 2 * 6
-    assert outputs(tmp_path / "there") == outputs(tmp_path / "here") != {}
-    assert the_run(tmp_path / "there", "linear").environment["threads"] == "1"
+def test_processes_do_the_same_and_can_be_stopped(small: Small, tmp_path: Path) -> None:
+    short = {"max_steps": 4, "batch_size": 4, "eval_every": 1}
+    recipe, _ = small(
+        methods=["linear", "lc", "lc++"],
+        tasks=TASKS[:1],
+        options={"lc": short, "lc++": {**short, "max_steps": 1_000_000, "patience": None}},
+    )
+    here, there = tmp_path / "here", tmp_path / "there"
+    done, endless = jobs_of(recipe, ["linear", "lc"]), jobs_of(recipe, ["lc++"])
+    list(in_this_process(done, recipe, here))
+    outputs_told, ended = 0, 0
+    with closing(in_processes(2)([*done, *endless], recipe, there)) as events:
+        for event in events:
+            outputs_told += event.outputs if isinstance(event, Progressed) else 0
+            ended += isinstance(event, Finished)
+            if ended == 2:
+                break
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+        deadline = time.monotonic() + 60
+        while not list((there / STATE).glob("lc++*/*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert outputs_told == 2 * 6
+    assert outputs(there) == outputs(here) != {}
+    assert the_run(there, "linear").environment["threads"] == "1"
+    # Stopped in the midst of it, the third has left its state, and nobody works on.
+    assert list((there / STATE).glob("lc++*/state.safetensors"))
+    assert not any(worker.is_alive() for worker in workers)
 
 
-def test_stopping_early_ends_the_workers(small: Small, tmp_path: Path) -> None:
-    import multiprocessing
-
-    recipe, text = small(options={"lc": {"max_steps": 100_000}}, methods=["lc"])
-    out = tmp_path / "out"
-    with closing(run_bench(make_plan(recipe, out), recipe, text, out, in_processes(1))) as events:
+def test_a_worker_that_dies_is_a_failed_job(small: Small, tmp_path: Path) -> None:
+    recipe, _ = small(methods=["lc"], tasks=TASKS[:1])
+    with closing(in_processes(1)(jobs_of(recipe), recipe, tmp_path / "out")) as events:
         assert isinstance(next(events), Started)
         (worker,) = multiprocessing.active_children()
-    assert not worker.is_alive()
-    assert multiprocessing.active_children() == []
+        worker.kill()
+        (event,) = events
+    assert isinstance(event, Failed)
+    assert "memory ran out" in event.message
 
 
 def test_jobs_are_plain_data_the_biggest_first(small: Small) -> None:
@@ -247,7 +268,7 @@ def test_jobs_are_plain_data_the_biggest_first(small: Small) -> None:
 
 
 def test_a_budget_beyond_the_corpus_is_refused(small: Small, tmp_path: Path) -> None:
-    with pytest.raises(OnepassError, match="budget is 500, but .* has 24 training examples"):
+    with pytest.raises(OnepassError, match=r"budget is 500, but .* has 24 training examples"):
         make_plan(small(examples=[500])[0], tmp_path / "out")
 
 

@@ -1,14 +1,14 @@
 """`onepass demo`, on a micro base with random adapters: everything but good Spanish."""
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
+
 from cli_kit import onepass, save_adapters
 from conftest import MakeAdapter
-
 from onepass.adapters.composition import load_composition
 from onepass.cli import demo
-from onepass.core.errors import OnepassError
 
 
 def test_the_demo_compares_shows_and_leaves_compositions_to_run(
@@ -45,13 +45,15 @@ def test_the_demo_compares_shows_and_leaves_compositions_to_run(
     assert {load_composition(Path("out", name)).method for name in ("lc", "lc++")} == {"lc", "lc++"}
 
 
-def test_what_fails_in_the_second_process_is_told_here(tmp_path: Path, base_folder: Path) -> None:
+def test_what_fails_in_the_second_process_is_told_to_the_first(
+    tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *args: None)  # that process is this one here
     ingredients = demo.Ingredients(str(base_folder), {}, 2, 1, {})
-    with (
-        pytest.raises(OnepassError, match="needs an adapter for 'summarize'"),
-        demo.beside(ingredients, "lc", tmp_path / "lc"),
-    ):
-        pass
+    here, there = multiprocessing.Pipe(duplex=False)
+    demo._work(there, ingredients, "lc", tmp_path / "lc")
+    assert "needs an adapter for 'summarize'" in here.recv()
+    assert not (tmp_path / "lc").exists()
 
 
 def test_the_demo_without_its_adapters_says_what_is_missing(

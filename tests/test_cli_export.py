@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_kit import TASK, onepass, random_composition, save_random_composition
-from conftest import TEXT, MakeAdapter
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from cli_kit import TASK, onepass, random_composition, save_random_composition
+from conftest import TEXT, MakeAdapter
 from onepass.adapters.composition import Composition, Pass, cost, save_composition
 from onepass.core.errors import OnepassError
 from onepass.export import export_merged, export_peft

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+
 from cli_kit import TASK, onepass, rows_of, save_random_composition, write_rows
 from conftest import MakeAdapter
-
 from onepass.adapters.composition import load_composition
 from onepass.cli import generate
 from onepass.model.generate import run
@@ -103,7 +103,9 @@ def test_data_exports_what_every_corpus_reads(tmp_path: Path, capsys: Capture) -
 
 def test_data_reads_other_corpora(capsys: Capture) -> None:
     folder = Path(__file__).parent / "fixtures" / "dialogsum"
-    done = onepass(capsys, "data", "summarize", "--corpus", f"dialogsum:{folder}", "--split", "test")
+    done = onepass(
+        capsys, "data", "summarize", "--corpus", f"dialogsum:{folder}", "--split", "test"
+    )
     rows = rows_of(done.succeeded().out)
     assert [row["id"] for row in rows] == ["test_0", "test_1"]
     assert all(len(row["targets"]) == 3 for row in rows)

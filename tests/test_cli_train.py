@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from adapter_kit import same_numbers
 from cli_kit import FAST, TASK, conversations, onepass, save_adapters, write_rows
 from conftest import MakeAdapter
-
 from onepass.adapters.adapter import load_adapter
 from onepass.adapters.composition import cost, load_composition
 from onepass.cli.options import parse_count
@@ -64,7 +64,8 @@ def test_an_interrupted_training_ends_as_one_that_was_not(
                 "--rank", 2, *FAST, "--steps", 4]  # fmt: skip
 
     onepass(capsys, *command(tmp_path / "whole")).succeeded()
-    step, done_steps = train._Training.step, []
+    step = train._Training.step
+    done_steps: list[int] = []
 
     def interrupted(self: object) -> float:
         if len(done_steps) == 2:
@@ -171,8 +172,9 @@ def test_what_is_no_count_is_refused(text: str) -> None:
 
 def test_a_state_stays_until_the_work_succeeds(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(OnepassError), resumable(out) as state:
-        state.mkdir()
+    state = tmp_path / "out.state"
+    state.mkdir()
+    with pytest.raises(OnepassError), resumable(out):
         raise OnepassError("disk full")
     assert state.exists()
     with resumable(out) as again:

@@ -42,7 +42,8 @@ def draw_curves(table: Table, path: Path) -> None:
         axes.flat[0].set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks], minor=False)
         axes.flat[0].minorticks_off()
         metrics = {str(row[3]) for row in table.rows}
-        figure.supxlabel("training examples")
+        for axis in axes[-1]:  # an overall label would lie under the legend
+            axis.set_xlabel("training examples")
         figure.supylabel(f"{metrics.pop() if len(metrics) == 1 else 'score'}, %")
         entries: dict[str, Any] = {}
         for axis in axes.flat:

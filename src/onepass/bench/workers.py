@@ -12,14 +12,17 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 
 from onepass.bench.cells import Job
+from onepass.bench.job import do_job
 from onepass.bench.recipe import Recipe
 from onepass.core.errors import OnepassError
 
+_POSIX = hasattr(signal, "pthread_sigmask")
 _PATIENCE = 30.0  # seconds for a worker to save its state after Ctrl-C
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -69,8 +72,6 @@ def attempt(
 ) -> Finished | Failed:
     """Do a job; whatever it raises, save Ctrl-C, becomes an event, so that others go on."""
     try:
-        from onepass.bench.job import do_job  # loads torch, which the parent can do without
-
         tally = do_job(job, recipe, folder, on_output)
     except OnepassError as error:
         return Failed(job, str(error), str(error))
@@ -130,7 +131,7 @@ class _Worker:
     def start(context: SpawnContext, recipe: Recipe, folder: Path) -> "_Worker":
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, recipe, folder), daemon=True)
-        with _environment(_ENVIRONMENT):
+        with _environment(_ENVIRONMENT), _held_back():
             process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -177,10 +178,12 @@ def _serve(
     """A worker's life: jobs until None or until the parent is gone."""
     # Ctrl-C in a terminal goes to the whole process group; in a group of its own a worker hears of
     # it from its parent alone, once, and can save its state undisturbed.
-    if hasattr(os, "setpgrp"):
+    if _POSIX:
         os.setpgrp()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
+        if _POSIX:  # here is the first place where it can be answered
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         while (job := pipe.recv()) is not None:
             pipe.send(attempt(job, recipe, folder, lambda count: pipe.send(Progressed(count))))
     except (KeyboardInterrupt, EOFError, OSError):
@@ -192,6 +195,20 @@ def _die_with_parent() -> None:  # pragma: no cover
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Ctrl-C does not reach a process being started until it asks for it; none is lost."""
+    if not _POSIX:
+        yield
+        return
+    resource_tracker.ensure_running()  # which would lift the block if it came in between
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @contextmanager

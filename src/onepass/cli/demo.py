@@ -110,7 +110,7 @@ def _work(parent: Connection, ingredients: Ingredients, method: str, folder: Pat
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("runs/demo"),
-    examples: Annotated[int, typer.Option(min=1, help="To calibrate on.")] = 2000,
+    examples: Annotated[int, typer.Option(min=1, help="To calibrate on.")] = 4000,
     test: Annotated[int, typer.Option(min=1, help="Conversations to compare on.")] = 100,
 ) -> None:
     """Compose two tasks in one pass, offline, and compare the methods.

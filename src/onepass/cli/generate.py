@@ -72,7 +72,7 @@ def generate(
     if format is Format.auto:
         format = Format.jsonl if input.endswith(".jsonl") else Format.text
     if out != "-":
-        check_writable(Path(out))
+        check_writable(Path(out), folder=False)
     texts = read_input(STDIN if input == "-" else Path(input), format)
 
     from onepass.adapters.composition import check_base, load_composition

@@ -9,11 +9,12 @@ from pathlib import Path
 from onepass.core.errors import OnepassError
 
 
-def check_writable(out: Path) -> None:
-    """Refuse an output that cannot be written, now rather than after hours of training."""
+def check_writable(out: Path, folder: bool = True) -> None:
+    """Refuse an output (folder or file) that cannot be written, now rather than after hours."""
     try:
-        if out.exists() and not out.is_dir():
-            raise OnepassError(f"cannot write {out}: a file of that name exists; choose another")
+        if out.exists() and out.is_dir() != folder:
+            what = "file" if folder else "folder"
+            raise OnepassError(f"cannot write {out}: a {what} of that name exists; choose another")
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
             pass

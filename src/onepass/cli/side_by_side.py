@@ -51,7 +51,7 @@ def print_conversations(outputs: Outputs, examples: Sequence[Example], task: Tas
     for number, example in enumerate(examples):
         console.print(f"\nConversation {number + 1}", style="bold")
         console.print(Padding(Text(example.input), (0, 2)))
-        table = Table(box=None, show_header=False, pad_edge=False)
+        table = Table(box=None, show_header=False, pad_edge=False, expand=True)
         table.add_column(no_wrap=True)
         table.add_column(ratio=3)
         table.add_column(ratio=2)
