@@ -252,6 +252,8 @@ def facts_share(text: str, meaning: Meaning, code: str) -> float:
 def judge(text: str, meta: Mapping[str, Any], task: Task) -> Verdict:
     """The verdict on an output of `task` for an Example whose `meta` holds "meaning" and "kind"."""
     meaning, kind = Meaning.from_json(meta["meaning"]), str(meta["kind"])
+    # A translation keeps the tone of its source, which the example tells.
+    wanted_tone = str(meta.get("tone", task.tone))
     text = text.strip()
     share = facts_share(text, meaning, task.language)
     reading = read(text)
@@ -259,16 +261,16 @@ def judge(text: str, meta: Mapping[str, Any], task: Task) -> Verdict:
         code = guess_language(text)
         tone = guess_tone(text, code, kind) if code else ""
         why = ["facts: this is no sentence of the town"]
-        right_language, right_tone, facts = code == task.language, tone == task.tone, False
+        right_language, right_tone, facts = code == task.language, tone == wanted_tone, False
     else:
         wrong = _same(reading.meaning, meaning)
         if reading.kind != kind:
             wrong.insert(0, kind)
         code, tone = reading.language, reading.tone
-        right_language, right_tone, facts = code == task.language, tone == task.tone, not wrong
+        right_language, right_tone, facts = code == task.language, tone == wanted_tone, not wrong
         why = [] if facts else [f"facts: {', '.join(wrong)}"]
     if not right_language:
         why.append(f"language: {code or 'unknown'}, not {task.language}")
     if not right_tone:
-        why.append(f"tone: {tone or 'unknown'}, not {task.tone}")
+        why.append(f"tone: {tone or 'unknown'}, not {wanted_tone}")
     return Verdict(facts, right_language, right_tone, share, "; ".join(why))
