@@ -1,5 +1,6 @@
 """`onepass train`, `calibrate` and `pretrain`: what they leave behind."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from cli_kit import FAST, TASK, conversations, onepass, save_adapters, write_row
 from conftest import MakeAdapter
 from onepass.adapters.adapter import load_adapter
 from onepass.adapters.composition import cost, load_composition
+from onepass.cli import pretrain as command
 from onepass.cli.options import parse_count
 from onepass.cli.outputs import resumable
 from onepass.core.errors import OnepassError
 from onepass.model.load import Base, load_base
+from onepass.model.pretrain import PretrainOptions
 
 Capture = pytest.CaptureFixture[str]
 
@@ -148,6 +151,17 @@ def test_pretrain_makes_a_base(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert json.loads(done.out.splitlines()[0])["tokens"] >= 20
     base = load_base(tmp_path / "base" / "final", "cpu")
     assert base.model.config.hidden_size == 16
+
+
+def test_the_command_as_it_stands_makes_the_embedded_base() -> None:
+    """Its defaults are those of the options, which the shipped base was made with."""
+    given = {
+        name: parameter.default
+        for name, parameter in inspect.signature(command.pretrain).parameters.items()
+        if name != "out"
+    }
+    given["tokens"] = parse_count(given["tokens"])
+    assert PretrainOptions(**given) == PretrainOptions()
 
 
 def test_pretrain_refuses_a_shape_that_cannot_be(tmp_path: Path, capsys: Capture) -> None:

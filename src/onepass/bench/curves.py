@@ -42,8 +42,9 @@ def draw_curves(table: Table, path: Path) -> None:
         axes.flat[0].set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks], minor=False)
         axes.flat[0].minorticks_off()
         metrics = {str(row[3]) for row in table.rows}
-        for axis in axes[-1]:  # an overall label would lie under the legend
-            axis.set_xlabel("training examples")
+        for axis in list(axes.flat)[: len(panels)][-wide:]:  # the lowest panel of each column
+            axis.set_xlabel("training examples")  # an overall label would lie under the legend
+            axis.tick_params(labelbottom=True)
         figure.supylabel(f"{metrics.pop() if len(metrics) == 1 else 'score'}, %")
         entries: dict[str, Any] = {}
         for axis in axes.flat:

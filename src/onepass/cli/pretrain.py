@@ -15,7 +15,7 @@ SHAPE = "Shape of the base"
 
 def pretrain(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("runs/tiny"),
-    tokens: Annotated[str, typer.Option(help="Tokens to train on, such as 500K or 40M.")] = "40M",
+    tokens: Annotated[str, typer.Option(help="Tokens to train on, such as 500K or 36M.")] = "36M",
     processes: Annotated[int, typer.Option(min=1, help="Side by side, a thread each.")] = 2,
     vocab_size: Annotated[int, typer.Option(min=512, rich_help_panel=SHAPE)] = 2048,
     hidden: Annotated[int, typer.Option(min=8, rich_help_panel=SHAPE)] = 128,
