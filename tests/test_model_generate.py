@@ -94,7 +94,7 @@ def test_only_target_tokens_bear_loss(base: Base) -> None:
     def gradient(labels: torch.Tensor) -> torch.Tensor:
         loss, _ = target_loss(base.model, ids, labels)
         (result,) = torch.autograd.grad(loss, head)
-        return result
+        return torch.as_tensor(result)
 
     logits = base.model(input_ids=ids).logits[0].log_softmax(-1)
     by_hand = -sum(logits[i - 1, ids[0, i]] for i in range(row.start, len(row)))

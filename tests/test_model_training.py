@@ -138,7 +138,8 @@ def test_only_the_calibration_changes_and_it_acts_folded_as_in_training(
 def test_bfloat16_trains_nearly_the_same(
     base: Base, merge: Pass, examples: list[Example], kind: Kind, form: Form
 ) -> None:
-    wide, narrow = [], []
+    wide: list[History] = []
+    narrow: list[History] = []
     calibrate(base, merge, examples, kind=kind, form=form, on_end=wide.append)
     options = replace(QUICK, dtype="bfloat16")
     calibrate(base, merge, examples, kind=kind, form=form, options=options, on_end=narrow.append)

@@ -242,7 +242,7 @@ def pretrain(documents: Documents, options: PretrainOptions, folder: Path | str)
     write_json(folder / "options.json", asdict(options))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    multiprocessing.spawn(  # type: ignore[no-untyped-call]
+    multiprocessing.spawn(  # type: ignore[attr-defined, no-untyped-call]
         _worker, (tokenizer, documents, options, str(folder)), nprocs=options.processes
     )
     return folder / "final"
