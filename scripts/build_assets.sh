@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes src/onepass/assets anew: the tiny base, then its nine task adapters, two at a time.
-# About an hour and a half on two cores. It reproduces the quality, not the bits.
+# About an hour on two cores. It reproduces the quality, not the bits.
 #   scripts/build_assets.sh            everything
 #   scripts/build_assets.sh adapters   the adapters of the base that is there
 set -euo pipefail
