@@ -127,9 +127,9 @@ def test_calibrate_leaves_a_composition_of_any_adapters_and_data(
 def test_the_base_tiny_has_adapters_of_its_own(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from onepass.cli import inputs
+    from onepass.model import assets
 
-    monkeypatch.setattr(inputs, "files", lambda package: tmp_path / package)
+    monkeypatch.setattr(assets, "files", lambda package: tmp_path / package)
     done = onepass(capsys, "calibrate", TASK, "--out", tmp_path / "out", "--examples", 1)
     done.refused(str(tmp_path / "onepass" / "assets" / "adapters" / "summarize"))
 

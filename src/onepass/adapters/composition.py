@@ -56,6 +56,7 @@ __all__ = [
     "load_composition",
     "pass_bias",
     "pass_delta",
+    "reach",
     "save_composition",
 ]
 
@@ -151,7 +152,7 @@ def pass_delta(pass_: Pass, shape: BaseShape | None = None) -> dict[str, Lora]:
             weights.append(weighted.weight)
     calibration = pass_.calibration
     if calibration is not None and calibration.form != "output":
-        for module, (_, in_) in _reach(pass_, shape).items():
+        for module, (_, in_) in reach(pass_, shape).items():
             if projection(module) in calibration.tensors:
                 loras, weights = parts.setdefault(module, ([], []))
                 loras.append(_as_lora(calibration.tensors[projection(module)], in_))
@@ -169,12 +170,12 @@ def pass_bias(pass_: Pass, shape: BaseShape | None = None) -> dict[str, Tensor]:
         return {}
     return {
         module: _wide(calibration.tensors[projection(module)]["bias"])
-        for module in _reach(pass_, shape)
+        for module in reach(pass_, shape)
         if projection(module) in calibration.tensors
     }
 
 
-def _reach(pass_: Pass, shape: BaseShape | None) -> dict[str, tuple[int, int]]:
+def reach(pass_: Pass, shape: BaseShape | None) -> dict[str, tuple[int, int]]:
     """The modules, with their (out, in), that the pass's calibration acts on."""
     if pass_.adapters:
         return {

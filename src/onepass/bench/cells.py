@@ -12,6 +12,7 @@ from pathlib import Path
 from onepass.bench.recipe import Recipe
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS
+from onepass.tasks.task import slug
 
 SHOWN_EXAMPLES = 50
 """Training examples for methods that do not learn but may show some; whatever the budgets."""
@@ -33,8 +34,7 @@ class Cell:
     @property
     def place(self) -> Path:
         """Its folder, relative to that of the runs."""
-        task = self.task.replace(":", "-")
-        return Path(self.method) / task / f"{self.examples}-{self.seed}"
+        return Path(self.method) / slug(self.task) / f"{self.examples}-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Job:
     @property
     def slug(self) -> str:
         """A file name of its own: for its training state, its lock and its failure."""
-        tasks = "together" if len(self.together) > 1 else self.together[0].replace(":", "-")
+        tasks = "together" if len(self.together) > 1 else slug(self.together[0])
         return f"{self.method}-{tasks}-{self.examples}-{self.seed}"
 
 

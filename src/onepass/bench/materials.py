@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Iterable
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from onepass.bench.cells import SHOWN_EXAMPLES, Cell, Job
 from onepass.bench.recipe import Recipe
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS
+from onepass.model.assets import TINY
 from onepass.model.load import Base, load_base
 from onepass.tasks.corpus import load_corpus
 from onepass.tasks.example import Example
@@ -119,7 +119,7 @@ def _adapter_identity(folder: Path) -> str:
 @cache
 def _base_identity(name: str) -> str:
     """A hub name is its own identity; a folder is known by what is in it."""
-    folder = Path(str(files("onepass"))) / "assets" / "tiny" if name == "tiny" else Path(name)
+    folder = TINY if name == "tiny" else Path(name)
     if not folder.is_dir():
         return name
     return _hash_files(file for pattern in _MODEL_FILES for file in sorted(folder.glob(pattern)))

@@ -4,7 +4,6 @@ Paths in a recipe are relative to its file, so that it means the same wherever i
 """
 
 from dataclasses import fields
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +24,7 @@ from onepass.core.files import read_text
 from onepass.core.registry import unknown
 from onepass.evaluate.metrics import METRICS
 from onepass.methods import METHODS
+from onepass.model.assets import embedded_adapter
 from onepass.model.options import TrainOptions
 from onepass.tasks.corpus import CORPORA
 from onepass.tasks.task import COMPOSITIONAL_TASKS, SINGLE_TASKS, parse_task
@@ -114,8 +114,7 @@ class Recipe(BaseModel):
             return Path(self.adapters[task])
         if self.base != "tiny":
             return None
-        assets = Path(str(files("onepass"))) / "assets" / "adapters"
-        folder = assets / task.replace(":", "-")
+        folder = embedded_adapter(task)
         return folder if folder.is_dir() else None
 
 

@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from onepass.cli import options as o
-from onepass.cli.inputs import load_adapters, read_split, slug, torch_dtype
+from onepass.cli.inputs import load_adapters, read_splits, torch_dtype
 from onepass.cli.outputs import check_writable, resumable
 from onepass.cli.show import describe_cost, note
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
 from onepass.tasks.corpus import load_corpus
-from onepass.tasks.task import parse_task
+from onepass.tasks.task import parse_task, slug
 
 METHOD_OF = {
     ("lc++", None): "lc++",
@@ -92,9 +92,9 @@ def calibrate(
     out = out or Path("runs", "compositions", f"{slug(wanted.name)}-{method}")
     check_writable(out)
     source = load_corpus(data)
-    training = read_split(source, wanted, "train", examples)
-    held_out = read_split(source, wanted, "validation", validation)
-    tested = read_split(source, wanted, "test", test)
+    training, held_out, tested = read_splits(
+        source, wanted, train=examples, validation=validation, test=test
+    )
 
     from dataclasses import replace
 

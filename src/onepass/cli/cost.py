@@ -11,11 +11,11 @@ import typer
 
 from onepass.cli.show import print_table
 from onepass.core.errors import OnepassError
+from onepass.model.assets import TINY
 
 if TYPE_CHECKING:
     from onepass.adapters.shape import BaseShape
 
-MANIFEST = "composition.json"
 BYTES = 2  # per parameter: the paper counts storage in 16 bits
 
 
@@ -43,6 +43,8 @@ def cost(
       onepass cost llama-3.2-1b MODEL_FOLDER --rank 16
       onepass cost COMPOSITION
     """
+    from onepass.adapters.composition import MANIFEST
+
     compositions = [name for name in models or [] if Path(name, MANIFEST).is_file()]
     others = [name for name in models or [] if name not in compositions]
     if compositions:
@@ -107,8 +109,8 @@ def model_shape(name: str) -> "BaseShape":
         if name in _built_in():
             config = AutoConfig.for_model(**_built_in()[name])
         else:
-            where = files("onepass") / "assets" / "tiny" if name == "tiny" else name
-            config = AutoConfig.from_pretrained(str(where), trust_remote_code=False)
+            where = str(TINY) if name == "tiny" else name
+            config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # transformers raises everything, bare Exception included

@@ -1,16 +1,14 @@
 """`onepass data`: the examples of a task, as JSON lines."""
 
-import shutil
 import sys
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from onepass.cli.options import CorpusName, TaskName
 from onepass.cli.show import note
-from onepass.tasks.corpus import load_corpus, write_examples
+from onepass.core.files import to_jsonl
+from onepass.tasks.corpus import example_rows, load_corpus, write_examples
 from onepass.tasks.task import parse_task
 
 
@@ -37,8 +35,4 @@ def data(
         write_examples(out, examples, wanted)
         note(f"{len(examples)} examples in {out}")
         return
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "examples.jsonl")
-        write_examples(file, examples, wanted)
-        with file.open(encoding="utf-8") as lines:
-            shutil.copyfileobj(lines, sys.stdout)
+    sys.stdout.write(to_jsonl(example_rows(examples, wanted)))

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onepass.cli.inputs import embedded_adapter
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
 from onepass.core.errors import OnepassError
 from onepass.core.files import write_text
+from onepass.model.assets import embedded_adapter
 from onepass.tasks.corpus import load_corpus
 from onepass.tasks.task import parse_task
 

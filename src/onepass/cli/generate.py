@@ -1,6 +1,5 @@
 """`onepass generate`: a composition on the user's own text."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from onepass.cli.options import Device, MaxNewTokens
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import counting, note
 from onepass.core.errors import OnepassError
-from onepass.core.files import read_jsonl, read_text, write_text
+from onepass.core.files import read_jsonl, read_text, to_jsonl, write_text
 
 STDIN = Path("/dev/stdin")
 
@@ -125,12 +124,11 @@ def write_output(out: str, format: Format, inputs: Sequence[Text], outputs: Sequ
     """Print the outputs or write them to a file, in the format of the input."""
     if format is Format.jsonl:
         pairs = zip(inputs, outputs, strict=True)
-        shown = [json.dumps({"id": i.id, "prediction": o}, ensure_ascii=False) for i, o in pairs]
+        text = to_jsonl({"id": i.id, "prediction": o} for i, o in pairs)
     elif format is Format.lines:  # one line in gives one line out, whatever the model says
-        shown = [" ".join(output.split()) for output in outputs]
+        text = "".join(f"{' '.join(output.split())}\n" for output in outputs)
     else:
-        shown = list(outputs)
-    text = "".join(f"{line}\n" for line in shown)
+        text = "".join(f"{output}\n" for output in outputs)
     if out == "-":
         sys.stdout.write(text)
     else:

@@ -1,12 +1,12 @@
 """What commands read: examples of a split, the adapters of a task, the dtype to save in."""
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
+from onepass.model.assets import embedded_adapter
 from onepass.tasks.corpus import Corpus
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
@@ -19,19 +19,14 @@ if TYPE_CHECKING:
 DTYPES = ("float16", "bfloat16", "float32")
 
 
-def slug(task: str) -> str:
-    """A task's name as a folder's: "summarize+translate-es"."""
-    return task.replace(":", "-")
+def read_splits(corpus: Corpus, task: Task, **limits: int | None) -> list[list[Example]]:
+    """The first so many examples of each split that is named, in their order; None: all.
 
-
-def read_split(corpus: Corpus, task: Task, split: str, limit: int | None) -> list[Example]:
-    """The first `limit` examples of a split; a limit of 0 asks for none, so none need exist."""
-    return [] if limit == 0 else corpus.examples(task, split, limit)
-
-
-def embedded_adapter(part: str) -> Path:
-    """The folder of the adapter that is shipped for a single task and the base tiny."""
-    return Path(str(files("onepass") / "assets" / "adapters" / slug(part)))
+    A limit of 0 asks for none, so none need exist.
+    """
+    return [
+        [] if limit == 0 else corpus.examples(task, split, limit) for split, limit in limits.items()
+    ]
 
 
 def load_adapters(task: Task, model: str, given: Sequence[Path]) -> dict[str, "Adapter"]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onepass.cli import options as o
-from onepass.cli.inputs import read_split, slug, torch_dtype
+from onepass.cli.inputs import read_splits, torch_dtype
 from onepass.cli.outputs import check_writable, resumable
 from onepass.cli.show import note
 from onepass.tasks.corpus import load_corpus
-from onepass.tasks.task import parse_task
+from onepass.tasks.task import parse_task, slug
 
 if TYPE_CHECKING:
     from onepass.model.load import Base
@@ -63,9 +63,9 @@ def train(
     out = out or Path("runs", "adapters", slug(wanted.name))
     check_writable(out)
     source = load_corpus(corpus)
-    training = read_split(source, wanted, "train", examples)
-    held_out = read_split(source, wanted, "validation", validation)
-    tested = read_split(source, wanted, "test", test)
+    training, held_out, tested = read_splits(
+        source, wanted, train=examples, validation=validation, test=test
+    )
 
     from onepass import __version__
     from onepass.adapters.adapter import CARD, CONFIG, WEIGHTS, adapter_bytes, save_adapter

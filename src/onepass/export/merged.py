@@ -15,10 +15,9 @@ from onepass.adapters.composition import Composition, check_base, pass_bias
 from onepass.adapters.storage import check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, write_json
-from onepass.export.single import single_pass
+from onepass.export.single import card_of, single_pass
 from onepass.model.attach import folded
 from onepass.model.load import Base
-from onepass.tasks.task import parse_task
 
 CARD = "onepass.json"
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
@@ -57,12 +56,7 @@ def export_merged(
             f"{sorted(biased - places)[0]} of {base.name} has no place for a bias in a model of "
             f"type {config.model_type}; calibrate with --form column instead of output"
         )
-    card = {
-        "base": base.name,
-        "task": composition.task,
-        "method": composition.method,
-        "instruction": parse_task(pass_.task).instruction,
-    }
+    card = {"base": base.name, **card_of(composition)}
     with folded(base, pass_), _zero_biases(base, places), atomic_folder(folder) as temporary:
         original, base.model.config = base.model.config, config
         try:

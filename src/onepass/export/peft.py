@@ -7,8 +7,7 @@ import torch
 from onepass.adapters.adapter import Adapter, save_adapter
 from onepass.adapters.composition import Composition, pass_bias, pass_delta
 from onepass.core.errors import OnepassError
-from onepass.export.single import single_pass
-from onepass.tasks.task import parse_task
+from onepass.export.single import card_of, single_pass
 
 
 def export_peft(
@@ -30,10 +29,5 @@ def export_peft(
     modules = pass_delta(pass_, composition.base)
     if not modules:
         raise OnepassError(f"the composition for {composition.task} is the base alone; use that")
-    card = {
-        "task": composition.task,
-        "method": composition.method,
-        "instruction": parse_task(pass_.task).instruction,
-    }
     name = f"{composition.method}({composition.task})"
-    save_adapter(Adapter(name, modules, composition.base.name, card), folder, dtype)
+    save_adapter(Adapter(name, modules, composition.base.name, card_of(composition)), folder, dtype)

@@ -1,7 +1,10 @@
-"""What every export needs: the one pass of a composition."""
+"""What every export needs: the one pass of a composition, and the card of what it is."""
+
+from typing import Any
 
 from onepass.adapters.composition import Composition, Pass
 from onepass.core.errors import OnepassError
+from onepass.tasks.task import parse_task
 
 
 def single_pass(composition: Composition) -> Pass:
@@ -18,3 +21,12 @@ def single_pass(composition: Composition) -> Pass:
             "its prompt, which no weights hold; calibrate a composition instead"
         )
     return only
+
+
+def card_of(composition: Composition) -> dict[str, Any]:
+    """What a user of the export must know: what it does, and how it is to be asked."""
+    return {
+        "task": composition.task,
+        "method": composition.method,
+        "instruction": parse_task(composition.passes[0].task).instruction,
+    }

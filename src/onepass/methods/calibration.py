@@ -21,13 +21,13 @@ LC_RATE, LCPP_RATE = 2e-2, 5e-3
 @method("lc", "Learnable Calibration", reference="learnable-calibration", learns=True)
 def lc(setting: Setting) -> Composition:
     """A bias on each projection's output: y += p."""
-    return calibrate(setting, "lc", "lc", "output", LC_RATE)
+    return calibrate(setting, "lc", "output", LC_RATE)
 
 
 @method("lc-column", "Learnable Calibration (column)", learns=True)
 def lc_column(setting: Setting) -> Composition:
     """A bias on every column of ΔW: y += p·Σx. Exactly a rank-1 LoRA, for any LoRA runtime."""
-    return calibrate(setting, "lc-column", "lc", "column", LC_RATE)
+    return calibrate(setting, "lc", "column", LC_RATE)
 
 
 @method(
@@ -39,12 +39,10 @@ def lc_column(setting: Setting) -> Composition:
 )
 def lcpp(setting: Setting) -> Composition:
     """A low-rank pair: y += P2 P1 x, of `rank` (default 4)."""
-    return calibrate(setting, "lc++", "lc++", None, LCPP_RATE)
+    return calibrate(setting, "lc++", None, LCPP_RATE)
 
 
-def calibrate(
-    setting: Setting, name: str, kind: Kind, form: Form | None, rate: float
-) -> Composition:
+def calibrate(setting: Setting, kind: Kind, form: Form | None, rate: float) -> Composition:
     """One calibration for all of `setting.together`, or for the setting's own task alone."""
     together = setting.together or [setting]
     histories: list[History] = []
@@ -65,4 +63,4 @@ def calibrate(
     training: dict[str, Any] = training_card(options, histories[0])
     training["examples"] = sum(len(each.train) for each in together)
     pass_ = replace(setting.merged(), calibration=calibration)
-    return setting.compose(pass_, method=name, training=training)
+    return setting.compose(pass_, training=training)

@@ -31,4 +31,4 @@ def joint_expert(setting: Setting) -> Composition:
     )
     adapter = replace(adapter, name=f"joint-{setting.task.name}")
     pass_ = Pass(setting.task.name, (Weighted(adapter, stored=True),))
-    return setting.compose(pass_, method="joint-expert", training=adapter.card)
+    return setting.compose(pass_, training=adapter.card)

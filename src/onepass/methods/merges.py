@@ -11,28 +11,24 @@ from onepass.methods.setting import Setting, method
 @method("linear", "Linear merge", reference="linear", options=("weights",))
 def linear(setting: Setting) -> Composition:
     """ΔW = Σ wᵢ ΔWᵢ exactly; the task adapters are used as they are, so nothing is stored."""
-    parts = setting.parts()
-    weights = setting.option("weights", [1.0 / len(parts)] * len(parts))
-    weighted = tuple(Weighted(a, float(w)) for a, w in zip(parts, weights, strict=True))
-    return setting.compose(Pass(setting.task.name, weighted), method="linear")
+    return setting.compose(setting.merged(setting.option("weights", None)))
 
 
 @method("peft-linear", "Linear merge (PEFT)", options=("weights",))
 def peft_linear(setting: Setting) -> Composition:
     """PEFT's `linear`: A and B are averaged apart, which adds cross terms B_i A_j."""
-    return _stored(setting, merge_peft_linear, "peft-linear")
+    return _stored(setting, merge_peft_linear)
 
 
 @method("concat", "Concatenation", reference="concat", options=("weights",))
 def concat(setting: Setting) -> Composition:
     """PEFT's `cat`: the ranks add up. The same ΔW as `linear`, stored as a new adapter."""
-    return _stored(setting, merge_concat, "concat")
+    return _stored(setting, merge_concat)
 
 
 Merge = Callable[[Sequence[Adapter], Sequence[float] | None], Adapter]
 
 
-def _stored(setting: Setting, merge: Merge, name: str) -> Composition:
+def _stored(setting: Setting, merge: Merge) -> Composition:
     merged = merge(setting.parts(), setting.option("weights", None))
-    pass_ = Pass(setting.task.name, (Weighted(merged, stored=True),))
-    return setting.compose(pass_, method=name)
+    return setting.compose(Pass(setting.task.name, (Weighted(merged, stored=True),)))

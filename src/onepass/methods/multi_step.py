@@ -7,4 +7,4 @@ from onepass.methods.setting import Setting, method
 @method("multi-step", "Multi-step", reference="multi-step", efficient=False)
 def multi_step(setting: Setting) -> Composition:
     passes = [Pass(part, (Weighted(setting.adapter(part)),)) for part in setting.task.parts]
-    return setting.compose(*passes, method="multi-step")
+    return setting.compose(*passes)

@@ -5,7 +5,7 @@ with a decorated function, and import it in `onepass.methods`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ class Setting:
 
     `adapters` maps single task names to task adapters. `train` and `validation` are examples of the
     compositional `task`; nothing of test is here. `options` are the method's own, from the recipe;
-    `together` holds the settings of all tasks of a shared method, this one's among them.
+    `together` holds the settings of all tasks of a shared method, this one's among them. `method`
+    is the name of the method that is building; `method` (the decorator) sets it.
     """
 
     base: Base
@@ -38,6 +39,7 @@ class Setting:
     state_dir: Path | None = None
     progress: bool = False
     together: Sequence["Setting"] = ()
+    method: str = ""
 
     def adapter(self, part: str) -> Adapter:
         """The adapter of one of the task's parts; an `OnepassError` when there is none."""
@@ -52,13 +54,16 @@ class Setting:
         """The adapters of the task's parts, main task first."""
         return [self.adapter(part) for part in self.task.parts]
 
-    def merged(self) -> Pass:
-        """The linear merge with weights 1/N, on which calibrations train (arXiv 2507.16083)."""
+    def merged(self, weights: Sequence[float] | None = None) -> Pass:
+        """The linear merge; by default with weights 1/N, as under a calibration (2507.16083)."""
         parts = self.parts()
-        return Pass(self.task.name, tuple(Weighted(a, 1.0 / len(parts)) for a in parts))
+        if weights is None:
+            weights = [1.0 / len(parts)] * len(parts)
+        weighted = (Weighted(a, float(w)) for a, w in zip(parts, weights, strict=True))
+        return Pass(self.task.name, tuple(weighted))
 
-    def compose(self, *passes: Pass, method: str, **card: Any) -> Composition:
-        return Composition(self.base.shape, self.task.name, passes, method, card)
+    def compose(self, *passes: Pass, **card: Any) -> Composition:
+        return Composition(self.base.shape, self.task.name, passes, self.method, card)
 
     def option(self, name: str, default: Any) -> Any:
         return self.options.get(name, default)
@@ -107,7 +112,10 @@ def method(name: str, title: str, **facts: Any) -> Callable[[Build], Build]:
     """Register the decorated function as the method `name`; `facts` are fields of `Method`."""
 
     def register(build: Build) -> Build:
-        METHODS.add(name, Method(name, title, build, **facts))
+        def named(setting: Setting) -> Composition:
+            return build(replace(setting, method=name))
+
+        METHODS.add(name, Method(name, title, named, **facts))
         return build
 
     return register

@@ -16,7 +16,7 @@ from onepass.methods.setting import Setting, method
     shared=True,
 )
 def shared_lc(setting: Setting) -> Composition:
-    return calibrate(setting, "shared-lc", "lc", "output", LC_RATE)
+    return calibrate(setting, "lc", "output", LC_RATE)
 
 
 @method(
@@ -28,4 +28,4 @@ def shared_lc(setting: Setting) -> Composition:
     shared=True,
 )
 def shared_lcpp(setting: Setting) -> Composition:
-    return calibrate(setting, "shared-lc++", "lc++", None, LCPP_RATE)
+    return calibrate(setting, "lc++", None, LCPP_RATE)

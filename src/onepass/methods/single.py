@@ -6,19 +6,19 @@ from onepass.methods.setting import Setting, method
 
 @method("zero-shot", "Zero-shot", reference="zero-shot")
 def zero_shot(setting: Setting) -> Composition:
-    return setting.compose(Pass(setting.task.name), method="zero-shot")
+    return setting.compose(Pass(setting.task.name))
 
 
 @method("main-adapter", "Main-task adapter", reference="main-task-lora")
 def main_adapter(setting: Setting) -> Composition:
-    return _alone(setting, setting.task.parts[0], "main-adapter")
+    return _alone(setting, setting.task.parts[0])
 
 
 @method("auxiliary-adapter", "Auxiliary-task adapter", reference="auxiliary-task-lora")
 def auxiliary_adapter(setting: Setting) -> Composition:
-    return _alone(setting, setting.task.parts[-1], "auxiliary-adapter")
+    return _alone(setting, setting.task.parts[-1])
 
 
-def _alone(setting: Setting, part: str, name: str) -> Composition:
+def _alone(setting: Setting, part: str) -> Composition:
     adapter = setting.adapter(part)
-    return setting.compose(Pass(setting.task.name, (Weighted(adapter),)), method=name)
+    return setting.compose(Pass(setting.task.name, (Weighted(adapter),)))

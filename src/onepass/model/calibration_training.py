@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from onepass.adapters.adapter import Adapter, projection
 from onepass.adapters.calibration import FORMS, Calibration, Form, Kind
-from onepass.adapters.composition import Pass
+from onepass.adapters.composition import Pass, reach
 from onepass.adapters.shape import check_adapter
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
@@ -166,15 +166,9 @@ class _Merges:
 @contextmanager
 def calibrated(base: Base, pass_: Pass, effects: dict[str, Effect]) -> Iterator[None]:
     """The base with the pass merged in, and `effects` by projection type on what it reaches."""
-    on = {path: effects[projection(path)] for path in _reach(base, pass_)}
+    on = {path: effects[projection(path)] for path in reach(pass_, base.shape)}
     with merged(base, pass_), altered(base, on):
         yield
-
-
-def _reach(base: Base, pass_: Pass) -> list[str]:
-    """The layers a calibration acts on, as `pass_delta` has it."""
-    changed = {module for weighted in pass_.adapters for module in weighted.adapter.modules}
-    return [module for module in base.shape.modules if module in changed or not changed]
 
 
 def _initial(
@@ -183,7 +177,7 @@ def _initial(
     """Parameters without effect: a bias of 0, or a random `down` with an `up` of 0, as in LoRA."""
     if rank < 1:
         raise OnepassError(f"rank is {rank}; it must be at least 1")
-    reached = {projection(module) for pass_ in passes for module in _reach(base, pass_)}
+    reached = {projection(module) for pass_ in passes for module in reach(pass_, base.shape)}
     random_ = torch.Generator().manual_seed(seed)
     tensors: dict[str, dict[str, Tensor]] = {}
     for proj, (out, in_) in base.shape.projections().items():

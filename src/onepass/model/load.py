@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from transformers.utils import logging
 from onepass.adapters.composition import BaseShape
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
+from onepass.model.assets import TINY
 from onepass.model.chat import end_id
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -135,10 +135,9 @@ def base_shape(
 def _source(name: str) -> tuple[str, str]:
     """Where transformers finds the base, and what we call it."""
     if name == "tiny":
-        folder = Path(str(files("onepass") / "assets" / "tiny"))
-        if not (folder / "config.json").is_file():
+        if not (TINY / "config.json").is_file():
             raise OnepassError("the embedded base 'tiny' is missing; reinstall onepass")
-        return str(folder), name
+        return str(TINY), name
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():

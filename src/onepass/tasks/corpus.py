@@ -11,7 +11,7 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -130,7 +130,11 @@ def read_examples(path: Path, task: Task) -> list[Example]:
 
 def write_examples(path: Path | str, examples: Iterable[Example], task: Task | None = None) -> None:
     """Write what `read_examples` reads back as the same examples; `task` marks every line."""
-    rows = []
+    write_jsonl(path, example_rows(examples, task))
+
+
+def example_rows(examples: Iterable[Example], task: Task | None = None) -> Iterator[dict[str, Any]]:
+    """The JSON objects that `write_examples` writes."""
     for example in examples:
         row: dict[str, Any] = {"id": example.id, "input": example.input}
         if task is not None:
@@ -141,8 +145,7 @@ def write_examples(path: Path | str, examples: Iterable[Example], task: Task | N
             row["targets"] = list(example.targets)
         if example.meta:
             row["meta"] = dict(example.meta)
-        rows.append(row)
-    write_jsonl(path, rows)
+        yield row
 
 
 def read_dialogsum(path: Path, task: Task) -> list[Example]:

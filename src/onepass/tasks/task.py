@@ -133,6 +133,11 @@ def parse_task(name: str) -> Task:
     return Task("+".join(parts), parts)
 
 
+def slug(name: str) -> str:
+    """A task's name as a folder's: "summarize+translate-es"."""
+    return name.replace(":", "-")
+
+
 def task_group(task: Task) -> str | None:
     """The column group of the benchmark's table that holds `task`; None if none does."""
     if task.main is None or len(task.parts) != 2:

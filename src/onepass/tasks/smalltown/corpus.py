@@ -16,11 +16,13 @@ from collections.abc import Iterator
 from onepass.core.registry import unknown
 from onepass.tasks.example import Example
 from onepass.tasks.smalltown.meaning import SPLITS, Meaning, sample
-from onepass.tasks.smalltown.render import KINDS, conversation, texts
-from onepass.tasks.smalltown.world import fill, language, town
+from onepass.tasks.smalltown.render import conversation, texts
+from onepass.tasks.smalltown.world import KINDS
 from onepass.tasks.task import TONES, Task
 
-_KIND_OF = {"summarize": "summary", "reply": "reply"}
+KIND_OF = {"summarize": "summary", "reply": "reply"}
+"""What a main task makes, one of `KINDS`."""
+
 # How many examples an unlimited request gets: more than any budget of the literature.
 _DEFAULT_SIZE = {"train": 20_000, "validation": 1_000, "test": 1_000, "test-unseen": 1_000}
 
@@ -51,7 +53,7 @@ class Smalltown:
 def _from_conversation(
     task: Task, split: str, name: str, meaning: Meaning, rng: random.Random
 ) -> Example:
-    kind = _KIND_OF[task.main or ""]
+    kind = KIND_OF[task.main or ""]
     unseen = split.startswith("test") and rng.random() < 0.5
     text = conversation(meaning, rng, unseen=unseen)
     targets = texts(meaning, kind, task.language, task.tone)
@@ -70,11 +72,10 @@ def _from_sentence(
     if task.language != "en" and tone == "plain" and rng.random() < 0.4:
         # A translation keeps the tone of what it translates.
         tone = source_tone = rng.choice(TONES[1:])
-    types = town().scenarios[meaning.scenario].slots
-    sources = language("en").texts[kind][meaning.cell][source_tone]
+    sources = texts(meaning, kind, "en", source_tone)
     if source_tone == "plain":
         sources = sources[-1:]
-    text = fill(rng.choice(sources), meaning.slots, types, "en")
+    text = rng.choice(sources)
     targets = texts(meaning, kind, task.language, tone)
     rng.shuffle(targets)
     what = "scenario" if split == "test-unseen" else ""

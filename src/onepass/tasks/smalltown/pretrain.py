@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from onepass.tasks.prompt import build_prompt
+from onepass.tasks.smalltown.corpus import KIND_OF
 from onepass.tasks.smalltown.meaning import Meaning, sample, values_of
-from onepass.tasks.smalltown.render import KINDS, conversation, texts
-from onepass.tasks.smalltown.world import fill, language, town
+from onepass.tasks.smalltown.render import conversation, texts
+from onepass.tasks.smalltown.world import KINDS, language, town
 from onepass.tasks.task import LANGUAGE_NAMES, LANGUAGES, SINGLE_TASKS, TONES, parse_task
 
 
@@ -28,33 +29,10 @@ class Document:
     prompt: str = ""
 
 
-_SYLLABLES = [
-    "ba",
-    "co",
-    "de",
-    "fi",
-    "gu",
-    "ha",
-    "jo",
-    "ka",
-    "li",
-    "mo",
-    "nu",
-    "pe",
-    "qui",
-    "ra",
-    "so",
-    "ta",
-    "ve",
-    "wi",
-    "xo",
-    "zu",
-    "bran",
-    "fel",
-    "gri",
-    "stu",
-    "plo",
-]
+_SYLLABLES = (
+    "ba", "co", "de", "fi", "gu", "ha", "jo", "ka", "li", "mo", "nu", "pe", "qui", "ra", "so", "ta",
+    "ve", "wi", "xo", "zu", "bran", "fel", "gri", "stu", "plo",
+)  # fmt: skip
 
 
 def _phrase(rng: random.Random, code: str, kind: str, value: str) -> str:
@@ -80,6 +58,11 @@ def _sentences(meaning: Meaning, rng: random.Random) -> Document:
     return Document(_any_text(meaning, rng)[0])
 
 
+def _copy_of(text: str, rng: random.Random) -> Document:
+    asked = rng.choice(["Repeat the text.", "Copy this text.", "Say this again."])
+    return Document(text, f"{asked}\n\n{text}")
+
+
 def _repeat(meaning: Meaning, rng: random.Random) -> Document:
     """Copying of random words: the skill that keeps names and numbers from being swapped."""
     words = []
@@ -88,17 +71,11 @@ def _repeat(meaning: Meaning, rng: random.Random) -> Document:
             words.append("".join(rng.choices(_SYLLABLES, k=rng.randint(1, 3))))
         else:
             words.append(_phrase(rng, rng.choice(LANGUAGES), *_some_value(rng)))
-    text = " ".join(words)
-    return Document(
-        text, rng.choice(["Repeat the text.", "Copy this text.", "Say this again."]) + f"\n\n{text}"
-    )
+    return _copy_of(" ".join(words), rng)
 
 
 def _repeat_sentence(meaning: Meaning, rng: random.Random) -> Document:
-    text = _any_text(meaning, rng)[0]
-    return Document(
-        text, rng.choice(["Repeat the text.", "Copy this text.", "Say this again."]) + f"\n\n{text}"
-    )
+    return _copy_of(_any_text(meaning, rng)[0], rng)
 
 
 def _dictionary(meaning: Meaning, rng: random.Random) -> Document:
@@ -148,8 +125,8 @@ def _list_facts(meaning: Meaning, rng: random.Random) -> Document:
 
 
 _QUESTIONS = {
-    "name": "Who is the other person?", "day": "Which day is it?", "time": "At what time?",
-    "place": "Which place?", "item": "Which thing?", "errand": "Help with what?",
+    "day": "Which day is it?", "time": "At what time?", "place": "Which place?",
+    "item": "Which thing?", "errand": "Help with what?",
     "event": "Which event?", "dish": "Which food?", "pet": "Which animal?", "city": "Which town?",
     "transport": "How do they travel?", "price": "How many euros?", "reason": "For what reason?",
     "appointment": "Which date is it about?",
@@ -159,7 +136,7 @@ _QUESTIONS = {
 def _question(meaning: Meaning, rng: random.Random) -> Document:
     """One fact of a conversation, as a phrase in any language."""
     types = town().scenarios[meaning.scenario].slots
-    kinds = [kind for kind in types.values() if kind in _QUESTIONS and kind != "name"]
+    kinds = list(types.values())
     slot = rng.choice(
         [s for s in meaning.slots if types[s] in _QUESTIONS and kinds.count(types[s]) == 1]
     )
@@ -179,12 +156,8 @@ def _which_language(meaning: Meaning, rng: random.Random) -> Document:
 def _single_task(meaning: Meaning, rng: random.Random) -> Document:
     """The deliberately weak share of the nine single tasks, in their own instructions."""
     task = parse_task(rng.choice(["summarize", "reply", *SINGLE_TASKS]))
-    kind = {"summarize": "summary", "reply": "reply"}.get(task.name) or rng.choice(KINDS)
-    if task.main:
-        source = conversation(meaning, rng)
-    else:
-        wording = language("en").texts[kind][meaning.cell]["plain"][-1]
-        source = fill(wording, meaning.slots, town().scenarios[meaning.scenario].slots, "en")
+    kind = KIND_OF.get(task.name) or rng.choice(KINDS)
+    source = conversation(meaning, rng) if task.main else texts(meaning, kind, "en", "plain")[-1]
     target = rng.choice(texts(meaning, kind, task.language, task.tone))
     return Document(target, build_prompt(task, source))
 

@@ -185,16 +185,23 @@ def _same(read: Meaning, wanted: Meaning) -> list[str]:
     return differing
 
 
+def _words_by_tone(code: str, kind: str) -> dict[str, set[str]]:
+    """Per tone, the words that its wordings are made of, slots left out."""
+    words = {tone: set[str]() for tone in TONES}
+    for tones in language(code).texts[kind].values():
+        for tone, wordings in tones.items():
+            for wording in wordings:
+                for piece in wording:
+                    words[tone].update(_WORD.findall(piece.text.lower()))
+    return words
+
+
 @cache
 def _vocabulary(code: str) -> frozenset[str]:
     """Every word of a language's wordings and lexicon."""
-    words: set[str] = set()
-    for cells in language(code).texts.values():
-        for tones in cells.values():
-            for wordings in tones.values():
-                for wording in wordings:
-                    for piece in wording:
-                        words.update(_WORD.findall(piece.text.lower()))
+    words = set[str]()
+    for kind in KINDS:
+        words.update(*_words_by_tone(code, kind).values())
     for kind, values in language(code).forms.items():
         if kind not in ("name", "price"):
             for forms in values.values():
@@ -206,12 +213,7 @@ def _vocabulary(code: str) -> frozenset[str]:
 @cache
 def _tone_words(code: str, kind: str) -> Mapping[str, frozenset[str]]:
     """Per tone, the words that its wordings have and those of no other tone have."""
-    words = {tone: set[str]() for tone in TONES}
-    for tones in language(code).texts[kind].values():
-        for tone, wordings in tones.items():
-            for wording in wordings:
-                for piece in wording:
-                    words[tone].update(_WORD.findall(piece.text.lower()))
+    words = _words_by_tone(code, kind)
     return {
         tone: frozenset(own - set().union(*(w for other, w in words.items() if other != tone)))
         for tone, own in words.items()

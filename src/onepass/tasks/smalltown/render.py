@@ -4,9 +4,7 @@ import random
 from collections.abc import Mapping
 
 from onepass.tasks.smalltown.meaning import Meaning, draw_distinct
-from onepass.tasks.smalltown.world import KINDS, Wording, fill, language, town
-
-__all__ = ["KINDS", "conversation", "texts", "turns"]
+from onepass.tasks.smalltown.world import Wording, fill, language, town
 
 # What small talk may mention; none of it is part of the meaning.
 _SMALL_TALK_TYPES = {"x": "name", "day9": "day", "place9": "place", "item9": "item"}

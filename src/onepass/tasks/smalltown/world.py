@@ -92,14 +92,13 @@ class Town:
 class Language:
     """One language's forms and wordings.
 
-    `forms[type][value][form]` is a surface phrase; `wordings[kind][cell][tone]` are the wordings of
-    a scenario ("meet") or scenario and outcome ("lend.no"), frames not yet applied;
-    `texts[kind][cell][tone]` are the whole texts: every wording in every frame of its tone.
+    `forms[type][value][form]` is a surface phrase; `texts[kind][cell][tone]` are the whole texts of
+    a scenario ("meet") or scenario and outcome ("lend.no"): every wording in every frame of its
+    tone.
     """
 
     code: str
     forms: Mapping[str, Mapping[str, Mapping[str, str]]]
-    wordings: Mapping[str, Mapping[str, Mapping[str, tuple[Wording, ...]]]]
     texts: Mapping[str, Mapping[str, Mapping[str, tuple[Wording, ...]]]]
 
 
@@ -154,15 +153,11 @@ def language(code: str) -> Language:
             str(value): dict(entry) if isinstance(entry, dict) else {"": str(entry)}
             for value, entry in values.items()
         }
-    wordings: dict[str, dict[str, dict[str, tuple[Wording, ...]]]] = {}
     texts: dict[str, dict[str, dict[str, tuple[Wording, ...]]]] = {}
     for kind in KINDS:
         frames = data["frames"][kind]
-        wordings[kind], texts[kind] = {}, {}
+        texts[kind] = {}
         for cell, tones in data[kind].items():
-            wordings[kind][cell] = {
-                tone: tuple(parse_wording(text) for text in tones[tone]) for tone in TONES
-            }
             texts[kind][cell] = {
                 tone: tuple(
                     parse_wording(frame.replace("{text}", text))
@@ -171,7 +166,7 @@ def language(code: str) -> Language:
                 )
                 for tone in TONES
             }
-    return Language(code, forms, wordings, texts)
+    return Language(code, forms, texts)
 
 
 def fill(wording: Wording, slots: Mapping[str, str], types: Mapping[str, str], code: str) -> str:
