@@ -14,7 +14,7 @@ TASKS = ["summarize+translate:es", "reply+tone:witty"]
 
 
 def write_corpus(folder: Path, train: int = 24) -> None:
-    """JSON lines for each split, their inputs all different; every third test input is "unseen"."""
+    """JSON lines for each split, their inputs all different."""
     folder.mkdir()
     for split, count in (("train", train), ("validation", 4), ("test", 6)):
         rows = [
@@ -22,7 +22,6 @@ def write_corpus(folder: Path, train: int = 24) -> None:
                 "id": f"{split}-{number}",
                 "input": f"Ana: Meet at {number}?\nBen: Yes, at the {split}.",
                 "target": f"Ana meets Ben at {number}.",
-                "meta": {"unseen": "" if number % 3 else "wordings"},
             }
             for number in range(count)
         ]

@@ -29,7 +29,7 @@ def test_the_benchmark_is_every_method_on_every_task() -> None:
     recipe = load_recipe(next(path for path in SHIPPED if path.stem == "smalltown"))
     assert recipe.tasks == list(COMPOSITIONAL_TASKS)
     assert recipe.methods == METHODS.names()
-    assert recipe.splits == ["test", "test-unseen"]
+    assert recipe.splits == ["test", "test-wordings", "test-unseen"]
 
 
 def test_a_name_is_enough(tmp_path: Path) -> None:

@@ -36,7 +36,6 @@ def a_run(method: str, task: str, examples: int, quality: float, seed: int = 0) 
             inputs=f"{split}-{task[:5]}",
             means={name: fmean(values) for name, values in scores.items()},
             scores={name: pack(values) for name, values in scores.items()},
-            unseen={"wordings": "01" * (COUNT // 2)} if split == "test" else {},
             seconds=1.0,
             tokens=100,
             tokens_per_second=100.0,
@@ -143,13 +142,13 @@ def test_each_method_is_tested_against_the_reference(store: Store) -> None:
     assert {row["tasks"] for row in found.values()} == {"3"}
 
 
-def test_what_training_data_had_not_is_apart(store: Store) -> None:
+def test_the_later_splits_are_reported_apart(store: Store) -> None:
     table = make_report(store()).generalisation
     assert table is not None
     found = {row["method"]: row for row in rows(to_csv(table))}
     row = {name: float(value) for name, value in found["lc++"].items() if name != "method"}
-    assert row["test"] == pytest.approx((row["test_familiar"] + row["test_wordings"]) / 2, abs=0.1)
     assert row["test-unseen"] < row["test"] - 20
+    assert row["test_low"] < row["test"] < row["test_high"]
 
 
 def test_the_order_is_held_against_the_published_one(store: Store) -> None:

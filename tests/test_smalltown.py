@@ -11,12 +11,12 @@ from onepass.tasks.smalltown.corpus import Smalltown
 from onepass.tasks.smalltown.meaning import Meaning, count_meanings, sample, split_of
 from onepass.tasks.smalltown.pretrain import MIX, documents
 from onepass.tasks.smalltown.read import read
-from onepass.tasks.smalltown.render import conversation, turns
+from onepass.tasks.smalltown.render import conversation, texts, turns
 from onepass.tasks.smalltown.world import KINDS, Wording, capitalised, language, town
 from onepass.tasks.task import COMPOSITIONAL_TASKS, LANGUAGES, SINGLE_TASKS, TONES, parse_task
 
 SPLITS = ("train", "validation", "test")
-PINNED = "5751a5ad2f20c9bdd551061f1c60a66d53de639a6a7d46fb6861dfae9e4f9d1b"
+PINNED = "35242b7aed5c35d19873511e3bce6d45f6fd5873ddadb5c66a7c335fd5c6f8d9"
 
 
 def some(split: str, count: int, seed: str = "tests") -> list[Meaning]:
@@ -99,6 +99,37 @@ def test_test_only_wordings_are_never_in_training_conversations() -> None:
                 only, known = turn.usable(unseen=True), turn.usable(unseen=False)
                 assert not set(only) & set(known)
                 assert set(only) | set(known) == set(turn.wordings)
+
+
+def test_conversations_of_the_split_of_wordings_retell_those_of_test() -> None:
+    task = parse_task("summarize+translate:es")
+    told, retold = (Smalltown().examples(task, s, 40) for s in ("test", "test-wordings"))
+    assert [e.targets for e in told] == [e.targets for e in retold]
+    assert not {e.input for e in told} & {e.input for e in retold}
+    with pytest.raises(OnepassError, match="tone:witty has no split test-wordings"):
+        Smalltown().examples(parse_task("tone:witty"), "test-wordings", 1)
+
+
+def test_a_target_is_a_function_of_the_input() -> None:
+    """The first wording, whatever the example: greedy decoding could not guess a random one."""
+    for name in ("summarize", "reply+translate:fr", "summarize+tone:professional", "tone:casual"):
+        task = parse_task(name)
+        for example in Smalltown().examples(task, "train", 60):
+            meaning = Meaning.from_json(example.meta["meaning"])
+            assert example.targets == tuple(
+                texts(meaning, example.meta["kind"], task.language, task.tone)
+            )
+
+
+def test_a_translation_has_the_wording_of_its_source() -> None:
+    places = set()
+    for example in Smalltown().examples(parse_task("translate:de"), "train", 60):
+        meaning, kind, tone = (example.meta[key] for key in ("meaning", "kind", "tone"))
+        meaning = Meaning.from_json(meaning)
+        place = texts(meaning, kind, "en", tone).index(example.input)
+        assert example.target == texts(meaning, kind, "de", tone)[place]
+        places.add((tone == "plain", place))
+    assert places == {(plain, place) for plain in (True, False) for place in (0, 1)}
 
 
 @pytest.mark.parametrize("code", LANGUAGES)

@@ -169,7 +169,6 @@ def _result(
     out: Generated, examples: tuple[Example, ...], setting: Setting, recipe: Recipe
 ) -> SplitResult:
     scores = score(out.texts, examples, setting.task, recipe.metrics)
-    unseen = [str(example.meta.get("unseen", "")) for example in examples]
     return SplitResult(
         count=len(examples),
         inputs=inputs_identity(examples),
@@ -178,10 +177,6 @@ def _result(
             for name, values in scores.items()
         },
         scores={name: pack(values) for name, values in scores.items()},
-        unseen={
-            what: "".join(str(int(each == what)) for each in unseen)
-            for what in sorted({each for each in unseen if each})
-        },
         seconds=round(out.seconds, 2),
         tokens=out.tokens,
         tokens_per_second=round(out.tokens_per_second, 1),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from onepass.bench.recipe import Recipe
-from onepass.bench.runs import Run, SplitResult
+from onepass.bench.runs import Run
 from onepass.evaluate.stats import Interval, Paired, mean_interval, paired_test
 from onepass.tasks.task import parse_task
 
@@ -70,13 +70,11 @@ def task_means(runs: Iterable[Run], split: str, metric: str) -> dict[str, float]
     return {task: fmean(values) for task, values in found.items()}
 
 
-def by_conversation(
-    runs: Iterable[Run], split: str, metric: str, unseen: str | None = None
-) -> dict[Conversation, float]:
+def by_conversation(runs: Iterable[Run], split: str, metric: str) -> dict[Conversation, float]:
     """The mean score of each conversation, over the tasks and seeds it was used for.
 
     Tasks share their conversations, so that outputs for one are no independent trials; averaged
-    like this they can be resampled. `unseen`: only conversations with that mark ("": with none).
+    like this they can be resampled.
     """
     found: dict[Conversation, list[float]] = defaultdict(list)
     for run in runs:
@@ -84,20 +82,14 @@ def by_conversation(
             continue
         result = run.splits[split]
         for place, value in enumerate(result.values(metric_for(run, metric))):
-            if value is not None and (unseen is None or _mark(result, place) == unseen):
+            if value is not None:
                 found[result.inputs, place].append(100 * value)
     return {conversation: fmean(values) for conversation, values in found.items()}
 
 
-def _mark(result: SplitResult, place: int) -> str:
-    return next((what for what, marks in result.unseen.items() if marks[place] == "1"), "")
-
-
-def interval(
-    runs: Iterable[Run], split: str, metric: str, unseen: str | None = None
-) -> Interval | None:
+def interval(runs: Iterable[Run], split: str, metric: str) -> Interval | None:
     """The mean with its 95 % interval over conversations; None where there is none."""
-    values = list(by_conversation(runs, split, metric, unseen).values())
+    values = list(by_conversation(runs, split, metric).values())
     return mean_interval(values) if values else None
 
 

@@ -40,15 +40,13 @@ class SplitResult(_Record):
 
     `scores`: per metric one number per example, as text of three decimals ("1 0.333 - 1"), which
     keeps the file small and readable; `means` are exact. `inputs` is equal where two results are
-    of the same inputs. `unseen`: what training data lacked ("wordings"), to a text of 0 and 1 that
-    marks the examples it holds for.
+    of the same inputs.
     """
 
     count: int
     inputs: str
     means: dict[str, float]
     scores: dict[str, str]
-    unseen: dict[str, str]
     seconds: float
     tokens: int
     tokens_per_second: float

@@ -132,31 +132,22 @@ def tests(results: Results) -> Table | None:
 
 
 def generalisation(results: Results) -> Table | None:
-    """Apart: what training data had and had not of the main split, and the later splits."""
-    marks = {what for run in results.runs for what in run.splits[results.split].unseen}
-    parts: list[tuple[str, str | None]] = [(results.split, None)]
-    if marks:
-        parts += [(results.split, ""), *((results.split, what) for what in sorted(marks))]
-    parts += [(split, None) for split in results.recipe.splits[1:]]
-    if len(parts) == 1:
+    """The splits side by side; None if there is only one."""
+    splits = results.recipe.splits
+    if len(splits) == 1:
         return None
     columns = [Column("method")]
-    for split, what in parts:
-        name, title = split, split
-        if what is not None:
-            name += f"_{what or 'familiar'}"
-            title += f", unseen {what}" if what else ", familiar"
-        columns += [Column(name, title), Column(f"{name}_low", "low")]
-        columns += [Column(f"{name}_high", "high")]
+    for split in splits:
+        columns += [Column(split), Column(f"{split}_low", "low"), Column(f"{split}_high", "high")]
     rows: list[list[Value]] = []
     for name in results.methods:
         row: list[Value] = [name]
-        for split, what in parts:
-            found = interval(results.of(name), split, results.headline, what)
+        for split in splits:
+            found = interval(results.of(name), split, results.headline)
             row += [None] * 3 if found is None else [found.mean, found.low, found.high]
         rows.append(row)
     note = f"Percent {results.headline}, with the 95 % interval."
-    return Table("On what training data had, and had not", columns, rows, note)
+    return Table("Split by split", columns, rows, note)
 
 
 def per_task(results: Results) -> Table:

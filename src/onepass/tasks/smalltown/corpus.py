@@ -1,21 +1,27 @@
 """Examples of any task and split, made from meanings.
 
 Summaries and replies, plain or composed with anything, have a conversation as input. Auxiliary
-tasks have a single English sentence: a summary or a reply in its *second* plain wording (a
-translation also takes the other tones). The first wording is kept from them on purpose, so that a
-pipeline of two adapters meets, as in life, text that its second adapter was not trained on.
+tasks have a single English sentence: a summary or a reply, in either plain wording (a translation
+also takes the other tones).
 
-`meta` of every example holds "meaning" and "kind" (all that the verifier needs) and "unseen":
-"" or what about the input was in no training data ("wordings", "scenario").
+A target is the *first* wording of its meaning, language and tone (a translation's, the one that its
+source has): what there is to learn is then a function of the input, which greedy decoding can get
+right. The other wordings are further targets, just as good.
+
+Beside train, validation and test there are two harder tests: "test-wordings" (conversations told in
+wordings that no training data has) and "test-unseen" (two scenarios that no training data has).
+
+`meta` of every example holds "meaning", "kind" and "tone": all that the verifier needs.
 """
 
 import itertools
 import random
 from collections.abc import Iterator
 
+from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
 from onepass.tasks.example import Example
-from onepass.tasks.smalltown.meaning import SPLITS, Meaning, sample
+from onepass.tasks.smalltown.meaning import Meaning, sample
 from onepass.tasks.smalltown.render import conversation, texts
 from onepass.tasks.smalltown.world import KINDS
 from onepass.tasks.task import TONES, Task
@@ -24,7 +30,13 @@ KIND_OF = {"summarize": "summary", "reply": "reply"}
 """What a main task makes, one of `KINDS`."""
 
 # How many examples an unlimited request gets: more than any budget of the literature.
-_DEFAULT_SIZE = {"train": 20_000, "validation": 1_000, "test": 1_000, "test-unseen": 1_000}
+_DEFAULT_SIZE = {
+    "train": 20_000,
+    "validation": 1_000,
+    "test": 1_000,
+    "test-wordings": 1_000,
+    "test-unseen": 1_000,
+}
 
 
 class Smalltown:
@@ -33,39 +45,43 @@ class Smalltown:
     name = "smalltown"
 
     def examples(self, task: Task, split: str, limit: int | None = None) -> list[Example]:
-        """As `Corpus.examples`; "test-unseen" holds the scenarios that no training data has."""
-        if split not in SPLITS:
-            raise unknown("split", split, list(SPLITS))
+        """As `Corpus.examples`, for the five splits that the module describes."""
+        if split not in _DEFAULT_SIZE:
+            raise unknown("split", split, list(_DEFAULT_SIZE))
         size = _DEFAULT_SIZE[split] if limit is None else limit
         return list(itertools.islice(self.stream(task, split), size))
 
     def stream(self, task: Task, split: str) -> Iterator[Example]:
         """An endless stream of examples."""
+        unseen = split == "test-wordings"
+        if unseen and not task.main:
+            raise OnepassError(
+                f"{task.name} has no split test-wordings: only conversations have wordings that "
+                "are kept for tests; use test or test-unseen"
+            )
         # The conversations are those of the main task, whatever it is composed with: as in the
         # literature, compositional targets are made from the main task's data.
         seed = task.main or task.name
         rng = random.Random(f"smalltown/{split}/{seed}/text")
-        for number, meaning in enumerate(sample(split, seed)):
-            make = _from_conversation if task.main else _from_sentence
-            yield make(task, split, f"{split}-{number}", meaning, rng)
+        for number, meaning in enumerate(sample("test" if unseen else split, seed)):
+            name = f"{split}-{number}"
+            if task.main:
+                yield _from_conversation(task, name, meaning, rng, unseen=unseen)
+            else:
+                yield _from_sentence(task, name, meaning, rng)
 
 
 def _from_conversation(
-    task: Task, split: str, name: str, meaning: Meaning, rng: random.Random
+    task: Task, name: str, meaning: Meaning, rng: random.Random, *, unseen: bool
 ) -> Example:
     kind = KIND_OF[task.main or ""]
-    unseen = split.startswith("test") and rng.random() < 0.5
     text = conversation(meaning, rng, unseen=unseen)
     targets = texts(meaning, kind, task.language, task.tone)
-    rng.shuffle(targets)
-    what = "scenario" if split == "test-unseen" else "wordings" if unseen else ""
-    meta = {"meaning": meaning.to_json(), "kind": kind, "unseen": what}
+    meta = {"meaning": meaning.to_json(), "kind": kind, "tone": task.tone}
     return Example(name, text, tuple(targets), meta)
 
 
-def _from_sentence(
-    task: Task, split: str, name: str, meaning: Meaning, rng: random.Random
-) -> Example:
+def _from_sentence(task: Task, name: str, meaning: Meaning, rng: random.Random) -> Example:
     kind = rng.choice(KINDS)
     tone = task.tone
     source_tone = "plain"
@@ -73,11 +89,9 @@ def _from_sentence(
         # A translation keeps the tone of what it translates.
         tone = source_tone = rng.choice(TONES[1:])
     sources = texts(meaning, kind, "en", source_tone)
-    if source_tone == "plain":
-        sources = sources[-1:]
-    text = rng.choice(sources)
+    place = rng.randrange(len(sources))
     targets = texts(meaning, kind, task.language, tone)
-    rng.shuffle(targets)
-    what = "scenario" if split == "test-unseen" else ""
-    meta = {"meaning": meaning.to_json(), "kind": kind, "unseen": what, "tone": tone}
-    return Example(name, text, tuple(targets), meta)
+    if tone == source_tone:
+        targets.insert(0, targets.pop(place))
+    meta = {"meaning": meaning.to_json(), "kind": kind, "tone": tone}
+    return Example(name, sources[place], tuple(targets), meta)

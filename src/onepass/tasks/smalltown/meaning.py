@@ -16,6 +16,7 @@ from onepass.core.registry import unknown
 from onepass.tasks.smalltown.world import Scenario, town
 
 SPLITS = ("train", "validation", "test", "test-unseen")
+"""Of meanings; what is told in test-only wordings is a matter of the corpus."""
 # Percent of meanings in validation and in test; the rest is train.
 _VALIDATION, _TEST = 10, 10
 

@@ -157,9 +157,9 @@ def _single_task(meaning: Meaning, rng: random.Random) -> Document:
     """The deliberately weak share of the nine single tasks, in their own instructions."""
     task = parse_task(rng.choice(["summarize", "reply", *SINGLE_TASKS]))
     kind = KIND_OF.get(task.name) or rng.choice(KINDS)
-    source = conversation(meaning, rng) if task.main else texts(meaning, kind, "en", "plain")[-1]
-    target = rng.choice(texts(meaning, kind, task.language, task.tone))
-    return Document(target, build_prompt(task, source))
+    english = rng.choice(texts(meaning, kind, "en", "plain"))
+    source = conversation(meaning, rng) if task.main else english
+    return Document(texts(meaning, kind, task.language, task.tone)[0], build_prompt(task, source))
 
 
 MIX: dict[Callable[[Meaning, random.Random], Document], int] = {
