@@ -3,6 +3,8 @@
 import hashlib
 import itertools
 import random
+import re
+from importlib.resources import files
 
 import pytest
 
@@ -188,6 +190,12 @@ def test_pretraining_never_sees_a_compositional_task_nor_other_splits() -> None:
                 assert (reading.language, reading.tone) == ("en", "plain")
     assert sum(MIX.values()) == 100
     assert len(kinds) > 20
+
+
+def test_the_data_statement_tells_the_shares_of_the_documents() -> None:
+    statement = (files("onepass") / "assets" / "README.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `(\w+)`: .* \| (\d+) \|$", statement, re.MULTILINE)
+    assert told == [(make.__name__.lstrip("_"), str(share)) for make, share in MIX.items()]
 
 
 def test_a_meaning_survives_json_and_foreign_ones_are_refused() -> None:

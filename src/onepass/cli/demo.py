@@ -128,7 +128,7 @@ def demo(
         adapters={part: embedded_adapter(part) for part in parts},
         examples=examples,
         validation=100,
-        options={"epochs": 3.0, "batch_size": 16, "eval_every": 100, "patience": None},
+        options={"max_steps": 300, "batch_size": 16, "eval_every": 100, "patience": None},
     )
     compare(ingredients, out, test)
 
