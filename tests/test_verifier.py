@@ -162,6 +162,16 @@ def test_a_symmetric_meeting_may_be_told_from_either_side() -> None:
     assert verdict(text, meaning, "summary", "en", "plain").correct
 
 
+def test_the_verdict_says_what_is_wrong_in_words() -> None:
+    slots = {"a": "Carmen", "b": "Tina", "place": "zoo", "day": "monday", "time": "5"}
+    meaning = Meaning("meet", "", slots)
+    other = Meaning("meet", "", {**slots, "day": "friday"})
+    text = texts(other, "summary", "fr", "casual")[0]
+    assert verdict(text, meaning, "summary", "es", "plain").why == (
+        "facts: day is friday, not monday; language: fr, not es; tone: casual, not plain"
+    )
+
+
 @pytest.mark.parametrize(
     "text", ["", "Hola.", "🙂", "\0", "Ben " * 500, "The weather is awful today."]
 )

@@ -171,18 +171,17 @@ def read(text: str) -> Reading | None:
     return None
 
 
-def _same(read: Meaning, wanted: Meaning) -> list[str]:
-    """The facts that were read differently (slots, "scenario", "outcome"); none when all agree."""
-    if read.scenario != wanted.scenario:
-        return ["scenario"]
-    if read.outcome != wanted.outcome:
-        return ["outcome"]
+def _wrong(read: Meaning, wanted: Meaning) -> list[str]:
+    """What was read differently, as "day is friday, not monday"; empty when all agree."""
+    if read.cell != wanted.cell:
+        return [f"it tells of {read.cell}, not {wanted.cell}"]
     differing = [slot for slot, value in read.slots.items() if wanted.slots[slot] != value]
     if sorted(differing) == ["a", "b"] and town().scenarios[wanted.scenario].symmetric:
         swapped = (read.slots["b"], read.slots["a"])
         if swapped == (wanted.slots["a"], wanted.slots["b"]):
             return []
-    return differing
+    types = town().scenarios[wanted.scenario].slots
+    return [f"{types[s]} is {read.slots[s]}, not {wanted.slots[s]}" for s in differing]
 
 
 def _words_by_tone(code: str, kind: str) -> dict[str, set[str]]:
@@ -265,9 +264,9 @@ def judge(text: str, meta: Mapping[str, Any], task: Task) -> Verdict:
         why = ["facts: this is no sentence of the town"]
         right_language, right_tone, facts = code == task.language, tone == wanted_tone, False
     else:
-        wrong = _same(reading.meaning, meaning)
+        wrong = _wrong(reading.meaning, meaning)
         if reading.kind != kind:
-            wrong.insert(0, kind)
+            wrong.insert(0, f"it is a {reading.kind}, not a {kind}")
         code, tone = reading.language, reading.tone
         right_language, right_tone, facts = code == task.language, tone == wanted_tone, not wrong
         why = [] if facts else [f"facts: {', '.join(wrong)}"]
