@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adapter_kit import random_adapter
 from onepass.adapters.adapter import Adapter, load_adapter, save_adapter
-from onepass.adapters.merge import merge_concat, merge_linear, merge_peft_linear
+from onepass.adapters.merging import merge
 from onepass.adapters.shape import BaseShape
 
 TARGETS = ["q_proj", "k_proj", "down_proj"]
@@ -103,10 +103,10 @@ def test_we_read_what_peft_saves(options: dict[str, Any], tmp_path: Path) -> Non
 @pytest.mark.parametrize("weights", [[0.5, 0.5], [1.0, 1.0], [0.7, -0.3]])
 @pytest.mark.parametrize(
     ("ours", "theirs"),
-    [(merge_linear, "cat"), (merge_concat, "cat"), (merge_peft_linear, "linear")],
+    [("linear", "cat"), ("concat", "cat"), ("peft-linear", "linear")],
 )
 def test_merges_agree_with_peft(
-    weights: list[float], ours: Any, theirs: str, tmp_path: Path
+    weights: list[float], ours: str, theirs: str, tmp_path: Path
 ) -> None:
     adapters = [random_adapter(seed, base=shape()) for seed in range(2)]
     for adapter in adapters:
@@ -115,11 +115,11 @@ def test_merges_agree_with_peft(
     oracle = peft.PeftModel.from_pretrained(fresh(), tmp_path / names[0], adapter_name=names[0])
     oracle.load_adapter(tmp_path / names[1], adapter_name=names[1])
     oracle.add_weighted_adapter(names, weights, "merged", combination_type=theirs)
-    assert agree(ours(adapters, weights), peft_deltas(oracle, "merged"))
+    assert agree(merge(adapters, ours, weights), peft_deltas(oracle, "merged"))
 
 
 def test_a_merge_runs_in_peft_as_it_is_saved(tmp_path: Path) -> None:
-    merged = merge_linear([random_adapter(0, base=shape()), random_adapter(1, 5, base=shape())])
+    merged = merge([random_adapter(0, base=shape()), random_adapter(1, 5, base=shape())])
     save_adapter(merged, tmp_path / "a")
     ids = torch.arange(12)[None]
     direct = fresh()

@@ -1,104 +1,257 @@
-"""Laws of merging; PEFT itself as oracle is in test_adapters_peft.py."""
+"""Laws of every merge; brute force as oracle is in test_merge_oracles.py, PEFT's own elsewhere."""
 
-from collections.abc import Callable
+import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapter_kit import dense_sum, random_adapter, small_base
-from onepass.adapters.adapter import Adapter
-from onepass.adapters.merge import merge_concat, merge_linear, merge_peft_linear
+from adapter_kit import dense_sum, random_adapter, random_lora, small_base
+from onepass.adapters.adapter import Adapter, Lora, load_adapter, save_adapter
+from onepass.adapters.merging import MERGES, merge
+from onepass.adapters.shape import BaseShape
 from onepass.core.errors import OnepassError
 
-Merge = Callable[..., Adapter]
-MERGES = [merge_linear, merge_concat, merge_peft_linear]
-EXACT = [merge_linear, merge_concat]
+EXACT = ["linear", "concat"]
+ALONE_UNCHANGED = [
+    name for name in MERGES if name not in ("iso-c", "iso-cts", "ties", "knots", "breadcrumbs")
+]
+"""Of one adapter at weight 1: those that flatten its spectrum or trim it by default differ."""
+KEEP_ALL: dict[str, dict[str, Any]] = {
+    "ties": {"density": 1.0}, "knots": {"density": 1.0}, "dare": {"density": 1.0},
+    "dare-ties": {"density": 1.0}, "della": {"density": 1.0}, "magnitude-prune": {"density": 1.0},
+    "breadcrumbs": {"density": 1.0, "gamma": 0.0},
+}  # fmt: skip
 weight_lists = st.lists(st.floats(-2, 2, allow_nan=False), min_size=1, max_size=4)
 
 
-def close(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return torch.allclose(one.double(), other.double(), rtol=1e-4, atol=1e-4)
+def close(one: torch.Tensor, other: torch.Tensor, tolerance: float = 1e-4) -> bool:
+    return torch.allclose(one.double(), other.double(), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("merge", EXACT)
+def same(one: Adapter, other: Adapter, tolerance: float = 1e-4) -> bool:
+    return one.modules.keys() == other.modules.keys() and all(
+        close(lora.delta(), other.modules[module].delta(), tolerance)
+        for module, lora in one.modules.items()
+    )
+
+
+@pytest.mark.parametrize("method", EXACT)
 @given(weights=weight_lists, ranks=st.lists(st.integers(1, 5), min_size=4, max_size=4))
 @settings(max_examples=30)
 def test_exact_merges_are_the_dense_weighted_sum(
-    merge: Merge, weights: list[float], ranks: list[int]
+    method: str, weights: list[float], ranks: list[int]
 ) -> None:
-    adapters = [
-        random_adapter(i, rank) for i, (_, rank) in enumerate(zip(weights, ranks, strict=False))
-    ]
-    merged = merge(adapters, weights)
+    adapters = [random_adapter(i, rank) for i, (_, rank) in enumerate(zip(weights, ranks))]  # noqa: B905
+    merged = merge(adapters, method, weights)
     for module, lora in merged.modules.items():
         assert close(lora.delta(), dense_sum([a.modules[module] for a in adapters], weights))
 
 
-@pytest.mark.parametrize("merge", MERGES)
-def test_one_adapter_at_weight_one_is_unchanged(merge: Merge) -> None:
+@pytest.mark.parametrize("method", list(MERGES))
+def test_one_adapter_at_weight_one_is_unchanged(method: str) -> None:
     adapter = random_adapter(0)
-    merged = merge([adapter], [1.0])
-    for module, lora in adapter.modules.items():
-        assert torch.equal(merged.modules[module].delta(), lora.delta())
+    options = KEEP_ALL.get(method, {})
+    if method in ALONE_UNCHANGED or options:
+        assert same(merge([adapter], method, [1.0], **options), adapter)
+    else:  # an isotropic merge keeps the directions and evens out their strength
+        lora = next(iter(merge([adapter], method, [1.0]).modules.values()))
+        values = torch.linalg.svdvals(lora.delta())[:3]
+        assert float(values.max() - values.min()) < 1e-4
 
 
-@pytest.mark.parametrize("merge", MERGES)
-@given(weights=st.lists(st.floats(-2, 2, allow_nan=False), min_size=2, max_size=4))
-@settings(max_examples=20)
-def test_the_order_of_adapters_does_not_matter(merge: Merge, weights: list[float]) -> None:
+@pytest.mark.parametrize("method", [name for name in MERGES if name != "slerp"])
+@given(weights=st.lists(st.floats(0.1, 2), min_size=2, max_size=4))
+@settings(max_examples=10)
+def test_the_order_of_adapters_does_not_matter(method: str, weights: list[float]) -> None:
     adapters = [random_adapter(i) for i in range(len(weights))]
-    one, other = merge(adapters, weights), merge(adapters[::-1], weights[::-1])
-    for module, lora in one.modules.items():
-        assert close(lora.delta(), other.modules[module].delta())
+    one = merge(adapters, method, weights)
+    other = merge(adapters[::-1], method, weights[::-1])
+    assert same(one, other, 1e-3)
 
 
-@pytest.mark.parametrize("merge", MERGES)
-def test_weights_default_to_equal_shares(merge: Merge) -> None:
-    adapters = [random_adapter(i) for i in range(3)]
-    merged, explicit = merge(adapters), merge(adapters, [1 / 3] * 3)
-    assert merged.card["weights"] == [1 / 3] * 3
-    assert merged.base == "org/small"
-    for module, lora in merged.modules.items():
-        assert torch.equal(lora.delta(), explicit.modules[module].delta())
-
-
-def test_peft_linear_of_two_has_the_cross_terms() -> None:
+def test_slerp_there_is_slerp_back() -> None:
     a, b = random_adapter(0), random_adapter(1)
-    merged = merge_peft_linear([a, b], [0.5, 0.5])
-    for module, lora in merged.modules.items():
-        x, y = a.modules[module], b.modules[module]
-        assert lora.rank == x.rank
-        assert close(lora.delta(), 0.5 * (x.up + y.up) @ (x.down + y.down))
+    assert same(merge([a, b], "slerp", [0.3, 0.7]), merge([b, a], "slerp", [0.7, 0.3]))
+    assert same(merge([a, b], "slerp", [1.0, 0.0]), a)
 
 
-@pytest.mark.parametrize("merge", MERGES)
-def test_merging_leaves_its_inputs_alone(merge: Merge) -> None:
+@pytest.mark.parametrize("method", ["linear", "concat", "peft-linear", "magnitude-prune", "dare"])
+def test_weight_zero_is_absence(method: str) -> None:
+    a, b, c = (random_adapter(i) for i in range(3))
+    assert same(merge([a, b, c], method, [0.7, 0.3, 0.0]), merge([a, b], method, [0.7, 0.3]))
+
+
+@pytest.mark.parametrize("method", ["dare", "magnitude-prune", "breadcrumbs"])
+def test_keeping_everything_is_the_linear_merge(method: str) -> None:
+    adapters = [random_adapter(i) for i in range(3)]
+    merged = merge(adapters, method, rank=8, **KEEP_ALL[method])
+    assert same(merged, merge(adapters), 1e-4)
+
+
+@pytest.mark.parametrize(
+    "method", [name for name in MERGES if name not in ("slerp", "multi-slerp")]
+)
+def test_weights_scale_the_result(method: str) -> None:
+    adapters = [random_adapter(i) for i in range(2)]
+    if MERGES.get(method).options.get("variant") is not None:
+        method_options: dict[str, Any] = {"variant": "paper"} if method != "knots" else {}
+    else:
+        method_options = {}
+    one = merge(adapters, method, [0.5, 0.5], **method_options)
+    two = merge(adapters, method, [1.0, 1.0], **method_options)
+    for module, lora in one.modules.items():
+        assert close(2 * lora.delta(), two.modules[module].delta(), 1e-3)
+
+
+@pytest.mark.parametrize("method", list(MERGES))
+def test_weights_have_defaults_and_the_card_tells_everything(method: str) -> None:
+    adapters = [random_adapter(i) for i in range(2)]
+    merged = merge(adapters, method)
+    share = 0.5 if MERGES.get(method).shares else 1.0
+    assert same(merged, merge(adapters, method, [share, share]))
+    assert merged.base == "org/small"
+    assert merged.card["method"] == method
+    assert merged.card["adapters"] == ["adapter-0", "adapter-1"]
+    assert merged.card["weights"] == [share, share]
+    assert merged.card["options"] == MERGES.get(method).options
+    assert 0 <= merged.card["truncation_error"] < 1
+
+
+@pytest.mark.parametrize("method", list(MERGES))
+def test_merging_leaves_its_inputs_alone_and_repeats_itself(method: str) -> None:
     adapters = [random_adapter(0), random_adapter(1)]
-    merge(adapters, [0.3, -0.7])
+    first = merge(adapters, method, [0.3, 0.7], seed=4)
     for seed, adapter in enumerate(adapters):
-        for module, lora in random_adapter(seed).modules.items():
-            assert torch.equal(adapter.modules[module].delta(), lora.delta())
+        assert same(adapter, random_adapter(seed), 0)
+    again = merge(adapters, method, [0.3, 0.7], seed=4)
+    for module, lora in first.modules.items():
+        assert torch.equal(lora.down, again.modules[module].down)
+        assert torch.equal(lora.up, again.modules[module].up)
 
 
-@pytest.mark.parametrize("merge", MERGES)
-def test_adapters_that_do_not_belong_together_are_refused(merge: Merge) -> None:
+@pytest.mark.parametrize("method", ["dare", "dare-ties", "della"])
+def test_what_is_dropped_depends_on_the_seed(method: str) -> None:
+    adapters = [random_adapter(0), random_adapter(1)]
+    assert not same(merge(adapters, method, seed=0), merge(adapters, method, seed=1))
+
+
+@pytest.mark.parametrize("method", [name for name in MERGES if name != "peft-linear"])
+def test_adapters_may_differ_in_rank_dtype_and_modules(method: str, tmp_path: Any) -> None:
+    whole, other = random_adapter(0, 2), random_adapter(1, 4)
+    kept = {m: Lora(x.down.bfloat16(), x.up.bfloat16()) for m, x in other.modules.items()}
+    part = Adapter("part", {m: x for m, x in kept.items() if "mlp" not in m}, "org/small")
+    merged = merge([whole, part], method)
+    assert merged.modules.keys() == whole.modules.keys()
+    save_adapter(merged, tmp_path / "merged")
+    assert same(load_adapter(tmp_path / "merged"), merged, 0)
+    if method in EXACT:
+        for module in whole.modules:
+            present = [a.modules[module] for a in (whole, part) if module in a.modules]
+            expected = dense_sum(present, [0.5] * len(present))
+            assert close(merged.modules[module].delta(), expected)
+
+
+@pytest.mark.parametrize("method", [name for name in MERGES if name != "multi-slerp"])
+def test_all_zero_adapters_give_zero(method: str) -> None:
+    zero = random_adapter(0)
+    zero = Adapter("z", {m: Lora(x.down * 0, x.up * 0) for m, x in zero.modules.items()})
+    merged = merge([zero, zero], method)
+    assert all(float(lora.delta().abs().max()) == 0 for lora in merged.modules.values())
+    assert merged.card["truncation_error"] == 0
+
+
+def test_weights_by_layer_and_projection() -> None:
+    a, b = random_adapter(0), random_adapter(1)
+    merged = merge([a, b], weights=[{"q_proj": 2.0, "layers.1": 3.0, "*": 0.25}, 0.5])
+    wanted = {"layers.0.self_attn.q_proj": 2.0, "layers.0.mlp.down_proj": 0.25}
+    wanted |= {"layers.1.mlp.down_proj": 3.0, "layers.1.self_attn.q_proj": 3.0}
+    for path, weight in wanted.items():
+        module = f"model.{path}"
+        expected = dense_sum([a.modules[module], b.modules[module]], [weight, 0.5])
+        assert close(merged.modules[module].delta(), expected)
+    assert merged.card["weights"][0] == {"q_proj": 2.0, "layers.1": 3.0, "*": 0.25}
+
+
+@given(rank=st.integers(1, 8))
+def test_a_forced_rank_errs_by_what_the_card_says(rank: int) -> None:
+    adapters = [random_adapter(i, 4) for i in range(2)]
+    exact, forced = merge(adapters), merge(adapters, rank=rank)
+    missed = sum(
+        float((lora.delta() - forced.modules[m].delta()).double().norm()) ** 2
+        for m, lora in exact.modules.items()
+    )
+    size = sum(float(lora.delta().double().norm()) ** 2 for lora in exact.modules.values())
+    assert forced.card["truncation_error"] == pytest.approx(math.sqrt(missed / size), abs=1e-4)
+    assert all(lora.rank <= rank for lora in forced.modules.values())
+
+
+def test_a_large_dense_result_is_truncated_nearly_as_well_as_can_be() -> None:
+    """Large enough for the randomised SVD; the oracle is the full one."""
+    base = BaseShape("org/wide", {"model.layers.0.mlp.up_proj": (700, 400)})
+    random = torch.Generator().manual_seed(3)
+    adapters = [
+        Adapter(str(i), {m: random_lora(s, 8, random) for m, s in base.modules.items()})
+        for i in range(2)
+    ]
+    merged = merge(adapters, "dare-ties", rank=16)
+    exact = merge(adapters, "dare-ties", rank=400)
+    (module,) = merged.modules
+    values = torch.linalg.svdvals(exact.modules[module].delta().double())
+    best = float((values[16:].square().sum() / values.square().sum()).sqrt())
+    assert best <= merged.card["truncation_error"] <= best * 1.01
+
+
+@pytest.mark.parametrize("method", list(MERGES))
+def test_adapters_that_do_not_belong_together_are_refused(method: str) -> None:
     first = random_adapter(0, name="first")
     with pytest.raises(OnepassError, match="no adapters"):
-        merge([])
+        merge([], method)
     with pytest.raises(OnepassError, match="2 weights"):
-        merge([first], [0.5, 0.5])
+        merge([first], method, [0.5, 0.5])
+    elsewhere = random_adapter(1, base=small_base(name="org/else"), name="other")
     with pytest.raises(OnepassError, match=r"'first' and 'other' are for different bases"):
-        merge([first, random_adapter(1, base=small_base(name="org/else"), name="other")])
-    with pytest.raises(OnepassError, match=r"'other' has model\.layers\.2.*'first' has not"):
-        merge([first, random_adapter(1, base=small_base(layers=3), name="other")])
+        merge([first, elsewhere], method)
+    assert merge([first, elsewhere], method, force=True).modules
     wide = {m: (out + 1, in_) for m, (out, in_) in small_base().modules.items()}
-    other = random_adapter(1, base=type(small_base())("org/small", wide), name="other")
+    other = random_adapter(1, base=BaseShape("org/small", wide), name="other")
     with pytest.raises(OnepassError, match=r"different shapes at .*q_proj: \(8, 8\) and \(9, 8\)"):
-        merge([first, other])
+        merge([first, other], method)
 
 
-def test_peft_linear_needs_one_rank() -> None:
+@pytest.mark.parametrize(
+    ("method", "options", "complaint"),
+    [
+        ("tie", {}, "unknown merge 'tie': did you mean 'ties'"),
+        ("ties", {"desity": 0.2}, "did you mean 'density'"),
+        ("linear", {"density": 0.2}, "merge linear has no options"),
+        ("ties", {"density": 0}, "density is 0; it must be above 0 and at most 1"),
+        ("dare", {"density": 1.2}, "density is 1.2"),
+        ("dare", {"density": "half"}, "density is 'half'"),
+        ("ties", {"variant": "papers"}, "unknown variant 'papers': did you mean 'paper'"),
+        ("dare", {"space": "cor"}, "unknown space 'cor': did you mean 'core'"),
+        ("della", {"density": 0.1, "epsilon": 0.2}, "must lie between 0 and 1"),
+        ("breadcrumbs", {"density": 0.9, "gamma": 0.2}, "gamma must be"),
+        ("linear", {"rank": 0}, "rank 0 is not possible: it must be from 1 to 8"),
+        ("linear", {"rank": 9}, "rank 9 is not possible"),
+        ("slerp", {"weights": [1.0, -1.0]}, "sum to 0"),
+        ("linear", {"weights": [float("nan"), 1.0]}, "not a finite number"),
+        ("linear", {"weights": [{"q_proj": "big"}, 1.0]}, "not a finite number"),
+    ],
+)
+def test_what_cannot_be_done_is_said(method: str, options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(OnepassError, match=complaint):
+        merge([random_adapter(0), random_adapter(1)], method, **options)
+
+
+def test_methods_that_cannot_take_these_adapters_say_so() -> None:
+    two, three = random_adapter(0, rank=2), random_adapter(1, rank=3)
     with pytest.raises(OnepassError, match=r"found \[2, 3\]; use linear"):
-        merge_peft_linear([random_adapter(0, rank=2), random_adapter(1, rank=3)])
+        merge([two, three], "peft-linear")
+    with pytest.raises(OnepassError, match="use multi-slerp"):
+        merge([two, two, two], "slerp")
+    against = Adapter("-", {m: Lora(-x.down, x.up) for m, x in two.modules.items()})
+    with pytest.raises(OnepassError, match="cancel out"):
+        merge([two, against], "multi-slerp")

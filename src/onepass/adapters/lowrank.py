@@ -47,6 +47,18 @@ def norm(lora: Lora) -> float:
     return float(torch.linalg.matrix_norm(core))
 
 
+def gram(loras: Sequence[Lora]) -> Tensor:
+    """The inner products <ΔW_i, ΔW_j> (sums over all entries), (N, N) in float64."""
+    ups = [lora.up.detach().double() for lora in loras]
+    downs = [lora.down.detach().double() for lora in loras]
+    products = torch.zeros(len(loras), len(loras), dtype=torch.float64)
+    for i in range(len(loras)):
+        for j in range(i, len(loras)):
+            value = ((ups[i].T @ ups[j]) * (downs[i] @ downs[j].T)).sum()
+            products[i, j] = products[j, i] = value
+    return products
+
+
 def relative_error(approximate: Lora, exact: Lora) -> float:
     """‖ΔW_approximate - ΔW_exact‖ / ‖ΔW_exact‖ (Frobenius); inf if only the exact one is zero."""
     error, size = norm(weighted_sum([approximate, exact], [1.0, -1.0])), norm(exact)

@@ -1,11 +1,13 @@
-"""Merges that need no data: one adapter from several, by arithmetic."""
+"""Merges that need no data: one adapter from several, by arithmetic; a row for each there is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from onepass.adapters.adapter import Adapter
 from onepass.adapters.composition import Composition, Pass, Weighted
-from onepass.adapters.merge import merge_concat, merge_peft_linear
+from onepass.adapters.merging import MERGES, MergeMethod, merge
 from onepass.methods.setting import Setting, method
+
+REFERENCES = {"concat": "concat", "slerp": "slerp", "ties": "ties", "dare": "dare"}
+"""Merge to its row in the paper's table 1."""
 
 
 @method("linear", "Linear merge", reference="linear", options=("weights",))
@@ -14,21 +16,27 @@ def linear(setting: Setting) -> Composition:
     return setting.compose(setting.merged(setting.option("weights", None)))
 
 
-@method("peft-linear", "Linear merge (PEFT)", options=("weights",))
-def peft_linear(setting: Setting) -> Composition:
-    """PEFT's `linear`: A and B are averaged apart, which adds cross terms B_i A_j."""
-    return _stored(setting, merge_peft_linear)
+def stored(found: MergeMethod) -> Callable[[Setting], Composition]:
+    """A merge as a method: its result is stored as an adapter of this composition."""
+
+    def build(setting: Setting) -> Composition:
+        options = dict(setting.options)
+        weights, rank = options.pop("weights", None), options.pop("rank", None)
+        merged = merge(
+            setting.parts(), found.name, weights, rank=rank, seed=setting.seed, **options
+        )
+        return setting.compose(Pass(setting.task.name, (Weighted(merged, stored=True),)))
+
+    return build
 
 
-@method("concat", "Concatenation", reference="concat", options=("weights",))
-def concat(setting: Setting) -> Composition:
-    """PEFT's `cat`: the ranks add up. The same ΔW as `linear`, stored as a new adapter."""
-    return _stored(setting, merge_concat)
-
-
-Merge = Callable[[Sequence[Adapter], Sequence[float] | None], Adapter]
-
-
-def _stored(setting: Setting, merge: Merge) -> Composition:
-    merged = merge(setting.parts(), setting.option("weights", None))
-    return setting.compose(Pass(setting.task.name, (Weighted(merged, stored=True),)))
+for name in MERGES:
+    if name != "linear":
+        found = MERGES.get(name)
+        register = method(
+            name,
+            found.title,
+            reference=REFERENCES.get(name, ""),
+            options=("weights", "rank", *found.options),
+        )
+        register(stored(found))

@@ -1,0 +1,193 @@
+"""Merging adapters: from several to one, by any registered merge."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from onepass.adapters.adapter import Adapter, Lora, same_base
+from onepass.adapters.lowrank import compress, gram
+from onepass.adapters.merging.dense import truncate
+from onepass.adapters.merging.stack import MERGES, Merged, Stack
+from onepass.core.errors import OnepassError
+
+Weight = float | Mapping[str, float]
+"""A weight for all modules, or one by part of the module's path ("q_proj", "layers.3"); the longest
+part that fits counts, and "*" stands for all others (without it they get the default)."""
+
+
+def merge(
+    adapters: Sequence[Adapter],
+    method: str = "linear",
+    weights: Sequence[Weight] | None = None,
+    *,
+    rank: int | None = None,
+    seed: int = 0,
+    force: bool = False,
+    **options: Any,
+) -> Adapter:
+    """Merge adapters of one base into one adapter with scaling 1.
+
+    Ranks, alphas and target modules may differ: a module that an adapter lacks is unchanged by it.
+
+    weights: one per adapter; by default 1/N each, or 1 for methods that average by themselves.
+    rank: of the result. By default exact results keep the rank they have (up to the sum of ranks);
+        dense ones get the largest rank of their inputs. The card tells the error of a truncation,
+        relative to the exact result (Frobenius norm).
+    force: merge although the adapters say that they are for different bases.
+    options: those of the method; see `docs/methods.md`.
+
+    Raises:
+        OnepassError: an unknown method or option; adapters of different bases or shapes; a count of
+            weights that differs; a rank that no module can have.
+    """
+    found = MERGES.get(method)
+    found.check_options(options)
+    stacks = _stacks(adapters, weights, found.shares, seed, force)
+    _check_rank(rank, stacks)
+    modules: dict[str, Lora] = {}
+    errors = _Errors()
+    for stack, result in zip(stacks, found.merge(stacks, **options), strict=True):
+        lora = _of_rank(result, rank, stack, errors)
+        if lora.rank:
+            modules[stack.module] = lora
+    names = [adapter.name for adapter in adapters]
+    card = {
+        "method": method,
+        "adapters": names,
+        "weights": _plain(weights, len(adapters), found.shares),
+        "options": {**found.options, **options},
+        "seed": seed,
+        "rank": rank,
+        "truncation_error": errors.relative(),
+    }
+    return Adapter(
+        name=f"{method}({', '.join(names)})",
+        modules=modules,
+        base=next((adapter.base for adapter in adapters if adapter.base), None),
+        card=card,
+    )
+
+
+@dataclass
+class _Errors:
+    """The squared norms of what truncations missed, and of all results."""
+
+    missed: float = 0.0
+    size: float = 0.0
+
+    def relative(self) -> float:
+        return math.sqrt(self.missed / self.size) if self.size else 0.0
+
+
+def _of_rank(result: Merged, rank: int | None, stack: Stack, errors: _Errors) -> Lora:
+    most = min(stack.shape)
+    if isinstance(result, Lora):
+        size = float(gram([result])[0, 0]) if result.rank else 0.0
+        errors.size += size
+        if rank is None or result.rank <= rank:
+            return result
+        small = compress(result, min(rank, most))
+        errors.missed += max(size - float(gram([small])[0, 0]), 0.0)
+        return small
+    wanted = max(lora.rank for lora in stack.loras) if rank is None else rank
+    generator = torch.Generator().manual_seed(stack.seed)
+    found = truncate(result, min(wanted, most), generator)
+    errors.missed += found.missed
+    errors.size += found.size
+    return found.lora
+
+
+def _stacks(
+    adapters: Sequence[Adapter],
+    weights: Sequence[Weight] | None,
+    shares: bool,
+    seed: int,
+    force: bool,
+) -> list[Stack]:
+    if not adapters:
+        raise OnepassError("a merge of no adapters; give at least one")
+    if weights is None:
+        weights = _default_weights(len(adapters), shares)
+    if len(weights) != len(adapters):
+        raise OnepassError(
+            f"{len(adapters)} adapters and {len(weights)} weights; give one weight per adapter"
+        )
+    check_mergeable(adapters, force=force)
+    names = tuple(adapter.name for adapter in adapters)
+    stacks = []
+    for module in dict.fromkeys(module for adapter in adapters for module in adapter.modules):
+        own = [adapter.modules.get(module) for adapter in adapters]
+        model = next(lora for lora in own if lora is not None)
+        loras = tuple(_nothing(model) if lora is None else lora for lora in own)
+        found = tuple(
+            _weight(weight, module, 1 / len(adapters) if shares else 1.0) for weight in weights
+        )
+        stacks.append(Stack(module, names, loras, found, seed))
+    if not stacks:
+        raise OnepassError("the adapters change no module; there is nothing to merge")
+    return stacks
+
+
+def _nothing(model: Lora) -> Lora:
+    """A change of rank 0, of the same shape and dtype."""
+    return Lora(model.down[:0], model.up[:, :0])
+
+
+def _default_weights(count: int, shares: bool) -> list[float]:
+    return [1 / count if shares else 1.0] * count
+
+
+def _weight(weight: Weight, module: str, default: float) -> float:
+    if not isinstance(weight, Mapping):
+        return _finite(weight, weight)
+    path = f".{module}."
+    fitting = [part for part in weight if part != "*" and f".{part}." in path]
+    best = max(fitting, key=len) if fitting else "*"
+    return _finite(weight.get(best, default), weight)
+
+
+def _finite(value: Any, shown: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise OnepassError(f"weight {json.dumps(shown, default=str)} is not a finite number")
+    return float(value)
+
+
+def _plain(weights: Sequence[Weight] | None, count: int, shares: bool) -> list[Any]:
+    given = _default_weights(count, shares) if weights is None else weights
+    return [dict(w) if isinstance(w, Mapping) else float(w) for w in given]
+
+
+def _check_rank(rank: int | None, stacks: Sequence[Stack]) -> None:
+    if rank is None:
+        return
+    widest = max(stacks, key=lambda stack: min(stack.shape))
+    most = min(widest.shape)
+    if not 1 <= rank <= most:
+        raise OnepassError(
+            f"rank {rank} is not possible: it must be from 1 to {most}, the smaller side of "
+            f"{widest.module} {widest.shape} (out, in)"
+        )
+
+
+def check_mergeable(adapters: Sequence[Adapter], *, force: bool = False) -> None:
+    """Refuse adapters of different bases (unless forced) or layer shapes, naming both."""
+    shapes: dict[str, tuple[Adapter, tuple[int, int]]] = {}
+    named = next((adapter for adapter in adapters if adapter.base), None)
+    for adapter in adapters:
+        if named and adapter.base and not force and not same_base(named.base or "", adapter.base):
+            raise OnepassError(
+                f"adapters {named.name!r} and {adapter.name!r} are for different bases, "
+                f"{named.base} and {adapter.base}; merge adapters of one base, or force it if the "
+                "two are one model under two names"
+            )
+        for module, lora in adapter.modules.items():
+            first, shape = shapes.setdefault(module, (adapter, lora.shape))
+            if shape != lora.shape:
+                raise OnepassError(
+                    f"adapters {first.name!r} and {adapter.name!r} have different shapes at "
+                    f"{module}: {shape} and {lora.shape} (out, in); merge adapters of one base"
+                )

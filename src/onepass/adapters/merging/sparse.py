@@ -1,0 +1,194 @@
+"""TIES, DARE and their kin: make each change sparse, then let the adapters agree entry by entry.
+
+Entries are those of ΔW (`space` "full"), or of the adapters' coordinates in a shared basis ("core",
+"knots"; see `spaces`). In the full space the result is dense and the engine truncates it; in the
+others it stays low-rank.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onepass.adapters.adapter import Lora
+from onepass.adapters.lowrank import wide_dtype
+from onepass.adapters.merging.consensus import (
+    Consensus,
+    agreeing_sum,
+    disjoint_mean,
+    weighted,
+    weighted_mean,
+)
+from onepass.adapters.merging.spaces import core_space, knots_space
+from onepass.adapters.merging.sparsify import (
+    Sparsifier,
+    drop_by_rank,
+    drop_randomly,
+    keep_largest,
+    keep_middle,
+)
+from onepass.adapters.merging.stack import (
+    Merged,
+    Stack,
+    add_merge,
+    check_choice,
+    check_share,
+    merge_method,
+)
+
+SPACES = ("full", "core", "knots")
+_BLOCK = 1 << 21  # entries of ΔW at a time
+
+
+def ties(
+    stacks: Sequence[Stack], *, density: float = 0.2, variant: str = "paper", space: str = "full"
+) -> Iterator[Merged]:
+    """Trim, elect a sign, merge what agrees (TIES, arXiv 2306.01708).
+
+    `variant`: "paper" keeps the share `density` of all of an adapter's entries together; "peft" of
+    each module's (with the same election); "mergekit" of each module's, electing and averaging with
+    weights.
+    """
+    check_share("density", density)
+    check_choice("variant", variant, ("paper", "peft", "mergekit"))
+    sparsifier = keep_largest(density)
+    consensus = weighted_mean if variant == "mergekit" else disjoint_mean
+    together: list[Any] | None = None
+    if variant == "paper" and space == "full":
+        together = [
+            sparsifier.measure(partial(_model_blocks, stacks, adapter))
+            for adapter in range(len(stacks[0].loras) if stacks else 0)
+        ]
+    for stack in stacks:
+        yield merge_sparse(stack, sparsifier, consensus, space, together)
+
+
+add_merge("ties", "TIES", ties, {"density": 0.2, "variant": "paper", "space": "full"}, shares=False)
+
+
+@merge_method("magnitude-prune", "Magnitude pruning")
+def magnitude_prune(stack: Stack, *, density: float = 0.5, space: str = "full") -> Merged:
+    """The weighted sum of each adapter's largest entries (PEFT's `magnitude_prune`, on ΔW)."""
+    check_share("density", density)
+    return merge_sparse(stack, keep_largest(density), weighted, space)
+
+
+@merge_method("dare", "DARE")
+def dare(stack: Stack, *, density: float = 0.5, space: str = "full") -> Merged:
+    """Drop entries at random, rescale, add up: DARE with task arithmetic (arXiv 2311.03099)."""
+    check_share("density", density)
+    return merge_sparse(stack, drop_randomly(density), weighted, space)
+
+
+@merge_method("dare-ties", "DARE with TIES", shares=False)
+def dare_ties(
+    stack: Stack, *, density: float = 0.5, variant: str = "paper", space: str = "full"
+) -> Merged:
+    """DARE, then TIES' election; `variant` "mergekit" adds up what agrees instead of averaging."""
+    check_share("density", density)
+    check_choice("variant", variant, ("paper", "mergekit"))
+    consensus = agreeing_sum if variant == "mergekit" else disjoint_mean
+    return merge_sparse(stack, drop_randomly(density), consensus, space)
+
+
+@merge_method("della", "DELLA", shares=False)
+def della(
+    stack: Stack,
+    *,
+    density: float = 0.5,
+    epsilon: float = 0.1,
+    variant: str = "paper",
+    space: str = "full",
+) -> Merged:
+    """Drop entries the likelier the smaller they are, then TIES' election (arXiv 2406.11617)."""
+    check_share("density", density)
+    check_choice("variant", variant, ("paper", "mergekit"))
+    consensus = agreeing_sum if variant == "mergekit" else disjoint_mean
+    return merge_sparse(stack, drop_by_rank(density, epsilon), consensus, space)
+
+
+@merge_method("breadcrumbs", "Model breadcrumbs")
+def breadcrumbs(
+    stack: Stack, *, density: float = 0.85, gamma: float = 0.01, space: str = "full"
+) -> Merged:
+    """The weighted sum of each adapter's middling entries (arXiv 2312.06795)."""
+    check_share("density", density)
+    return merge_sparse(stack, keep_middle(density, gamma), weighted, space)
+
+
+@merge_method("knots", "KnOTS with TIES", shares=False)
+def knots(stack: Stack, *, density: float = 0.2, variant: str = "peft") -> Merged:
+    """TIES on the adapters' coordinates in the basis that they share (arXiv 2410.19735)."""
+    check_share("density", density)
+    check_choice("variant", variant, ("peft", "mergekit"))
+    consensus = weighted_mean if variant == "mergekit" else disjoint_mean
+    return merge_sparse(stack, keep_largest(density), consensus, "knots")
+
+
+def merge_sparse(
+    stack: Stack,
+    sparsifier: Sparsifier,
+    consensus: Consensus,
+    space: str,
+    measured: Sequence[Any] | None = None,
+) -> Merged:
+    """Sparsify and agree in a space; `measured`: per adapter, if it was measured beforehand."""
+    check_choice("space", space, SPACES)
+    if space == "core":
+        core = core_space(stack.loras)
+        merged = _merge_matrices(stack, core.cores, sparsifier, consensus)
+        return Lora(core.right.to(core.dtype), (core.left @ merged).to(core.dtype))
+    if space == "knots":
+        left, rows = knots_space(stack.loras)
+        dtype = wide_dtype(stack.loras)
+        merged = _merge_matrices(stack, rows, sparsifier, consensus)
+        return Lora(merged.to(dtype), left.to(dtype))
+    return _merge_dense(stack, sparsifier, consensus, measured)
+
+
+def _merge_matrices(
+    stack: Stack, matrices: Sequence[Tensor], sparsifier: Sparsifier, consensus: Consensus
+) -> Tensor:
+    sparse = [
+        sparsifier.apply(
+            matrix.clone(), sparsifier.measure(_single(matrix)), stack.generator(adapter)
+        )
+        for adapter, matrix in enumerate(matrices)
+    ]
+    return consensus(sparse, stack.weights)
+
+
+def _merge_dense(
+    stack: Stack, sparsifier: Sparsifier, consensus: Consensus, measured: Sequence[Any] | None
+) -> Tensor:
+    """Block by block, so that beside the result only a block of each ΔW_i is ever in memory."""
+    adapters = range(len(stack.loras))
+    if measured is None:
+        measured = [sparsifier.measure(partial(blocks_of, stack.loras[i])) for i in adapters]
+    generators = [stack.generator(adapter) for adapter in adapters]
+    merged = torch.empty(stack.shape, dtype=wide_dtype(stack.loras))
+    row = 0
+    for blocks in zip(*(blocks_of(lora) for lora in stack.loras), strict=True):
+        sparse = [sparsifier.apply(blocks[i], measured[i], generators[i]) for i in adapters]
+        merged[row : row + len(sparse[0])] = consensus(sparse, stack.weights)
+        row += len(sparse[0])
+    return merged
+
+
+def blocks_of(lora: Lora) -> Iterator[Tensor]:
+    """ΔW by blocks of rows, fresh ones that may be changed."""
+    dtype = wide_dtype([lora])
+    up, down = lora.up.detach().to(dtype), lora.down.detach().to(dtype)
+    for rows in torch.split(up, max(_BLOCK // lora.shape[1], 1)):
+        yield rows @ down
+
+
+def _model_blocks(stacks: Sequence[Stack], adapter: int) -> Iterator[Tensor]:
+    for stack in stacks:
+        yield from blocks_of(stack.loras[adapter])
+
+
+def _single(matrix: Tensor) -> Callable[[], Iterator[Tensor]]:
+    return lambda: iter([matrix])
