@@ -39,11 +39,12 @@ START, MAKE, COMPARE = "Start here", "Make", "Compare"
 
 COMMANDS = (
     Entry("demo", START, "Compose two tasks in one pass, offline, and compare the methods."),
-    Entry("ls", START, "List the known tasks, methods or metrics."),
+    Entry("ls", START, "List the known tasks, methods, merges or metrics."),
     Entry("generate", START, "Run a composition on your own text."),
     Entry("data", MAKE, "Export the examples of a task and split as JSON lines."),
     Entry("pretrain", MAKE, "Train the embedded tiny base from scratch."),
     Entry("train", MAKE, "Train an adapter for one task."),
+    Entry("merge", MAKE, "Merge adapters into one, by arithmetic alone."),
     Entry("calibrate", MAKE, "Train the calibration of a compositional task: a composition."),
     Entry("export", MAKE, "Write a composition as one PEFT adapter or as a whole model."),
     Entry("score", COMPARE, "Score stored predictions."),

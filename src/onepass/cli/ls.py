@@ -13,11 +13,12 @@ Row = tuple[str, ...]
 class Kind(StrEnum):
     tasks = "tasks"
     methods = "methods"
+    merges = "merges"
     metrics = "metrics"
 
 
 def ls(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
-    """List the known tasks, methods or metrics.
+    """List the known tasks, methods, merges or metrics.
 
     On a terminal a table; in a pipe one line each, its columns separated by tabs.
 
@@ -43,10 +44,21 @@ def _methods() -> tuple[Row, list[Row]]:
     return ("method", "what it is"), [(name, METHODS.get(name).title) for name in METHODS]
 
 
+def _merges() -> tuple[Row, list[Row]]:
+    from onepass.adapters.merging import MERGES
+
+    rows: list[Row] = []
+    for name in MERGES:
+        found = MERGES.get(name)
+        options = ", ".join(f"{option}={value}" for option, value in found.options.items())
+        rows.append((name, found.title, options))
+    return ("merge", "what it is", "options"), rows
+
+
 def _metrics() -> tuple[Row, list[Row]]:
     from onepass.evaluate.metrics import METRICS
 
     return ("metric", "what it is"), [(name, METRICS.get(name).title) for name in METRICS]
 
 
-LISTS = {Kind.tasks: _tasks, Kind.methods: _methods, Kind.metrics: _metrics}
+LISTS = {Kind.tasks: _tasks, Kind.methods: _methods, Kind.merges: _merges, Kind.metrics: _metrics}

@@ -4,11 +4,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from onepass.adapters.adapter import Adapter, Lora, same_base
+from onepass.adapters.adapter import Adapter, Lora, load_adapter, same_base
 from onepass.adapters.lowrank import compress, gram
 from onepass.adapters.merging.dense import truncate
 from onepass.adapters.merging.stack import MERGES, Merged, Stack
@@ -20,7 +21,7 @@ part that fits counts, and "*" stands for all others (without it they get the de
 
 
 def merge(
-    adapters: Sequence[Adapter],
+    adapters: Sequence[Adapter | Path | str],
     method: str = "linear",
     weights: Sequence[Weight] | None = None,
     *,
@@ -31,6 +32,7 @@ def merge(
 ) -> Adapter:
     """Merge adapters of one base into one adapter with scaling 1.
 
+    adapters: loaded ones, or folders in PEFT's format.
     Ranks, alphas and target modules may differ: a module that an adapter lacks is unchanged by it.
 
     weights: one per adapter; by default 1/N each, or 1 for methods that average by themselves.
@@ -46,7 +48,8 @@ def merge(
     """
     found = MERGES.get(method)
     found.check_options(options)
-    stacks = _stacks(adapters, weights, found.shares, seed, force)
+    loaded = [a if isinstance(a, Adapter) else load_adapter(a) for a in adapters]
+    stacks = _stacks(loaded, weights, found.shares, seed, force)
     _check_rank(rank, stacks)
     modules: dict[str, Lora] = {}
     errors = _Errors()
@@ -54,7 +57,7 @@ def merge(
         lora = _of_rank(result, rank, stack, errors)
         if lora.rank:
             modules[stack.module] = lora
-    names = [adapter.name for adapter in adapters]
+    names = [adapter.name for adapter in loaded]
     card = {
         "method": method,
         "adapters": names,
@@ -67,7 +70,7 @@ def merge(
     return Adapter(
         name=f"{method}({', '.join(names)})",
         modules=modules,
-        base=next((adapter.base for adapter in adapters if adapter.base), None),
+        base=next((adapter.base for adapter in loaded if adapter.base), None),
         card=card,
     )
 
