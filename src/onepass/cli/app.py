@@ -40,6 +40,7 @@ START, MAKE, COMPARE = "Start here", "Make", "Compare"
 COMMANDS = (
     Entry("demo", START, "Compose two tasks in one pass, offline, and compare the methods."),
     Entry("ls", START, "List the known tasks, methods, merges or metrics."),
+    Entry("inspect", START, "Tell what adapters are, and how well they would merge."),
     Entry("generate", START, "Run a composition on your own text."),
     Entry("data", MAKE, "Export the examples of a task and split as JSON lines."),
     Entry("pretrain", MAKE, "Train the embedded tiny base from scratch."),

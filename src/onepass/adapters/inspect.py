@@ -1,0 +1,169 @@
+"""What can be told of adapters, and of how two of them meet, from their weights alone."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from onepass.adapters.adapter import Adapter, Lora, projection
+from onepass.adapters.lowrank import gram, norm
+
+# Sign conflicts are counted on this many rows of ΔW, evenly spread: shares need no more.
+_ROWS = 256
+_ZERO = 1e-6  # of the largest singular value: below that a direction is not used
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One adapter. `norms`: the Frobenius norm of ΔW per module, scaling included."""
+
+    name: str
+    base: str | None
+    ranks: tuple[int, ...]
+    projections: tuple[str, ...]
+    parameters: int
+    norms: Mapping[str, float]
+
+    @property
+    def total_norm(self) -> float:
+        return math.sqrt(sum(value**2 for value in self.norms.values()))
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Two adapters in one module that both change.
+
+    cosine: of the two ΔW as vectors, -1 to 1.
+    outputs, inputs: how much of the output (input) directions of the two coincide, 0 to 1: the mean
+        squared cosine of the principal angles between the column (row) spaces of the ΔW.
+    by_chance: what `outputs` would be for random directions.
+    conflict: the share of entries with opposite signs, each weighted by the smaller of the two
+        magnitudes; 0.5 for unrelated adapters.
+    """
+
+    cosine: float
+    outputs: float
+    inputs: float
+    by_chance: float
+    conflict: float
+
+
+def facts(adapter: Adapter) -> Facts:
+    return Facts(
+        name=adapter.name,
+        base=adapter.base,
+        ranks=tuple(sorted({lora.rank for lora in adapter.modules.values()})),
+        projections=tuple(dict.fromkeys(map(projection, adapter.modules))),
+        parameters=adapter.parameter_count,
+        norms={module: norm(lora) for module, lora in adapter.modules.items()},
+    )
+
+
+def meet(one: Adapter, other: Adapter) -> dict[str, Meeting]:
+    """How two adapters meet, by module; modules that only one changes are left out."""
+    return {
+        module: _meeting(lora, other.modules[module])
+        for module, lora in one.modules.items()
+        if module in other.modules
+    }
+
+
+def _meeting(one: Lora, other: Lora) -> Meeting:
+    products = gram([one, other])
+    size = float((products[0, 0] * products[1, 1]).clamp(min=0).sqrt())
+    left, right = _directions(one), _directions(other)
+    smaller = min(left[0].shape[1], right[0].shape[1])
+    larger = max(left[0].shape[1], right[0].shape[1])
+    return Meeting(
+        cosine=float(products[0, 1]) / size if size else 0.0,
+        outputs=_overlap(left[0], right[0]),
+        inputs=_overlap(left[1], right[1]),
+        by_chance=min(larger / one.shape[0], 1.0) if smaller else 0.0,
+        conflict=_conflict(one, other),
+    )
+
+
+def _directions(lora: Lora) -> tuple[Tensor, Tensor]:
+    """Orthonormal bases of what ΔW writes (out, k) and reads (in, k), k its numerical rank."""
+    left, up = torch.linalg.qr(lora.up.detach().double())
+    right, down = torch.linalg.qr(lora.down.detach().double().T)
+    u, s, vt = torch.linalg.svd(up @ down.T)
+    count = int((s > _ZERO * s.max()).sum()) if s.numel() and float(s.max()) > 0 else 0
+    return left @ u[:, :count], right @ vt[:count].T
+
+
+def _overlap(one: Tensor, other: Tensor) -> float:
+    """Mean squared cosine of the principal angles between two subspaces; 0 if one is empty."""
+    smaller = min(one.shape[1], other.shape[1])
+    return float((one.T @ other).square().sum()) / smaller if smaller else 0.0
+
+
+def _conflict(one: Lora, other: Lora) -> float:
+    rows = torch.linspace(0, one.shape[0] - 1, min(_ROWS, one.shape[0])).long()
+    a, b = (x.up.detach().float()[rows] @ x.down.detach().float() for x in (one, other))
+    smaller = torch.minimum(a.abs(), b.abs())
+    total = float(smaller.sum())
+    return float(smaller[a * b < 0].sum()) / total if total else 0.0
+
+
+def hints(one: Facts, other: Facts, meetings: Mapping[str, Meeting]) -> list[str]:
+    """What the figures suggest for a merge of the two, in plain words; the worst first."""
+    if not meetings:
+        return ["They change different modules, so a merge with weights 1 leaves each as it is."]
+    said = []
+    cosine = fmean(each.cosine for each in meetings.values())
+    outputs = fmean(each.outputs for each in meetings.values())
+    chance = fmean(each.by_chance for each in meetings.values())
+    strengths = sorted([one, other], key=lambda each: each.total_norm)
+    weak, strong = (each.total_norm for each in strengths)
+    if strong > 2 * weak:
+        times = f"{strong / weak:.1f} times as" if weak else "infinitely"
+        said.append(
+            f"{strengths[1].name} is {times} strong as {strengths[0].name} and will drown it in a "
+            "merge with equal weights; give it a smaller weight."
+        )
+    if cosine < -0.05:
+        said.append(
+            f"They pull in opposite directions (cosine {cosine:.2f}); any weighted sum undoes part "
+            "of both."
+        )
+    elif cosine > 0.3:
+        said.append(
+            f"They largely agree (cosine {cosine:.2f}); an average (linear, slerp) loses little."
+        )
+    else:
+        said.append(
+            f"They are nearly orthogonal (cosine {cosine:.2f}); an average keeps about half of "
+            "each, which both tasks feel. A sum (weights 1) keeps each whole."
+        )
+    if outputs > max(2 * chance, 0.1):
+        said.append(
+            f"They write to the same places ({100 * outputs:.0f} % of their output directions, "
+            f"{100 * chance:.0f} % by chance), so that sums interfere; tsv and knots separate "
+            "them, a calibration learns to."
+        )
+    else:
+        said.append("They write to different places; entry-wise merges such as ties gain little.")
+    inputs = fmean(each.inputs for each in meetings.values())
+    if inputs > 0.4:
+        said.append(
+            f"They read the same directions ({100 * inputs:.0f} %), as adapters that started from "
+            "one seed do; what one looks for in the input sets off the other too."
+        )
+    return said
+
+
+def by_layer(meetings: Mapping[str, Meeting], name: str) -> dict[tuple[str, str], float]:
+    """A figure by (layer, projection), as for a heat map; layers as they are called ("0", "")."""
+    values: dict[tuple[str, str], float] = {}
+    for module, meeting in meetings.items():
+        layer = next((part for part in module.split(".") if part.isdigit()), "")
+        values[layer, projection(module)] = float(getattr(meeting, name))
+    return values
+
+
+def pairs(adapters: Sequence[Adapter]) -> list[tuple[Adapter, Adapter]]:
+    return [(one, other) for i, one in enumerate(adapters) for other in adapters[i + 1 :]]
