@@ -2,7 +2,15 @@
 
 from statistics import fmean
 
-from onepass.bench.results import VERIFIED, Results, compare, interval, metric_for, task_means
+from onepass.bench.results import (
+    OWN,
+    VERIFIED,
+    Results,
+    compare,
+    interval,
+    metric_for,
+    task_means,
+)
 from onepass.bench.runs import Run
 from onepass.bench.table import Column, Table, Value
 from onepass.methods import METHODS
@@ -139,15 +147,21 @@ def generalisation(results: Results) -> Table | None:
     columns = [Column("method")]
     for split in splits:
         columns += [Column(split), Column(f"{split}_low", "low"), Column(f"{split}_high", "high")]
+        columns += [Column(f"{split}_{OWN}", "ROUGE")] if results.headline != OWN else []
     rows: list[list[Value]] = []
     for name in results.methods:
         row: list[Value] = [name]
         for split in splits:
             found = interval(results.of(name), split, results.headline)
             row += [None] * 3 if found is None else [found.mean, found.low, found.high]
+            if results.headline != OWN:
+                own = interval(results.of(name), split, OWN)
+                row.append(None if own is None else own.mean)
         rows.append(row)
-    note = f"Percent {results.headline}, with the 95 % interval."
-    return Table("Split by split", columns, rows, note)
+    note = f"Percent {results.headline}, with the 95 % interval"
+    if results.headline != OWN:
+        note += "; beside it the task's ROUGE, which tells more where hardly anything is right"
+    return Table("Split by split", columns, rows, f"{note}.")
 
 
 def per_task(results: Results) -> Table:
