@@ -7,6 +7,7 @@ from onepass.methods import (  # noqa: I001  (the order is the table's)
     single,
     in_context,
     merges,
+    search,
     multi_step,
     joint,
     calibration,
@@ -23,6 +24,7 @@ __all__ = [
     "joint",
     "merges",
     "multi_step",
+    "search",
     "shared",
     "single",
 ]

@@ -6,12 +6,25 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from onepass.adapters.composition import Pass
+from onepass.model.attach import merged
 from onepass.model.load import Base
 from onepass.model.options import History, TrainOptions
-from onepass.model.tokens import Encoded, collate, target_loss
+from onepass.model.tokens import (
+    Encoded,
+    collate,
+    encode_examples,
+    sorted_batches,
+    target_loss,
+)
 from onepass.model.train import LossFunction
+from onepass.tasks.example import Example
+from onepass.tasks.task import parse_task
+
+_BATCH = 16
 
 
 def batch_loss(base: Base) -> LossFunction[Sequence[Encoded]]:
@@ -21,6 +34,18 @@ def batch_loss(base: Base) -> LossFunction[Sequence[Encoded]]:
         return target_loss(base.model, *collate(batch, base.pad_id, base.device))
 
     return loss
+
+
+@torch.no_grad()
+def mean_loss(base: Base, pass_: Pass, examples: Sequence[Example]) -> float:
+    """The mean loss (nats per target token) of a pass of a composition on examples of its task."""
+    rows = encode_examples(base, parse_task(pass_.task), examples, pass_.shots)
+    loss, total, count = batch_loss(base), 0.0, 0
+    with merged(base, pass_):
+        for batch in sorted_batches(rows, _BATCH):
+            summed, tokens = loss(batch)
+            total, count = total + float(summed), count + tokens
+    return total / max(count, 1)
 
 
 def fingerprint(*sets: Sequence[Encoded]) -> str:

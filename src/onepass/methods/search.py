@@ -1,0 +1,110 @@
+"""Weights of a merge found from a few examples of the compositional task, without gradients."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from onepass.adapters.adapter import Adapter, Lora
+from onepass.adapters.composition import Composition, Pass, Weighted
+from onepass.core.errors import OnepassError
+from onepass.methods.setting import Setting, method
+from onepass.model.objective import mean_loss
+
+
+@method("lm-cocktail", "LM-Cocktail", reference="lm-cocktail", options=("shots", "temperature"))
+def lm_cocktail(setting: Setting) -> Composition:
+    """Weights softmax(-loss_i / temperature), loss_i that of adapter i alone (arXiv 2311.13534).
+
+    On `shots` (default 5) examples; `temperature` defaults to the authors' 5.
+    """
+    temperature = float(setting.option("temperature", 5.0))
+    if not temperature > 0:
+        raise OnepassError(f"lm-cocktail: temperature is {temperature}; it must be above 0")
+    shots = _shots(setting, 5)
+    alone = (Pass(setting.task.name, (Weighted(adapter),)) for adapter in setting.parts())
+    scores = [-mean_loss(setting.base, pass_, shots) / temperature for pass_ in alone]
+    shares = [math.exp(score - max(scores)) for score in scores]
+    weights = [share / sum(shares) for share in shares]
+    return setting.compose(setting.merged(weights), weights=weights)
+
+
+@method(
+    "lorahub",
+    "LoraHub",
+    reference="lorahub",
+    options=("shots", "budget", "bound", "penalty", "form"),
+)
+def lorahub(setting: Setting) -> Composition:
+    """Weights within ± `bound` (1.5) by gradient-free search, from 0 (arXiv 2307.13269).
+
+    What is minimised over `budget` (40) tries is the mean loss on `shots` (5) examples plus
+    `penalty` (0.05) times the mean |w|. `form` "linear" weighs the ΔW_i; "quadratic" is the
+    authors' (Σ w_i B_i)(Σ w_i A_i), which needs equal ranks and stores a new adapter.
+    """
+    form = setting.option("form", "linear")
+    if form not in ("linear", "quadratic"):
+        raise OnepassError(f"lorahub: form is {form!r}; it must be linear or quadratic")
+    parts, shots = setting.parts(), _shots(setting, 5)
+    penalty = float(setting.option("penalty", 0.05))
+
+    def candidate(weights: Sequence[float]) -> Pass:
+        if form == "linear":
+            return setting.merged(weights)
+        merged = Weighted(_quadratic(parts, weights), stored=True)
+        return Pass(setting.task.name, (merged,))
+
+    def objective(weights: Any) -> float:
+        size = sum(abs(float(w)) for w in weights) / len(parts)
+        return mean_loss(setting.base, candidate([float(w) for w in weights]), shots) + (
+            penalty * size
+        )
+
+    optimizer = _optimizer(
+        len(parts), float(setting.option("bound", 1.5)), int(setting.option("budget", 40)),
+        setting.seed,
+    )  # fmt: skip
+    with warnings.catch_warnings():  # nevergrad's choice of optimiser is no news to our user
+        warnings.simplefilter("ignore", UserWarning)
+        weights = [float(w) for w in optimizer.minimize(objective).value]
+    return setting.compose(candidate(weights), weights=weights)
+
+
+def _shots(setting: Setting, default: int) -> Any:
+    count = int(setting.option("shots", default))
+    if count < 1 or not setting.train:
+        raise OnepassError(
+            f"{setting.method} needs training examples of {setting.task.name} to weigh by; "
+            f"found {len(setting.train)}, with shots = {count}"
+        )
+    return setting.train[:count]
+
+
+def _quadratic(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
+    modules: dict[str, Lora] = {}
+    for module in dict.fromkeys(module for adapter in adapters for module in adapter.modules):
+        loras = [adapter.modules.get(module) for adapter in adapters]
+        present = [(x, w) for x, w in zip(loras, weights, strict=True) if x is not None]
+        if len({lora.rank for lora, _ in present}) > 1:
+            raise OnepassError(
+                f"lorahub's quadratic form adds factors, but at {module} the ranks differ; "
+                "use the form linear"
+            )
+        first, weight = present[0]
+        down, up = first.down * weight, first.up * weight
+        for lora, weight in present[1:]:
+            down, up = down + lora.down * weight, up + lora.up * weight
+        modules[module] = Lora(down, up)
+    return Adapter("lorahub", modules, adapters[0].base)
+
+
+def _optimizer(size: int, bound: float, budget: int, seed: int) -> Any:
+    try:
+        import nevergrad
+    except ImportError as error:
+        raise OnepassError(
+            "lorahub searches with nevergrad, which is not installed: pip install 'onepass[search]'"
+        ) from error
+    space = nevergrad.p.Array(init=[0.0] * size, lower=-bound, upper=bound)
+    space.random_state.seed(seed)
+    return nevergrad.optimizers.NGOpt(parametrization=space, budget=budget, num_workers=1)
