@@ -118,6 +118,18 @@ def test_merges_agree_with_peft(
     assert agree(merge(adapters, ours, weights), peft_deltas(oracle, "merged"))
 
 
+@pytest.mark.parametrize("weights", [[0.5, 0.5], [0.7, -0.3]])
+def test_a_forced_rank_is_pefts_svd(weights: list[float], tmp_path: Path) -> None:
+    adapters = [random_adapter(seed, base=shape()) for seed in range(2)]
+    for adapter in adapters:
+        save_adapter(adapter, tmp_path / adapter.name)
+    names = [adapter.name for adapter in adapters]
+    oracle = peft.PeftModel.from_pretrained(fresh(), tmp_path / names[0], adapter_name=names[0])
+    oracle.load_adapter(tmp_path / names[1], adapter_name=names[1])
+    oracle.add_weighted_adapter(names, weights, "merged", combination_type="svd", svd_rank=4)
+    assert agree(merge(adapters, "linear", weights, rank=4), peft_deltas(oracle, "merged"))
+
+
 def test_a_merge_runs_in_peft_as_it_is_saved(tmp_path: Path) -> None:
     merged = merge([random_adapter(0, base=shape()), random_adapter(1, 5, base=shape())])
     save_adapter(merged, tmp_path / "a")

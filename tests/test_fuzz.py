@@ -1,0 +1,124 @@
+"""Ten thousand broken weight files: each is refused in words or read, and none takes memory."""
+
+import json
+import random
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapter_kit import random_adapter
+from onepass.adapters.adapter import WEIGHTS, load_adapter, save_adapter
+from onepass.core.errors import OnepassError
+
+FILES, AT_ONCE = 10_000, 2_500
+NUMBERS: list[Any] = [
+    -1,
+    0,
+    1,
+    2**31,
+    2**32,
+    2**53,
+    2**63 - 1,
+    2**64,
+    10**30,
+    0.5,
+    None,
+    "8",
+    [],
+    {},
+]
+Header = dict[str, Any]
+
+
+def swap_bytes(content: bytearray, rng: random.Random) -> bytearray:
+    for _ in range(rng.randint(1, 8)):
+        content[rng.randrange(min(len(content), 2000))] = rng.randrange(256)
+    return content
+
+
+def cut(content: bytearray, rng: random.Random) -> bytearray:
+    return content[: rng.randrange(len(content))]
+
+
+def lie_about_the_header(content: bytearray, rng: random.Random) -> bytearray:
+    length = rng.choice([0, 1, len(content), 2**31, 2**40, 2**63 - 1, 2**64 - 1])
+    return bytearray(length.to_bytes(8, "little")) + content[8:]
+
+
+def append(content: bytearray, rng: random.Random) -> bytearray:
+    return content + rng.randbytes(rng.randint(1, 100))
+
+
+def rewrite(change: Callable[[Header, random.Random], Any]) -> Callable[..., bytearray]:
+    """A mutation of the parsed header, whose length is then told truly."""
+
+    def mutate(content: bytearray, rng: random.Random) -> bytearray:
+        size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + size])
+        changed = change(header, rng)
+        text = json.dumps(header if changed is None else changed).encode()
+        return bytearray(len(text).to_bytes(8, "little") + text + content[8 + size :])
+
+    return mutate
+
+
+def any_tensor(header: Header, rng: random.Random) -> Any:
+    return header[rng.choice([name for name in header if name != "__metadata__"])]
+
+
+def odd_offsets(header: Header, rng: random.Random) -> None:
+    any_tensor(header, rng)["data_offsets"][rng.randrange(2)] = rng.choice(NUMBERS)
+
+
+def odd_shape(header: Header, rng: random.Random) -> None:
+    any_tensor(header, rng)["shape"] = rng.choices(NUMBERS, k=rng.randint(0, 5))
+
+
+def odd_dtype(header: Header, rng: random.Random) -> None:
+    any_tensor(header, rng)["dtype"] = rng.choice(["F64", "I8", "F8_E4M3", "F128", "", 7, None])
+
+
+def odd_name(header: Header, rng: random.Random) -> None:
+    name = rng.choice([name for name in header if name != "__metadata__"])
+    odd = ["", "../../etc/passwd", "lora_A.weight", name + ".default", "\0", "a" * 5000]
+    header[rng.choice(odd)] = header.pop(name)
+
+
+def drop_tensor(header: Header, rng: random.Random) -> None:
+    del header[rng.choice([name for name in header if name != "__metadata__"])]
+
+
+def odd_top(header: Header, rng: random.Random) -> Any:
+    return rng.choice([[], {}, None, 3, "x", [header], {"a": header}, {"__metadata__": 3}])
+
+
+MUTATIONS: list[Callable[[bytearray, random.Random], bytearray]] = [
+    swap_bytes, cut, lie_about_the_header, append,
+    *map(rewrite, (odd_offsets, odd_shape, odd_dtype, odd_name, drop_tensor, odd_top)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", range(FILES // AT_ONCE))
+def test_no_weight_file_does_harm(part: int, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    save_adapter(random_adapter(0), folder)
+    path, shapes = folder / WEIGHTS, {m: x.shape for m, x in random_adapter(0).modules.items()}
+    original, refused = path.read_bytes(), 0
+    rng = random.Random(part)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in range(AT_ONCE):
+        path.write_bytes(MUTATIONS[number % len(MUTATIONS)](bytearray(original), rng))
+        try:
+            found = load_adapter(folder)
+        except OnepassError:
+            refused += 1
+        else:
+            # What is accepted is an adapter, if not the one that was written.
+            assert all(x.shape[0] > 0 and x.shape[1] > 0 for x in found.modules.values())
+            assert len(found.modules) <= len(shapes)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert refused > AT_ONCE / 2
+    assert grown < 200, f"reading small broken files took {grown:.0f} MiB"
