@@ -16,13 +16,15 @@ from onepass.core.errors import OnepassError
 
 EXACT = ["linear", "concat"]
 ALONE_UNCHANGED = [
-    name for name in MERGES if name not in ("iso-c", "iso-cts", "ties", "knots", "breadcrumbs")
+    name
+    for name in MERGES
+    if name not in ("iso-c", "iso-cts", "ties", "knots", "breadcrumbs", "ctm")
 ]
 """Of one adapter at weight 1: those that flatten its spectrum or trim it by default differ."""
 KEEP_ALL: dict[str, dict[str, Any]] = {
     "ties": {"density": 1.0}, "knots": {"density": 1.0}, "dare": {"density": 1.0},
     "dare-ties": {"density": 1.0}, "della": {"density": 1.0}, "magnitude-prune": {"density": 1.0},
-    "breadcrumbs": {"density": 1.0, "gamma": 0.0},
+    "breadcrumbs": {"density": 1.0, "gamma": 0.0}, "ctm": {"density": 1.0},
 }  # fmt: skip
 weight_lists = st.lists(st.floats(-2, 2, allow_nan=False), min_size=1, max_size=4)
 
@@ -236,6 +238,9 @@ def test_adapters_that_do_not_belong_together_are_refused(method: str) -> None:
         ("breadcrumbs", {"density": 0.9, "gamma": 0.2}, "gamma must be"),
         ("linear", {"rank": 0}, "rank 0 is not possible: it must be from 1 to 8"),
         ("linear", {"rank": 9}, "rank 9 is not possible"),
+        ("ctm", {"beta": 2}, "beta is 2; it must be from 0 to 1"),
+        ("ctm", {"dimensions": 0}, "dimensions is 0; it must be at least 1"),
+        ("ctm", {"rule": "tie"}, "unknown rule 'tie': did you mean 'ties'"),
         ("slerp", {"weights": [1.0, -1.0]}, "sum to 0"),
         ("linear", {"weights": [float("nan"), 1.0]}, "not a finite number"),
         ("linear", {"weights": [{"q_proj": "big"}, 1.0]}, "not a finite number"),

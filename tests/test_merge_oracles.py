@@ -227,6 +227,53 @@ def test_core_space_merges_the_coordinates_in_the_shared_bases(method: str) -> N
         assert torch.allclose(lora.delta(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("rule", ["linear", "ties"])
+def test_compress_then_merge_merges_in_the_tucker_bases(rule: str) -> None:
+    """The oracle works on the dense ΔW: HOSVD, then HOOI."""
+    adapters, weights = adapters_of(3), [1.0, 0.5, 2.0]
+    merged = merge(adapters, "ctm", weights, rule=rule, density=0.5, beta=0.25)
+    for module, lora in merged.modules.items():
+        assert lora.rank == RANK
+        dense = deltas(adapters, module)
+        mean = add(matrix.norm() for matrix in dense) / len(dense)
+        scaled = [m * (0.25 * m.norm() + 0.75 * mean) / m.norm() for m in dense]
+        v = svd(torch.cat(scaled), RANK)[2].T
+        u = svd(torch.cat([m @ v for m in scaled], 1), RANK)[0]
+        first = float(add((u.T @ m @ v).square().sum() for m in scaled))
+        for _ in range(20):
+            v = svd(torch.cat([u.T @ m for m in scaled]), RANK)[2].T
+            u = svd(torch.cat([m @ v for m in scaled], 1), RANK)[0]
+        assert float(add((u.T @ m @ v).square().sum() for m in scaled)) >= first
+        coordinates = [u.T @ m @ v for m in dense]
+        if rule == "ties":
+            expected = u @ ties_of_module(coordinates, weights, 0.5) @ v.T
+        else:
+            pairs = zip(coordinates, weights, strict=True)
+            expected = u @ add(w * c for c, w in pairs) @ v.T
+        assert torch.allclose(lora.delta(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["linear", "ties"])
+def test_pico_scales_shared_output_directions_down_and_restores_the_norm(method: str) -> None:
+    adapters, weights = adapters_of(3), [1 / 3] * 3
+    merged = merge(adapters, method, weights, rank=8, pico=True)
+    shrunk = []
+    for adapter in adapters:
+        modules = {}
+        for module, lora in adapter.modules.items():
+            u, s, _ = svd(torch.cat([a.modules[module].up for a in adapters], 1), 9)
+            alpha = 1 / (1 + 2 * s.square() / s.square().sum())
+            shift = torch.eye(len(u)).double() + u @ torch.diag(alpha - 1) @ u.T
+            modules[module] = Lora(lora.down, shift @ lora.up)
+        shrunk.append(Adapter(adapter.name, modules, adapter.base))
+    before = merge(shrunk, method, weights, rank=8)
+    for module, lora in merged.modules.items():
+        size = add(matrix.norm() for matrix in deltas(adapters, module)) / 3
+        expected = before.modules[module].delta()
+        assert torch.allclose(lora.delta(), expected * size / expected.norm(), atol=1e-5)
+    assert merged.card["pico"] is True
+
+
 @pytest.mark.parametrize("method", ["dare", "della"])
 def test_random_dropping_keeps_the_expected_share_and_the_mean(method: str) -> None:
     """Of one adapter: entries are dropped, or divided by the probability to be kept."""

@@ -35,6 +35,10 @@ def merge(
         typer.Option(help="An option of the method: name=value.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of methods that drop at random.")] = 0,
+    pico: Annotated[
+        bool,
+        typer.Option("--pico", help="First scale down output directions that all adapters use."),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Merge although the adapters name different bases.")
     ] = False,
@@ -61,7 +65,14 @@ def merge(
 
     dtype = torch_dtype(save_as)
     merged = merge_adapters(
-        adapters, method, given, rank=rank, seed=seed, force=force, **_known(method, options)
+        adapters,
+        method,
+        given,
+        rank=rank,
+        seed=seed,
+        force=force,
+        pico=pico,
+        **_known(method, options),
     )
     save_adapter(merged, out, dtype)
     ranks = sorted({lora.rank for lora in merged.modules.values()})

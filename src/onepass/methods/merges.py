@@ -22,8 +22,9 @@ def stored(found: MergeMethod) -> Callable[[Setting], Composition]:
     def build(setting: Setting) -> Composition:
         options = dict(setting.options)
         weights, rank = options.pop("weights", None), options.pop("rank", None)
+        pico = bool(options.pop("pico", False))
         merged = merge(
-            setting.parts(), found.name, weights, rank=rank, seed=setting.seed, **options
+            setting.parts(), found.name, weights, rank=rank, seed=setting.seed, pico=pico, **options
         )
         return setting.compose(Pass(setting.task.name, (Weighted(merged, stored=True),)))
 
@@ -37,6 +38,6 @@ for name in MERGES:
             name,
             found.title,
             reference=REFERENCES.get(name, ""),
-            options=("weights", "rank", *found.options),
+            options=("weights", "rank", "pico", *found.options),
         )
         register(stored(found))

@@ -3,7 +3,7 @@
 `merge` is the way in, `MERGES` the register. A merge is one function in one file here.
 """
 
-from onepass.adapters.merging import linear, sparse, spectral
+from onepass.adapters.merging import linear, sparse, spectral, ctm  # noqa: I001  (docs order)
 from onepass.adapters.merging.engine import Weight, check_mergeable, merge
 from onepass.adapters.merging.stack import MERGES, MergeMethod
 
@@ -12,6 +12,7 @@ __all__ = [
     "MergeMethod",
     "Weight",
     "check_mergeable",
+    "ctm",
     "linear",
     "merge",
     "sparse",

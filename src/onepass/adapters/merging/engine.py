@@ -12,6 +12,7 @@ import torch
 from onepass.adapters.adapter import Adapter, Lora, load_adapter, same_base
 from onepass.adapters.lowrank import compress, gram
 from onepass.adapters.merging.dense import truncate
+from onepass.adapters.merging.pico import calibrated, restored
 from onepass.adapters.merging.stack import MERGES, Merged, Stack
 from onepass.core.errors import OnepassError
 
@@ -28,6 +29,7 @@ def merge(
     rank: int | None = None,
     seed: int = 0,
     force: bool = False,
+    pico: bool = False,
     **options: Any,
 ) -> Adapter:
     """Merge adapters of one base into one adapter with scaling 1.
@@ -39,6 +41,8 @@ def merge(
     rank: of the result. By default exact results keep the rank they have (up to the sum of ranks);
         dense ones get the largest rank of their inputs. The card tells the error of a truncation,
         relative to the exact result (Frobenius norm).
+    pico: first scale down the output directions that the adapters share, and afterwards restore
+        the norm (arXiv 2604.16826; see `pico`).
     force: merge although the adapters say that they are for different bases.
     options: those of the method; see `docs/methods.md`.
 
@@ -53,7 +57,10 @@ def merge(
     _check_rank(rank, stacks)
     modules: dict[str, Lora] = {}
     errors = _Errors()
-    for stack, result in zip(stacks, found.merge(stacks, **options), strict=True):
+    given = [calibrated(stack) for stack in stacks] if pico else stacks
+    for stack, result in zip(stacks, found.merge(given, **options), strict=True):
+        if pico:
+            result = restored(result, stack.loras)
         lora = _of_rank(result, rank, stack, errors)
         if lora.rank:
             modules[stack.module] = lora
@@ -64,6 +71,7 @@ def merge(
         "weights": _plain(weights, len(adapters), found.shares),
         "options": {**found.options, **options},
         "seed": seed,
+        "pico": pico,
         "rank": rank,
         "truncation_error": errors.relative(),
     }

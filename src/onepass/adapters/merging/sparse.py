@@ -138,19 +138,20 @@ def merge_sparse(
     check_choice("space", space, SPACES)
     if space == "core":
         core = core_space(stack.loras)
-        merged = _merge_matrices(stack, core.cores, sparsifier, consensus)
+        merged = merge_matrices(stack, core.cores, sparsifier, consensus)
         return Lora(core.right.to(core.dtype), (core.left @ merged).to(core.dtype))
     if space == "knots":
         left, rows = knots_space(stack.loras)
         dtype = wide_dtype(stack.loras)
-        merged = _merge_matrices(stack, rows, sparsifier, consensus)
+        merged = merge_matrices(stack, rows, sparsifier, consensus)
         return Lora(merged.to(dtype), left.to(dtype))
     return _merge_dense(stack, sparsifier, consensus, measured)
 
 
-def _merge_matrices(
+def merge_matrices(
     stack: Stack, matrices: Sequence[Tensor], sparsifier: Sparsifier, consensus: Consensus
 ) -> Tensor:
+    """Sparsify and agree on small matrices, one per adapter, which are left as they are."""
     sparse = [
         sparsifier.apply(
             matrix.clone(), sparsifier.measure(_single(matrix)), stack.generator(adapter)
