@@ -115,17 +115,26 @@ def collate(batch: Sequence[Encoded], pad_id: int, device: torch.device) -> tupl
     return torch.tensor(ids, device=device), torch.tensor(labels, device=device)
 
 
+def target_logits(model: PreTrainedModel, ids: Tensor, labels: Tensor) -> Tensor:
+    """The logits (tokens, vocabulary), float32, of the predictions whose token has a label.
+
+    They are computed nowhere else: with a real vocabulary they cost as much as the model itself.
+    """
+    bears_loss = labels[:, 1:] != IGNORE
+    logits = model(input_ids=ids, logits_to_keep=F.pad(bears_loss, (0, 1)), use_cache=False).logits
+    found: Tensor = logits.float()
+    return found
+
+
 def target_loss(model: PreTrainedModel, ids: Tensor, labels: Tensor) -> tuple[Tensor, int]:
     """The summed cross-entropy (nats) over the labelled tokens, and their number.
 
-    Logits are computed only where a label follows: with a real vocabulary they cost as much as
-    the model itself. The sum, with the number, lets batches of any make-up be averaged exactly.
+    The sum, with the number, lets batches of any make-up be averaged exactly.
     """
     wanted = labels[:, 1:]
-    bears_loss = wanted != IGNORE
-    logits = model(input_ids=ids, logits_to_keep=F.pad(bears_loss, (0, 1)), use_cache=False).logits
-    targets = wanted[bears_loss]
-    return F.cross_entropy(logits.float(), targets, reduction="sum"), targets.numel()
+    targets = wanted[wanted != IGNORE]
+    logits = target_logits(model, ids, labels)
+    return F.cross_entropy(logits, targets, reduction="sum"), targets.numel()
 
 
 def shuffled_batches(encoded: Sequence[Encoded], batch_size: int, seed: str) -> list[list[Encoded]]:
