@@ -15,7 +15,9 @@ from onepass.tasks.task import parse_task
 def data(
     task: TaskName,
     corpus: CorpusName = "smalltown",
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    split: Annotated[
+        str, typer.Option(help="train, validation, test, or one more that the corpus has.")
+    ] = "train",
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many only.")] = None,
     out: Annotated[str, typer.Option("--out", "-o", help="A file, or - to print them.")] = "-",
 ) -> None:
