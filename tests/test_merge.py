@@ -190,6 +190,25 @@ def test_a_forced_rank_errs_by_what_the_card_says(rank: int) -> None:
     assert all(lora.rank <= rank for lora in forced.modules.values())
 
 
+@pytest.mark.parametrize("method", ["ties", "dare-ties", "della", "knots", "tsv"])
+def test_the_number_of_threads_changes_nothing_but_rounding(method: str) -> None:
+    base = BaseShape("org/wide", {"model.layers.0.mlp.up_proj": (700, 400)})
+    random = torch.Generator().manual_seed(3)
+    adapters = [
+        Adapter(str(i), {m: random_lora(s, 8, random) for m, s in base.modules.items()})
+        for i in range(2)
+    ]
+    one = merge(adapters, method, seed=1)
+    torch.set_num_threads(3)
+    try:
+        three = merge(adapters, method, seed=1)
+    finally:
+        torch.set_num_threads(1)
+    for module, lora in one.modules.items():
+        difference = (lora.delta() - three.modules[module].delta()).norm() / lora.delta().norm()
+        assert float(difference) < 1e-3
+
+
 def test_a_large_dense_result_is_truncated_nearly_as_well_as_can_be() -> None:
     """Large enough for the randomised SVD; the oracle is the full one."""
     base = BaseShape("org/wide", {"model.layers.0.mlp.up_proj": (700, 400)})
