@@ -29,3 +29,34 @@ def test_a_section_has_the_template_and_the_true_options(name: str) -> None:
     told = dict(re.findall(r"`(\w+)` \(([\w.]+)[:;,)]", body))
     assert told == {option: str(default) for option, default in merge.options.items()}
     assert ("Weights 1 by default" in body) == (not merge.shares)
+
+
+README = Path(__file__).parents[1] / "README.md"
+REPORT = Path(__file__).parents[1] / "results" / "smalltown" / "report.md"
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """The tables of a markdown text, as rows of cells, their headers first."""
+    found: list[list[list[str]]] = [[]]
+    for line in text.splitlines():
+        if line.startswith("| "):
+            found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+        elif found[-1]:
+            found.append([])
+    return [[row for row in rows if not set("".join(row)) <= set("-: ")] for rows in found if rows]
+
+
+@pytest.mark.skipif(not REPORT.exists(), reason="results are in the repository only")
+def test_the_readme_tells_the_figures_of_the_report() -> None:
+    report = tables(REPORT.read_text(encoding="utf-8"))
+    (cost,) = (rows for rows in report if rows[0][1] == "inferences")
+    (splits,) = (rows for rows in report if "test-wordings" in rows[0])
+    passes = {row[0]: (row[1], float(row[4])) for row in cost[1:]}
+    right = {row[0]: (row[splits[0].index("test")], row) for row in splits[1:]}
+    retold = splits[0].index("test-wordings")
+    (ours,) = (rows for rows in tables(README.read_text(encoding="utf-8")) if "right, %" in rows[0])
+    assert len(ours) > 5
+    for name, *cells in ours[1:]:
+        share, row = right[name]
+        assert cells[:3] == [share, row[retold], passes[name][0]], name
+        assert float(cells[3]) == passes[name][1], name
