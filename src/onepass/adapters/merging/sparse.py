@@ -5,8 +5,8 @@ Entries are those of ΔW (`space` "full"), or of the adapters' coordinates in a 
 others it stays low-rank.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,9 +23,12 @@ from onepass.adapters.merging.consensus import (
 )
 from onepass.adapters.merging.spaces import core_space, knots_space
 from onepass.adapters.merging.sparsify import (
+    STEP,
+    Entries,
     Sparsifier,
     drop_by_rank,
     drop_randomly,
+    entries_of,
     keep_largest,
     keep_middle,
 )
@@ -58,8 +61,8 @@ def ties(
     together: list[Any] | None = None
     if variant == "paper" and space == "full":
         together = [
-            sparsifier.measure(partial(_model_blocks, stacks, adapter))
-            for adapter in range(len(stacks[0].loras) if stacks else 0)
+            sparsifier.measure(lora_entries([stack.loras[adapter] for stack in stacks]))
+            for adapter in range(len(stacks[0].loras))
         ]
     for stack in stacks:
         yield merge_sparse(stack, sparsifier, consensus, space, together)
@@ -154,7 +157,7 @@ def merge_matrices(
     """Sparsify and agree on small matrices, one per adapter, which are left as they are."""
     sparse = [
         sparsifier.apply(
-            matrix.clone(), sparsifier.measure(_single(matrix)), stack.generator(adapter)
+            matrix.clone(), sparsifier.measure(entries_of(matrix)), stack.generator(adapter)
         )
         for adapter, matrix in enumerate(matrices)
     ]
@@ -167,7 +170,7 @@ def _merge_dense(
     """Block by block, so that beside the result only a block of each ΔW_i is ever in memory."""
     adapters = range(len(stack.loras))
     if measured is None:
-        measured = [sparsifier.measure(partial(blocks_of, stack.loras[i])) for i in adapters]
+        measured = [sparsifier.measure(lora_entries([lora])) for lora in stack.loras]
     generators = [stack.generator(adapter) for adapter in adapters]
     merged = torch.empty(stack.shape, dtype=wide_dtype(stack.loras))
     row = 0
@@ -186,10 +189,23 @@ def blocks_of(lora: Lora) -> Iterator[Tensor]:
         yield rows @ down
 
 
-def _model_blocks(stacks: Sequence[Stack], adapter: int) -> Iterator[Tensor]:
-    for stack in stacks:
-        yield from blocks_of(stack.loras[adapter])
+def lora_entries(loras: Sequence[Lora]) -> Entries:
+    """The entries of ΔW of one or more modules together."""
+    return Entries(
+        lambda: (block for lora in loras for block in blocks_of(lora)), lambda: _sample(loras)
+    )
 
 
-def _single(matrix: Tensor) -> Callable[[], Iterator[Tensor]]:
-    return lambda: iter([matrix])
+def _sample(loras: Sequence[Lora]) -> tuple[int, Tensor]:
+    """Entries at random places, computed one by one: a dense ΔW costs a thousand times as much."""
+    random, drawn, total = torch.Generator().manual_seed(0), [torch.empty(0)], 0
+    for lora in loras:
+        out, in_ = lora.shape
+        count = math.ceil(out * in_ / STEP)
+        rows = torch.randint(out, (count,), generator=random)
+        columns = torch.randint(in_, (count,), generator=random)
+        dtype = wide_dtype([lora])
+        up, down = lora.up.detach().to(dtype), lora.down.detach().to(dtype)
+        drawn.append((up[rows] * down[:, columns].T).sum(1).abs().float())
+        total += out * in_
+    return total, torch.cat(drawn)

@@ -1,8 +1,7 @@
 """Which entries of a change are kept: the first half of TIES, DARE, DELLA and breadcrumbs.
 
-A sparsifier first measures a whole change (one adapter's, of one module or of all), given as blocks
-that it may go through more than once, and then treats block by block. So a dense change is never
-held as a whole.
+A sparsifier first measures a whole change (one adapter's, of one module or of all), given as
+`Entries`, and then treats block by block. So a dense change is never held as a whole.
 """
 
 import math
@@ -15,11 +14,25 @@ from torch import Tensor
 
 from onepass.core.errors import OnepassError
 
-Blocks = Callable[[], Iterator[Tensor]]
-"""Goes through the rows of one or more matrices, a block of rows at a time."""
+# One entry in so many is drawn for a sample; a prime, so that no column is preferred.
+STEP = 251
 
-# Every so many entries are drawn for a sample; a prime, so that no column is preferred.
-_STEP = 251
+
+@dataclass(frozen=True)
+class Entries:
+    """The entries of one or more matrices, without all of them being in memory.
+
+    blocks: goes through the matrices by blocks of rows, as often as it is called.
+    sample: how many entries there are, and some magnitudes from all over, about one in `STEP`.
+    """
+
+    blocks: Callable[[], Iterator[Tensor]]
+    sample: Callable[[], tuple[int, Tensor]]
+
+
+def entries_of(matrix: Tensor) -> Entries:
+    """Those of a matrix that is small enough to be there."""
+    return Entries(lambda: iter([matrix]), lambda: (matrix.numel(), matrix.flatten()[::STEP].abs()))
 
 
 @dataclass(frozen=True)
@@ -29,12 +42,12 @@ class Sparsifier:
     `apply` may draw random numbers, block by block in their order, and may change its block.
     """
 
-    measure: Callable[[Blocks], Any]
+    measure: Callable[[Entries], Any]
     apply: Callable[[Tensor, Any, torch.Generator], Tensor]
 
 
 def keep_all() -> Sparsifier:
-    return Sparsifier(lambda blocks: None, lambda block, measured, generator: block)
+    return Sparsifier(lambda entries: None, lambda block, measured, generator: block)
 
 
 def keep_largest(density: float) -> Sparsifier:
@@ -42,8 +55,8 @@ def keep_largest(density: float) -> Sparsifier:
     if density == 1:
         return keep_all()
 
-    def measure(blocks: Blocks) -> float:
-        return largest(blocks, lambda total: int(density * total))
+    def measure(entries: Entries) -> float:
+        return largest(entries, lambda total: int(density * total))
 
     return Sparsifier(measure, lambda block, least, generator: block.mul_(block.abs() >= least))
 
@@ -58,7 +71,7 @@ def drop_randomly(density: float, *, rescale: bool = True) -> Sparsifier:
         kept = torch.empty_like(block).bernoulli_(density, generator=generator)
         return block.mul_(kept.mul_(scale))
 
-    return Sparsifier(lambda blocks: None, apply)
+    return Sparsifier(lambda entries: None, apply)
 
 
 def drop_by_rank(density: float, epsilon: float, *, rescale: bool = True) -> Sparsifier:
@@ -83,7 +96,7 @@ def drop_by_rank(density: float, epsilon: float, *, rescale: bool = True) -> Spa
         kept = torch.bernoulli(chance, generator=generator)
         return block.mul_(kept.div_(chance) if rescale else kept)
 
-    return Sparsifier(lambda blocks: None, apply)
+    return Sparsifier(lambda entries: None, apply)
 
 
 def keep_middle(density: float, gamma: float) -> Sparsifier:
@@ -97,9 +110,9 @@ def keep_middle(density: float, gamma: float) -> Sparsifier:
             "together"
         )
 
-    def measure(blocks: Blocks) -> tuple[float, float]:
-        least = largest(blocks, lambda total: int(density * total) + int(gamma * total))
-        most = largest(blocks, lambda total: int(gamma * total)) if gamma else math.inf
+    def measure(entries: Entries) -> tuple[float, float]:
+        least = largest(entries, lambda total: int(density * total) + int(gamma * total))
+        most = largest(entries, lambda total: int(gamma * total)) if gamma else math.inf
         return least, most
 
     def apply(block: Tensor, bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
@@ -109,31 +122,25 @@ def keep_middle(density: float, gamma: float) -> Sparsifier:
     return Sparsifier(measure, apply)
 
 
-def largest(blocks: Blocks, count_of: Callable[[int], int]) -> float:
+def largest(entries: Entries, count_of: Callable[[int], int]) -> float:
     """The k-th largest magnitude, exactly, k = `count_of(number of entries)`, at least 1.
 
     A sample brackets it; one pass counts what lies above the bracket and collects what lies in it,
     which is sorted (Floyd and Rivest 1975). Should the bracket miss, all magnitudes are collected.
     """
-    total, drawn = _sample(blocks)
+    total, drawn = entries.sample()
     if not total:
         return 0.0
     wanted = min(max(count_of(total), 1), total)
     low, high = _bracket(drawn, wanted / total)
-    above, within = _collect(blocks, low, high)
+    above, equal, within = _collect(entries, low, high)
+    if above < wanted <= above + equal:  # many alike, such as the zeros of an absent module
+        return high
+    above += equal
     if not above < wanted <= above + within.numel():
-        above, within = _collect(blocks, 0.0, math.inf)
+        above, _, within = _collect(entries, 0.0, math.inf)
     # kthvalue counts from the smallest.
     return float(within.kthvalue(within.numel() - (wanted - above) + 1).values)
-
-
-def _sample(blocks: Blocks) -> tuple[int, Tensor]:
-    """How many entries there are, and the magnitudes of some of them, evenly spread."""
-    total, drawn = 0, [torch.empty(0)]
-    for block in blocks():
-        total += block.numel()
-        drawn.append(block.flatten()[::_STEP].abs().float())
-    return total, torch.cat(drawn)
 
 
 def _bracket(drawn: Tensor, share: float) -> tuple[float, float]:
@@ -146,11 +153,13 @@ def _bracket(drawn: Tensor, share: float) -> tuple[float, float]:
     return low, high
 
 
-def _collect(blocks: Blocks, low: float, high: float) -> tuple[int, Tensor]:
-    """How many magnitudes are `high` or more, and those from `low` to below `high`."""
-    above, within = 0, []
-    for block in blocks():
+def _collect(entries: Entries, low: float, high: float) -> tuple[int, int, Tensor]:
+    """How many magnitudes are above `high`, how many equal it, and those from `low` to below it."""
+    above, equal, within = 0, 0, []
+    for block in entries.blocks():
         size = block.abs()
-        above += int((size >= high).sum())
+        reach = int((size >= high).sum())
+        more = int((size > high).sum()) if reach else 0
+        above, equal = above + more, equal + reach - more
         within.append(size[(size >= low) & (size < high)])
-    return above, torch.cat(within)
+    return above, equal, torch.cat(within)
