@@ -14,7 +14,6 @@ import argparse
 import json
 import multiprocessing
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from typing import Any
 RANK = 32
 # Ours, its options, and PEFT's name and options for the same merge.
 PAIRS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
-    ("linear", {}, "linear", {}),
+    ("peft-linear", {}, "linear", {}),
     ("concat", {}, "cat", {}),
     ("linear", {"rank": RANK}, "svd", {"svd_rank": RANK}),
     ("ties", {"variant": "peft", "density": 0.2, "rank": RANK}, "ties_svd",
@@ -121,19 +120,21 @@ def measure(prepare: Callable[..., Any], threads: int, budget: float, *args: Any
 
     torch.set_num_threads(threads)
     run = prepare(*args)
-    before = _resident()
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
     times: list[float] = []
     while not times or (len(times) < 9 and sum(times) < budget):
         began = time.perf_counter()
         run()
         times.append(time.perf_counter() - began)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": statistics.median(times), "repeats": len(times), "mib": peak - before}
+    rise = max(_memory("VmHWM") - before, 0.0)
+    return {"seconds": statistics.median(times), "repeats": len(times), "mib": rise}
 
 
-def _resident() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+def _memory(name: str) -> float:
+    """A line of /proc/self/status, in MiB: VmRSS is what is resident now, VmHWM its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
 def bandwidth(threads: int) -> float:
@@ -177,13 +178,13 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
                                   *sizes)
                     )  # fmt: skip
                 row["faster"] = row["peft"]["seconds"] / row["ours"]["seconds"]
-            row["limit"] = _limit(count, given.get("rank"), method, *sizes[1:]) / speed
+            row["limit"] = _limit(count, given.get("rank"), *sizes[1:]) / speed
             rows.append(row)
             _show(row)
     return rows
 
 
-def _limit(count: int, rank: int | None, method: str, layers: int, width: int) -> float:
+def _limit(count: int, rank: int | None, layers: int, width: int) -> float:
     """The bytes of all factors read once and of the result written once, float32."""
     sides = sum(out + in_ for out, in_ in shapes(layers, width).values())
     written = rank or RANK * count

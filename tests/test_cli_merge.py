@@ -46,6 +46,15 @@ def test_options_and_weights_reach_the_method(
     assert (card["rank"], card["seed"]) == (2, 5)
 
 
+def test_weights_may_be_negative(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, weights in enumerate((["0.3", "-0.3"], ["-.5", "1"])):
+        out = tmp_path / f"merged-{number}"
+        onepass(capsys, "merge", *folders, "--weights", *weights, "--out", out).succeeded()
+        assert load_adapter(out).card["weights"] == [float(weight) for weight in weights]
+
+
 def test_the_package_merges_folders(folders: list[Path]) -> None:
     merged = package.merge(folders, method="ties", weights=[1.0, 0.5], density=0.4)
     assert merged.card["options"]["density"] == 0.4
@@ -59,8 +68,15 @@ def test_the_package_merges_folders(folders: list[Path]) -> None:
         (["--option", "density=0.5"], ["merge linear has no options"]),
         (["--option", "seed=3"], ["merge linear has no options"]),
         (["--weights", "half", "1"], ["'half' is no number"]),
-        (["--weights", "1"], ["2 adapters and 1 weights"]),
-        (["--rank", "100"], ["rank 100 is not possible", "1 to 8"]),
+        (["--weights", "1"], ["give one weight per adapter"]),
+        (["--rank", "100"], ["rank 100 is not possible", "up to 8"]),
+        (["--seed", "9" * 25], ["seed is 999"]),
+        (["--weights", "qproj=5,*=1", "1"], ["unknown module to weigh 'qproj'", "q_proj"]),
+        (["--method", "della", "--option", "epsilon=x"], ["epsilon is 'x'"]),
+        (
+            ["--method", "ties", "--option", "density=0.2", "density=0.9"],
+            ["density is given twice"],
+        ),
         (["--save-as", "float8"], ["unknown dtype"]),
     ],
 )

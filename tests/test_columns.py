@@ -119,7 +119,7 @@ def test_the_methods_need_inputs_and_look_at_no_targets(
     ]
     one, other = (composition.passes[0].adapters[0].adapter for composition in built)
     assert all(torch.equal(x.down, other.modules[m].down) for m, x in one.modules.items())
-    with pytest.raises(OnepassError, match="needs inputs"):
+    with pytest.raises(OnepassError, match="needs training examples"):
         METHODS.get(method).build(Setting(base, parse_task(TASK), adapters, options=options))
 
 

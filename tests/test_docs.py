@@ -15,6 +15,7 @@ def sections() -> dict[str, str]:
     parts = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     found = {name.strip(): body for name, _, body in (part.partition("\n") for part in parts)}
     assert found.pop("Pico, before any of them")
+    assert found.pop("Weights that are learnt")
     return found
 
 

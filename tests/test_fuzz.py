@@ -105,7 +105,7 @@ MUTATIONS: list[Callable[[bytearray, random.Random], bytearray]] = [
 def test_no_weight_file_does_harm(part: int, tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     save_adapter(random_adapter(0), folder)
-    path, shapes = folder / WEIGHTS, {m: x.shape for m, x in random_adapter(0).modules.items()}
+    path, count = folder / WEIGHTS, random_adapter(0).parameter_count
     original, refused = path.read_bytes(), 0
     rng = random.Random(part)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -117,8 +117,8 @@ def test_no_weight_file_does_harm(part: int, tmp_path: Path) -> None:
             refused += 1
         else:
             # What is accepted is an adapter, if not the one that was written.
-            assert all(x.shape[0] > 0 and x.shape[1] > 0 for x in found.modules.values())
-            assert len(found.modules) <= len(shapes)
+            size = sum(lora.parameter_count for lora in found.modules.values())
+            assert 0 < size <= count
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert refused > AT_ONCE / 2
     assert grown < 200, f"reading small broken files took {grown:.0f} MiB"

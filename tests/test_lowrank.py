@@ -43,7 +43,7 @@ def test_compress_errs_by_exactly_the_singular_values_it_drops(
     out: int, in_: int, rank: int, kept: int, seed: int
 ) -> None:
     lora = some_lora(out, in_, rank, seed)
-    small = compress(lora, kept)
+    small = compress(lora, kept).lora
     values = torch.linalg.svdvals(lora.delta().double())
     best = float(values[kept:].norm() / values.norm())
     assert small.rank == min(kept, rank, out, in_)
@@ -55,7 +55,7 @@ def test_compress_to_the_full_rank_changes_nothing(
     out: int, in_: int, rank: int, seed: int
 ) -> None:
     lora = some_lora(out, in_, rank, seed)
-    assert close(compress(lora, rank).delta(), lora.delta())
+    assert close(compress(lora, rank).lora.delta(), lora.delta())
 
 
 def test_relative_error_sees_differences_near_the_rounding_of_float32() -> None:

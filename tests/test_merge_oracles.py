@@ -128,7 +128,7 @@ def model_stock(dense: Dense, weights: Sequence[float]) -> Tensor:
         for j in range(i)
     ]
     cosine = sum(cosines) / len(cosines)
-    t = count * cosine / (1 + (count - 1) * cosine)
+    t = max(count * cosine / (1 + (count - 1) * cosine), 0.0)
     return t * add(w * m for m, w in zip(dense, weights, strict=True))
 
 
@@ -316,6 +316,6 @@ def test_the_largest_is_found_exactly(seed: int, size: int, share: float, ties: 
     values = values.round() if ties else values
     wanted = min(max(int(share * size), 1), size)
     drawn = values[:: 251 if size > 1000 else 1].abs()
-    entries = Entries(lambda: iter(torch.split(values, 5000)), lambda: (size, drawn))
-    found = largest(entries, lambda total: int(share * total))
+    entries = Entries(size, lambda: iter(torch.split(values, 5000)), lambda: drawn)
+    found = largest(entries, int(share * size))
     assert found == float(values.abs().sort(descending=True).values[wanted - 1])

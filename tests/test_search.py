@@ -75,8 +75,11 @@ def test_the_quadratic_form_weighs_both_factors(setting: Setting) -> None:
     ("method", "options", "complaint"),
     [
         ("lm-cocktail", {"temperature": 0}, "temperature is 0"),
+        ("lm-cocktail", {"temperature": "warm"}, "temperature is 'warm'"),
+        ("lorahub", {"bound": -1}, "bound is -1"),
+        ("lorahub", {"budget": 0}, "budget is 0"),
         ("lorahub", {"form": "cubic"}, "must be linear or quadratic"),
-        ("lorahub", {"shots": 0}, "needs training examples"),
+        ("lorahub", {"shots": 0}, "shots is 0; it must be a whole number"),
     ],
 )
 def test_what_cannot_be_done_is_said(

@@ -8,8 +8,8 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from onepass.adapters.adapter import Adapter, Lora, projection
-from onepass.adapters.lowrank import gram, norm
+from onepass.adapters.adapter import Adapter, Lora, layer, projection
+from onepass.adapters.lowrank import gram, norm, rank_of
 
 # Sign conflicts are counted on this many rows of ΔW, evenly spread: shares need no more.
 _ROWS = 256
@@ -91,7 +91,7 @@ def _directions(lora: Lora) -> tuple[Tensor, Tensor]:
     left, up = torch.linalg.qr(lora.up.detach().double())
     right, down = torch.linalg.qr(lora.down.detach().double().T)
     u, s, vt = torch.linalg.svd(up @ down.T)
-    count = int((s > _ZERO * s.max()).sum()) if s.numel() and float(s.max()) > 0 else 0
+    count = rank_of(s, _ZERO)
     return left @ u[:, :count], right @ vt[:count].T
 
 
@@ -119,11 +119,13 @@ def hints(one: Facts, other: Facts, meetings: Mapping[str, Meeting]) -> list[str
     chance = fmean(each.by_chance for each in meetings.values())
     strengths = sorted([one, other], key=lambda each: each.total_norm)
     weak, strong = (each.total_norm for each in strengths)
+    if not weak:
+        names = " and ".join(each.name for each in strengths if not each.total_norm)
+        return [f"{names} changes nothing: all its weights are zero. Was it trained?"]
     if strong > 2 * weak:
-        times = f"{strong / weak:.1f} times as" if weak else "infinitely"
         said.append(
-            f"{strengths[1].name} is {times} strong as {strengths[0].name} and will drown it in a "
-            "merge with equal weights; give it a smaller weight."
+            f"{strengths[1].name} is {strong / weak:.1f} times as strong as {strengths[0].name} "
+            "and will drown it in a merge with equal weights; give it a smaller weight."
         )
     if cosine < -0.05:
         said.append(
@@ -157,12 +159,13 @@ def hints(one: Facts, other: Facts, meetings: Mapping[str, Meeting]) -> list[str
 
 
 def by_layer(meetings: Mapping[str, Meeting], name: str) -> dict[tuple[str, str], float]:
-    """A figure by (layer, projection), as for a heat map; layers as they are called ("0", "")."""
-    values: dict[tuple[str, str], float] = {}
+    """A figure by (layer, projection), as for a heat map; the mean where several have one place."""
+    values: dict[tuple[str, str], list[float]] = {}
     for module, meeting in meetings.items():
-        layer = next((part for part in module.split(".") if part.isdigit()), "")
-        values[layer, projection(module)] = float(getattr(meeting, name))
-    return values
+        number = layer(module)
+        place = ("" if number is None else str(number), projection(module))
+        values.setdefault(place, []).append(getattr(meeting, name))
+    return {place: fmean(found) for place, found in values.items()}
 
 
 def pairs(adapters: Sequence[Adapter]) -> list[tuple[Adapter, Adapter]]:

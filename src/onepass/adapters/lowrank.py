@@ -5,6 +5,7 @@ lower rank come from the small core of two QR decompositions, at a cost linear i
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,7 +27,16 @@ def weighted_sum(loras: Sequence[Lora], weights: Sequence[float]) -> Lora:
     )
 
 
-def compress(lora: Lora, rank: int) -> Lora:
+@dataclass(frozen=True)
+class Truncated:
+    """A change of lower rank; squared Frobenius norms of what it misses and of the whole."""
+
+    lora: Lora
+    missed: float
+    size: float
+
+
+def compress(lora: Lora, rank: int) -> Truncated:
     """The nearest LoRA of at most `rank` in the Frobenius norm (Eckart-Young), same dtype.
 
     The singular values go half to each factor, so that both keep the same scale.
@@ -38,7 +48,13 @@ def compress(lora: Lora, rank: int) -> Lora:
     root = s[:rank].sqrt()
     up = left @ (u[:, :rank] * root)
     down = (root[:, None] * vt[:rank]) @ right
-    return Lora(down.to(lora.down.dtype), up.to(lora.up.dtype))
+    small = Lora(down.to(lora.down.dtype), up.to(lora.up.dtype))
+    return Truncated(small, float(s[rank:].square().sum()), float(s.square().sum()))
+
+
+def rank_of(values: Tensor, tolerance: float = 1e-10) -> int:
+    """How many singular values (descending) are above `tolerance` times the largest."""
+    return int((values > tolerance * values[0]).sum()) if values.numel() else 0
 
 
 def norm(lora: Lora) -> float:

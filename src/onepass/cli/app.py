@@ -9,6 +9,7 @@ another command ever loads them.
 
 import importlib
 import inspect
+import re
 import sys
 import warnings
 from dataclasses import dataclass
@@ -55,6 +56,10 @@ COMMANDS = (
 )
 
 
+# A lone dash, or a negative number, is a value however much it looks like an option.
+_VALUE = re.compile(r"-$|-\.?\d")
+
+
 class ListsCommand(TyperCommand):
     """An option that may be repeated also takes its values in a row: `--adapters A B`."""
 
@@ -68,7 +73,7 @@ class ListsCommand(TyperCommand):
         spread: list[str] = []
         option = ""
         for argument in args:
-            if argument.startswith("-") and argument != "-":
+            if argument.startswith("-") and not _VALUE.match(argument):
                 option = argument if argument in many else ""
             elif option and spread[-1] != option:
                 spread.append(option)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onepass.adapters.adapter import Adapter
     from onepass.adapters.inspect import Facts, Meeting
 
+MOST_PAIRS = 15  # in a heat map, where more would be too small to read or too large to open
 FIGURES = ("cosine", "outputs", "inputs", "by_chance", "conflict")
 
 
@@ -108,6 +109,9 @@ def _draw(met: "Sequence[tuple[Adapter, Adapter, Mapping[str, Meeting]]]", path:
         for one, other, meetings in met
         if meetings
     ]
+    if len(panels) > MOST_PAIRS:
+        note(f"the heat map shows the first {MOST_PAIRS} of {len(panels)} pairs")
+        panels = panels[:MOST_PAIRS]
     if not panels:
         note("no heat map: that takes two adapters that change the same modules")
         return

@@ -57,7 +57,11 @@ def merge(
     """
     check_writable(out)
     given = [_weight(text) for text in weights] if weights else None
-    options = dict(_option(text) for text in option or [])
+    options: dict[str, Any] = {}
+    for name, value in map(_option, option or []):
+        if name in options:
+            raise OnepassError(f"--option {name} is given twice; give it once")
+        options[name] = value
 
     from onepass.adapters.adapter import save_adapter
     from onepass.adapters.merging import merge as merge_adapters

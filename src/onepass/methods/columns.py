@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from onepass.adapters.composition import Composition, Pass, Weighted
-from onepass.core.errors import OnepassError
 from onepass.methods.setting import Setting, method
 from onepass.model.chat import text_ids
 from onepass.model.column_training import (
@@ -39,12 +38,7 @@ def _learned(setting: Setting, rule: Rule) -> Composition:
     The first adapter's data are the inputs, and each next one's what the one before makes of them,
     as in a pipeline.
     """
-    count = int(setting.option("shots", 200))
-    texts = [example.input for example in setting.train[:count]]
-    if not texts:
-        raise OnepassError(
-            f"{setting.method} needs inputs of {setting.task.name} to learn on; found none"
-        )
+    texts = [example.input for example in setting.shots(200)]
     longest = min(_TOKENS, max(setting.base.context // 8, 1))
     tasks = [parse_task(part) for part in setting.task.parts]
     data: list[list[Example]] = []

@@ -1,6 +1,6 @@
 """Merges that need no data: one adapter from several, by arithmetic; a row for each there is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.adapters.merging import MERGES, MergeMethod, merge
@@ -12,8 +12,15 @@ REFERENCES = {"concat": "concat", "slerp": "slerp", "ties": "ties", "dare": "dar
 
 @method("linear", "Linear merge", reference="linear", options=("weights",))
 def linear(setting: Setting) -> Composition:
-    """ΔW = Σ wᵢ ΔWᵢ exactly; the task adapters are used as they are, so nothing is stored."""
-    return setting.compose(setting.merged(setting.option("weights", None)))
+    """ΔW = Σ wᵢ ΔWᵢ exactly; the task adapters are used as they are, so nothing is stored.
+
+    Unless weights differ from module to module, which takes an adapter of its own.
+    """
+    weights = setting.option("weights", None)
+    merged = merge(setting.parts(), "linear", weights)
+    if any(isinstance(weight, Mapping) for weight in weights or ()):
+        return setting.compose(Pass(setting.task.name, (Weighted(merged, stored=True),)))
+    return setting.compose(setting.merged(merged.card["weights"]))
 
 
 def stored(found: MergeMethod) -> Callable[[Setting], Composition]:
@@ -22,7 +29,7 @@ def stored(found: MergeMethod) -> Callable[[Setting], Composition]:
     def build(setting: Setting) -> Composition:
         options = dict(setting.options)
         weights, rank = options.pop("weights", None), options.pop("rank", None)
-        pico = bool(options.pop("pico", False))
+        pico = options.pop("pico", False)
         merged = merge(
             setting.parts(), found.name, weights, rank=rank, seed=setting.seed, pico=pico, **options
         )

@@ -18,10 +18,8 @@ def lm_cocktail(setting: Setting) -> Composition:
 
     On `shots` (default 5) examples; `temperature` defaults to the authors' 5.
     """
-    temperature = float(setting.option("temperature", 5.0))
-    if not temperature > 0:
-        raise OnepassError(f"lm-cocktail: temperature is {temperature}; it must be above 0")
-    shots = _shots(setting, 5)
+    temperature = setting.number("temperature", 5.0, 1e-6)
+    shots = setting.shots(5)
     alone = (Pass(setting.task.name, (Weighted(adapter),)) for adapter in setting.parts())
     scores = [-mean_loss(setting.base, pass_, shots) / temperature for pass_ in alone]
     shares = [math.exp(score - max(scores)) for score in scores]
@@ -45,8 +43,8 @@ def lorahub(setting: Setting) -> Composition:
     form = setting.option("form", "linear")
     if form not in ("linear", "quadratic"):
         raise OnepassError(f"lorahub: form is {form!r}; it must be linear or quadratic")
-    parts, shots = setting.parts(), _shots(setting, 5)
-    penalty = float(setting.option("penalty", 0.05))
+    parts, shots = setting.parts(), setting.shots(5)
+    penalty = setting.number("penalty", 0.05, 0)
 
     def candidate(weights: Sequence[float]) -> Pass:
         if form == "linear":
@@ -61,23 +59,13 @@ def lorahub(setting: Setting) -> Composition:
         )
 
     optimizer = _optimizer(
-        len(parts), float(setting.option("bound", 1.5)), int(setting.option("budget", 40)),
+        len(parts), setting.number("bound", 1.5, 1e-6), setting.count("budget", 40),
         setting.seed,
     )  # fmt: skip
     with warnings.catch_warnings():  # nevergrad's choice of optimiser is no news to our user
         warnings.simplefilter("ignore", UserWarning)
         weights = [float(w) for w in optimizer.minimize(objective).value]
     return setting.compose(candidate(weights), weights=weights)
-
-
-def _shots(setting: Setting, default: int) -> Any:
-    count = int(setting.option("shots", default))
-    if count < 1 or not setting.train:
-        raise OnepassError(
-            f"{setting.method} needs training examples of {setting.task.name} to weigh by; "
-            f"found {len(setting.train)}, with shots = {count}"
-        )
-    return setting.train[:count]
 
 
 def _quadratic(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:

@@ -4,6 +4,7 @@ A method is a function from a `Setting` to a `Composition`. To add one, write a 
 with a decorated function, and import it in `onepass.methods`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -67,6 +68,36 @@ class Setting:
 
     def option(self, name: str, default: Any) -> Any:
         return self.options.get(name, default)
+
+    def number(self, name: str, default: float, low: float, high: float = math.inf) -> float:
+        """An option that is a number from `low` to `high`."""
+        value = self.option(name, default)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not low <= value <= high
+        ):
+            wanted = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
+            raise OnepassError(f"{self.method}: {name} is {value!r}; it must be a number {wanted}")
+        return value
+
+    def count(self, name: str, default: int) -> int:
+        """An option that is a whole number of at least 1."""
+        value = self.option(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise OnepassError(
+                f"{self.method}: {name} is {value!r}; it must be a whole number of at least 1"
+            )
+        return value
+
+    def shots(self, default: int) -> Sequence[Example]:
+        """The first training examples, as many as the option `shots` says; at least one."""
+        found = self.train[: self.count("shots", default)]
+        if not found:
+            raise OnepassError(
+                f"{self.method} needs training examples of {self.task.name}; found none"
+            )
+        return found
 
     def train_options(self, **defaults: Any) -> TrainOptions:
         """Training options: the recipe's over the method's `defaults` over the general ones."""

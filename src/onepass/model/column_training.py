@@ -158,6 +158,10 @@ class _Mixture:
                     lora.down.to(base.device, torch.float32), lora.up.to(base.device, torch.float32)
                 )
                 self._loras.setdefault(module, []).append((number, here))
+        self._ups = {
+            module: torch.cat([lora.up for _, lora in loras], 1)
+            for module, loras in self._loras.items()
+        }
 
     def teacher(self, number: int) -> dict[str, Effect]:
         return {
@@ -181,7 +185,7 @@ class _Mixture:
         """(Σr, in) with the columns in it, and (out, Σr)."""
         loras = self._loras[module]
         downs = [lora.down * self._columns[f"{number}/{module}"] for number, lora in loras]
-        return torch.cat(downs), torch.cat([lora.up for _, lora in loras], 1)
+        return torch.cat(downs), self._ups[module]
 
     @staticmethod
     def _effect(down: Tensor, up: Tensor) -> Effect:

@@ -10,8 +10,14 @@ from onepass.adapters.merging.consensus import disjoint_mean, weighted
 from onepass.adapters.merging.spaces import core_space, from_core
 from onepass.adapters.merging.sparse import merge_matrices
 from onepass.adapters.merging.sparsify import keep_all, keep_largest
-from onepass.adapters.merging.stack import Stack, check_choice, check_share, merge_method
-from onepass.core.errors import OnepassError
+from onepass.adapters.merging.stack import (
+    Stack,
+    check_choice,
+    check_count,
+    check_number,
+    check_share,
+    merge_method,
+)
 
 _ITERATIONS = 20
 
@@ -34,10 +40,9 @@ def ctm(
     """
     check_share("density", density)
     check_choice("rule", rule, ("ties", "linear"))
-    if not isinstance(beta, int | float) or not 0 <= beta <= 1:
-        raise OnepassError(f"beta is {beta!r}; it must be from 0 to 1")
-    if dimensions is not None and (not isinstance(dimensions, int) or dimensions < 1):
-        raise OnepassError(f"dimensions is {dimensions!r}; it must be at least 1")
+    check_number("beta", beta, 0, 1)
+    if dimensions is not None:
+        check_count("dimensions", dimensions)
     space = core_space(stack.loras)
     size = max(lora.rank for lora in stack.loras) if dimensions is None else dimensions
     left, right = shared_bases(_rescaled(space.cores, beta), size)

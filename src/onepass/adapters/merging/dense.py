@@ -1,24 +1,14 @@
 """The best low-rank approximation of a dense matrix, found without its full SVD."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from onepass.adapters.adapter import Lora
+from onepass.adapters.lowrank import Truncated
 
 # Up to this size a full SVD is as fast as the randomised one, and exact.
 _SMALL = 256
 _OVERSAMPLING, _ITERATIONS = 16, 3
-
-
-@dataclass(frozen=True)
-class Truncated:
-    """A matrix of lower rank; squared Frobenius norms of what it misses and of the whole."""
-
-    lora: Lora
-    missed: float
-    size: float
 
 
 def truncate(matrix: Tensor, rank: int, generator: torch.Generator) -> Truncated:

@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from onepass.adapters.adapter import Adapter, Lora, load_adapter, same_base
-from onepass.adapters.lowrank import compress, gram
+from onepass.adapters.adapter import Adapter, Lora, load_adapter, projection, same_base
+from onepass.adapters.lowrank import compress
 from onepass.adapters.merging.dense import truncate
 from onepass.adapters.merging.pico import calibrated, restored
-from onepass.adapters.merging.stack import MERGES, Merged, Stack
+from onepass.adapters.merging.stack import MERGES, Merged, Stack, check_count
 from onepass.core.errors import OnepassError
+from onepass.core.registry import unknown
 
 Weight = float | Mapping[str, float]
 """A weight for all modules, or one by part of the module's path ("q_proj", "layers.3"); the longest
 part that fits counts, and "*" stands for all others (without it they get the default)."""
+
+# Squares of entries have to fit into float32 too.
+_LARGEST = 1e18
 
 
 def merge(
@@ -52,6 +57,10 @@ def merge(
     """
     found = MERGES.get(method)
     found.check_options(options)
+    if not isinstance(pico, bool):
+        raise OnepassError(f"pico is {pico!r}; it must be true or false")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise OnepassError(f"seed is {seed!r}; it must be a whole number from 0 to 2^63 - 1")
     loaded = [a if isinstance(a, Adapter) else load_adapter(a) for a in adapters]
     stacks = _stacks(loaded, weights, found.shares, seed, force)
     _check_rank(rank, stacks)
@@ -97,16 +106,13 @@ class _Errors:
 def _of_rank(result: Merged, rank: int | None, stack: Stack, errors: _Errors) -> Lora:
     most = min(stack.shape)
     if isinstance(result, Lora):
-        size = float(gram([result])[0, 0]) if result.rank else 0.0
-        errors.size += size
-        if rank is None or result.rank <= rank:
-            return result
-        small = compress(result, min(rank, most))
-        errors.missed += max(size - float(gram([small])[0, 0]), 0.0)
-        return small
-    wanted = max(lora.rank for lora in stack.loras) if rank is None else rank
-    generator = torch.Generator().manual_seed(stack.seed)
-    found = truncate(result, min(wanted, most), generator)
+        if rank is None or not result.rank:
+            return result  # nothing is lost, so its size is of no interest
+        found = compress(result, min(rank, most))
+    else:
+        wanted = max(lora.rank for lora in stack.loras) if rank is None else rank
+        generator = torch.Generator().manual_seed(stack.seed)
+        found = truncate(result, min(wanted, most), generator)
     errors.missed += found.missed
     errors.size += found.size
     return found.lora
@@ -123,11 +129,12 @@ def _stacks(
         raise OnepassError("a merge of no adapters; give at least one")
     if weights is None:
         weights = _default_weights(len(adapters), shares)
-    if len(weights) != len(adapters):
+    if isinstance(weights, int | float | str) or len(weights) != len(adapters):
         raise OnepassError(
-            f"{len(adapters)} adapters and {len(weights)} weights; give one weight per adapter"
+            f"{len(adapters)} adapters and weights {weights!r}; give one weight per adapter"
         )
     check_mergeable(adapters, force=force)
+    _check_weights(weights, adapters)
     names = tuple(adapter.name for adapter in adapters)
     stacks = []
     for module in dict.fromkeys(module for adapter in adapters for module in adapter.modules):
@@ -137,10 +144,41 @@ def _stacks(
         found = tuple(
             _weight(weight, module, 1 / len(adapters) if shares else 1.0) for weight in weights
         )
+        _check_size(module, adapters, loras, found)
         stacks.append(Stack(module, names, loras, found, seed))
     if not stacks:
         raise OnepassError("the adapters change no module; there is nothing to merge")
     return stacks
+
+
+def _check_weights(weights: Sequence[Weight], adapters: Sequence[Adapter]) -> None:
+    """Refuse a part of a path that fits no module: it would be as if it were not there."""
+    modules = {module for adapter in adapters for module in adapter.modules}
+    for weight in weights:
+        for part in weight if isinstance(weight, Mapping) else ():
+            if part != "*" and not any(_fits(part, module) for module in modules):
+                raise unknown("module to weigh", str(part), sorted({*map(projection, modules)}))
+
+
+def _fits(part: Any, module: str) -> bool:
+    return f".{part}." in f".{module}."
+
+
+def _check_size(
+    module: str, adapters: Sequence[Adapter], loras: Sequence[Lora], weights: Sequence[float]
+) -> None:
+    """Refuse what would overflow on the way; NaN and Inf are refused when a file is read."""
+    for adapter, lora, weight in zip(adapters, loras, weights, strict=True):
+        bound = _norm(lora.up) * _norm(lora.down) * max(abs(weight), 1)
+        if bound > _LARGEST:
+            raise OnepassError(
+                f"adapter {adapter.name!r}, {module}: with weight {weight:g} its change is as "
+                f"large as {bound:.3g}, too large for float32; it is broken, or the weight is"
+            )
+
+
+def _norm(factor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(factor, dtype=torch.float64))
 
 
 def _nothing(model: Lora) -> Lora:
@@ -155,9 +193,8 @@ def _default_weights(count: int, shares: bool) -> list[float]:
 def _weight(weight: Weight, module: str, default: float) -> float:
     if not isinstance(weight, Mapping):
         return _finite(weight, weight)
-    path = f".{module}."
-    fitting = [part for part in weight if part != "*" and f".{part}." in path]
-    best = max(fitting, key=len) if fitting else "*"
+    fitting = [part for part in weight if part != "*" and _fits(part, module)]
+    best = max(fitting, key=lambda part: len(str(part))) if fitting else "*"
     return _finite(weight.get(best, default), weight)
 
 
@@ -175,11 +212,12 @@ def _plain(weights: Sequence[Weight] | None, count: int, shares: bool) -> list[A
 def _check_rank(rank: int | None, stacks: Sequence[Stack]) -> None:
     if rank is None:
         return
+    check_count("rank", rank)
     widest = max(stacks, key=lambda stack: min(stack.shape))
     most = min(widest.shape)
-    if not 1 <= rank <= most:
+    if rank > most:
         raise OnepassError(
-            f"rank {rank} is not possible: it must be from 1 to {most}, the smaller side of "
+            f"rank {rank} is not possible: it can be up to {most}, the smaller side of "
             f"{widest.module} {widest.shape} (out, in)"
         )
 

@@ -124,19 +124,19 @@ def multi_slerp(stack: Stack) -> Lora:
 def model_stock(stack: Stack) -> Lora:
     """The mean of the ΔW_i, drawn towards the base the more they disagree (arXiv 2403.19522).
 
-    ΔW = t · mean ΔW_i, t = N cos θ / (1 + (N-1) cos θ), θ the mean angle between two of them, as in
-    mergekit. Weights scale the ΔW_i beforehand, from 1 each for a share of 1/N.
+    ΔW = t Σ w_i ΔW_i, t = N cos θ / (1 + (N-1) cos θ) with the mean cosine of two of the N that are
+    not zero, as in mergekit; but within 0 and 1, as beyond there is nothing to draw towards.
     """
-    count = len(stack.loras)
-    if count == 1:
-        return linear(stack)
     products = gram(stack.loras)
-    norms = products.diagonal().clamp(min=0).sqrt().clamp(min=_TINY)
-    cosines = products / norms[:, None] / norms[None, :]
+    norms = products.diagonal().clamp(min=0).sqrt()
+    present = (norms > _TINY).nonzero().flatten()
+    count = len(present)
+    if count < 2:
+        return linear(stack)
+    cosines = (products / norms[:, None] / norms[None, :])[present][:, present]
     pairs = torch.triu_indices(count, count, offset=1)
     cosine = float(cosines[pairs[0], pairs[1]].clamp(-1, 1).mean())
-    below = 1 + (count - 1) * cosine
-    t = count * cosine / below if abs(below) > 1e-9 else 0.0
+    t = count * cosine / (1 + (count - 1) * cosine) if cosine > 0 else 0.0
     return weighted_sum(stack.loras, [t * weight for weight in stack.weights])
 
 

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from onepass.adapters.adapter import Lora
-from onepass.adapters.lowrank import wide_dtype
-
-_ZERO = 1e-10  # of the largest singular value: below that it is rounding
+from onepass.adapters.lowrank import rank_of, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def knots_space(loras: Sequence[Lora]) -> tuple[Tensor, list[Tensor]]:
     stacked = torch.cat(parts, 1)
     left, core = torch.linalg.qr(stacked)
     u, s, vt = torch.linalg.svd(core, full_matrices=False)
-    count = int((s > _ZERO * s.max()).sum()) if s.numel() and float(s.max()) > 0 else 0
+    count = rank_of(s)
     scaled = s[:count, None] * vt[:count]
     widths = [part.shape[1] for part in parts]
     rows = [

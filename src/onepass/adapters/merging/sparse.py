@@ -39,7 +39,9 @@ from onepass.adapters.merging.stack import (
     check_choice,
     check_share,
     merge_method,
+    options_of,
 )
+from onepass.core.errors import OnepassError
 
 SPACES = ("full", "core", "knots")
 _BLOCK = 1 << 21  # entries of ΔW at a time
@@ -50,9 +52,9 @@ def ties(
 ) -> Iterator[Merged]:
     """Trim, elect a sign, merge what agrees (TIES, arXiv 2306.01708).
 
-    `variant`: "paper" keeps the share `density` of all of an adapter's entries together; "peft" of
-    each module's (with the same election); "mergekit" of each module's, electing and averaging with
-    weights.
+    `variant`: "paper" keeps the share `density` of all of an adapter's entries together (in the
+    full space); "peft" of each module's, with the same election; "mergekit" of each module's,
+    electing and averaging with weights, which must not be negative.
     """
     check_share("density", density)
     check_choice("variant", variant, ("paper", "peft", "mergekit"))
@@ -61,14 +63,16 @@ def ties(
     together: list[Any] | None = None
     if variant == "paper" and space == "full":
         together = [
-            sparsifier.measure(lora_entries([stack.loras[adapter] for stack in stacks]))
+            sparsifier.measure(lora_entries([x for s in stacks if (x := s.loras[adapter]).rank]))
             for adapter in range(len(stacks[0].loras))
         ]
     for stack in stacks:
+        if variant == "mergekit":
+            _check_positive(stack)
         yield merge_sparse(stack, sparsifier, consensus, space, together)
 
 
-add_merge("ties", "TIES", ties, {"density": 0.2, "variant": "paper", "space": "full"}, shares=False)
+add_merge("ties", "TIES", ties, options_of(ties), shares=False)
 
 
 @merge_method("magnitude-prune", "Magnitude pruning")
@@ -126,8 +130,19 @@ def knots(stack: Stack, *, density: float = 0.2, variant: str = "peft") -> Merge
     """TIES on the adapters' coordinates in the basis that they share (arXiv 2410.19735)."""
     check_share("density", density)
     check_choice("variant", variant, ("peft", "mergekit"))
+    if variant == "mergekit":
+        _check_positive(stack)
     consensus = weighted_mean if variant == "mergekit" else disjoint_mean
     return merge_sparse(stack, keep_largest(density), consensus, "knots")
+
+
+def _check_positive(stack: Stack) -> None:
+    """A mean by negative weights would divide the sign away again."""
+    if min(stack.weights) < 0:
+        raise OnepassError(
+            f"{stack.module}: weights {list(stack.weights)}; the variant mergekit averages by "
+            "weights, so none may be negative; use the variant paper or peft"
+        )
 
 
 def merge_sparse(
@@ -154,11 +169,9 @@ def merge_sparse(
 def merge_matrices(
     stack: Stack, matrices: Sequence[Tensor], sparsifier: Sparsifier, consensus: Consensus
 ) -> Tensor:
-    """Sparsify and agree on small matrices, one per adapter, which are left as they are."""
+    """Sparsify and agree on one matrix per adapter, which are used up."""
     sparse = [
-        sparsifier.apply(
-            matrix.clone(), sparsifier.measure(entries_of(matrix)), stack.generator(adapter)
-        )
+        sparsifier.apply(matrix, sparsifier.measure(entries_of(matrix)), stack.generator(adapter))
         for adapter, matrix in enumerate(matrices)
     ]
     return consensus(sparse, stack.weights)
@@ -192,13 +205,15 @@ def blocks_of(lora: Lora) -> Iterator[Tensor]:
 def lora_entries(loras: Sequence[Lora]) -> Entries:
     """The entries of ΔW of one or more modules together."""
     return Entries(
-        lambda: (block for lora in loras for block in blocks_of(lora)), lambda: _sample(loras)
+        sum(out * in_ for out, in_ in (lora.shape for lora in loras)),
+        lambda: (block for lora in loras for block in blocks_of(lora)),
+        lambda: _sample(loras),
     )
 
 
-def _sample(loras: Sequence[Lora]) -> tuple[int, Tensor]:
+def _sample(loras: Sequence[Lora]) -> Tensor:
     """Entries at random places, computed one by one: a dense ΔW costs a thousand times as much."""
-    random, drawn, total = torch.Generator().manual_seed(0), [torch.empty(0)], 0
+    random, drawn = torch.Generator().manual_seed(0), [torch.empty(0)]
     for lora in loras:
         out, in_ = lora.shape
         count = math.ceil(out * in_ / STEP)
@@ -207,5 +222,4 @@ def _sample(loras: Sequence[Lora]) -> tuple[int, Tensor]:
         dtype = wide_dtype([lora])
         up, down = lora.up.detach().to(dtype), lora.down.detach().to(dtype)
         drawn.append((up[rows] * down[:, columns].T).sum(1).abs().float())
-        total += out * in_
-    return total, torch.cat(drawn)
+    return torch.cat(drawn)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onepass.adapters.merging.stack import check_number
 from onepass.core.errors import OnepassError
 
 # One entry in so many is drawn for a sample; a prime, so that no column is preferred.
@@ -22,17 +23,19 @@ STEP = 251
 class Entries:
     """The entries of one or more matrices, without all of them being in memory.
 
+    total: how many there are.
     blocks: goes through the matrices by blocks of rows, as often as it is called.
-    sample: how many entries there are, and some magnitudes from all over, about one in `STEP`.
+    sample: some magnitudes from all over, about one in `STEP`.
     """
 
+    total: int
     blocks: Callable[[], Iterator[Tensor]]
-    sample: Callable[[], tuple[int, Tensor]]
+    sample: Callable[[], Tensor]
 
 
 def entries_of(matrix: Tensor) -> Entries:
     """Those of a matrix that is small enough to be there."""
-    return Entries(lambda: iter([matrix]), lambda: (matrix.numel(), matrix.flatten()[::STEP].abs()))
+    return Entries(matrix.numel(), lambda: iter([matrix]), lambda: matrix.flatten()[::STEP].abs())
 
 
 @dataclass(frozen=True)
@@ -56,33 +59,33 @@ def keep_largest(density: float) -> Sparsifier:
         return keep_all()
 
     def measure(entries: Entries) -> float:
-        return largest(entries, lambda total: int(density * total))
+        return largest(entries, int(density * entries.total))
 
     return Sparsifier(measure, lambda block, least, generator: block.mul_(block.abs() >= least))
 
 
-def drop_randomly(density: float, *, rescale: bool = True) -> Sparsifier:
+def drop_randomly(density: float) -> Sparsifier:
     """DARE (arXiv 2311.03099): keep each entry with probability `density`, divided by it."""
     if density == 1:
         return keep_all()
-    scale = 1 / density if rescale else 1.0
 
     def apply(block: Tensor, measured: None, generator: torch.Generator) -> Tensor:
         kept = torch.empty_like(block).bernoulli_(density, generator=generator)
-        return block.mul_(kept.mul_(scale))
+        return block.mul_(kept.div_(density))
 
     return Sparsifier(lambda entries: None, apply)
 
 
-def drop_by_rank(density: float, epsilon: float, *, rescale: bool = True) -> Sparsifier:
+def drop_by_rank(density: float, epsilon: float) -> Sparsifier:
     """DELLA (arXiv 2406.11617): within a row, larger entries are kept with a greater probability.
 
     It rises linearly with the rank of the magnitude, from density - epsilon to density + epsilon;
     what is kept is divided by its own probability.
     """
+    check_number("epsilon", epsilon, 0, 1)
     if density == 1:
         return keep_all()
-    if density - epsilon <= 0 or density + epsilon >= 1 or epsilon < 0:
+    if density - epsilon <= 0 or density + epsilon >= 1:
         raise OnepassError(
             f"density {density} with epsilon {epsilon}: density - epsilon and density + epsilon "
             "must lie between 0 and 1"
@@ -94,7 +97,7 @@ def drop_by_rank(density: float, epsilon: float, *, rescale: bool = True) -> Spa
         rising = torch.linspace(density - epsilon, density + epsilon, width).expand(block.shape)
         chance = torch.empty_like(block).scatter_(1, order, rising.to(block.dtype))
         kept = torch.bernoulli(chance, generator=generator)
-        return block.mul_(kept.div_(chance) if rescale else kept)
+        return block.mul_(kept.div_(chance))
 
     return Sparsifier(lambda entries: None, apply)
 
@@ -104,16 +107,14 @@ def keep_middle(density: float, gamma: float) -> Sparsifier:
 
     The largest are dropped as outliers, and the smallest as noise.
     """
-    if not 0 <= gamma < 1 or density + gamma > 1:
-        raise OnepassError(
-            f"density {density} with gamma {gamma}: gamma must be at least 0, and both at most 1 "
-            "together"
-        )
+    check_number("gamma", gamma, 0, 1)
+    if density + gamma > 1:
+        raise OnepassError(f"density {density} with gamma {gamma}: together they must be at most 1")
 
     def measure(entries: Entries) -> tuple[float, float]:
-        least = largest(entries, lambda total: int(density * total) + int(gamma * total))
-        most = largest(entries, lambda total: int(gamma * total)) if gamma else math.inf
-        return least, most
+        dropped = int(gamma * entries.total)
+        most = largest(entries, dropped) if dropped else math.inf
+        return largest(entries, dropped + max(int(density * entries.total), 1)), most
 
     def apply(block: Tensor, bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
         size = block.abs()
@@ -122,19 +123,18 @@ def keep_middle(density: float, gamma: float) -> Sparsifier:
     return Sparsifier(measure, apply)
 
 
-def largest(entries: Entries, count_of: Callable[[int], int]) -> float:
-    """The k-th largest magnitude, exactly, k = `count_of(number of entries)`, at least 1.
+def largest(entries: Entries, wanted: int) -> float:
+    """The magnitude that is the `wanted`-th largest (the first, if that is 0), exactly.
 
     A sample brackets it; one pass counts what lies above the bracket and collects what lies in it,
     which is sorted (Floyd and Rivest 1975). Should the bracket miss, all magnitudes are collected.
     """
-    total, drawn = entries.sample()
-    if not total:
+    if not entries.total:
         return 0.0
-    wanted = min(max(count_of(total), 1), total)
-    low, high = _bracket(drawn, wanted / total)
+    wanted = min(max(wanted, 1), entries.total)
+    low, high = _bracket(entries.sample(), wanted / entries.total)
     above, equal, within = _collect(entries, low, high)
-    if above < wanted <= above + equal:  # many alike, such as the zeros of an absent module
+    if above < wanted <= above + equal:  # many alike, such as the zeros of an untrained module
         return high
     above += equal
     if not above < wanted <= above + within.numel():

@@ -41,9 +41,10 @@ class Stack:
         """Random numbers for one adapter's part in this module.
 
         They depend on the seed and the two names alone: not on the order of adapters and modules,
-        nor on what else is merged.
+        nor on what else is merged (adapters of one name are told apart by their order).
         """
-        key = f"{self.seed}/{self.module}/{self.names[adapter]}"
+        name = self.names[adapter]
+        key = f"{self.seed}/{self.module}/{name}/{self.names[:adapter].count(name)}"
         number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
         return torch.Generator().manual_seed(number)
 
@@ -87,7 +88,7 @@ def merge_method(name: str, title: str, *, shares: bool = True) -> Callable[[Mer
             for stack in stacks:
                 yield merge_one(stack, **options)
 
-        add_merge(name, title, merge, _options(merge_one), shares=shares)
+        add_merge(name, title, merge, options_of(merge_one), shares=shares)
         return merge_one
 
     return register
@@ -100,15 +101,26 @@ def add_merge(
     MERGES.add(name, MergeMethod(name, title, merge, options, shares))
 
 
-def _options(function: Callable[..., Any]) -> dict[str, Any]:
+def options_of(function: Callable[..., Any]) -> dict[str, Any]:
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
+def check_number(name: str, value: Any, low: float, high: float) -> None:
+    """Refuse an option that is no number from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise OnepassError(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}")
+
+
 def check_share(name: str, value: Any) -> None:
-    """Refuse an option that should be a share: above 0, at most 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise OnepassError(f"{name} is {value!r}; it must be above 0 and at most 1")
+    """Refuse an option that should be a share of entries: none at all would leave nothing."""
+    check_number(name, value, 1e-6, 1)
+
+
+def check_count(name: str, value: Any) -> None:
+    """Refuse an option that is no whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise OnepassError(f"{name} is {value!r}; it must be a whole number of at least 1")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
