@@ -8,7 +8,7 @@ from onepass.adapters.lowrank import Truncated
 
 # Up to this size a full SVD is as fast as the randomised one, and exact.
 _SMALL = 256
-_OVERSAMPLING, _ITERATIONS = 16, 3
+_OVERSAMPLING, _ITERATIONS = 16, 2
 
 
 def truncate(matrix: Tensor, rank: int, generator: torch.Generator) -> Truncated:
@@ -17,7 +17,7 @@ def truncate(matrix: Tensor, rank: int, generator: torch.Generator) -> Truncated
     The range is found from Gaussian probes with power iterations (Halko, Martinsson and Tropp 2011,
     algorithms 4.4 and 5.1), at a few products of the matrix with `rank` + 16 columns.
     """
-    size = float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2
+    size = float(torch.linalg.vector_norm(matrix)) ** 2
     if min(matrix.shape) <= max(_SMALL, rank + _OVERSAMPLING):
         u, s, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
     else:

@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from onepass.adapters.merging.stack import check_number
+from onepass.adapters.merging.stack import Random, check_number
 from onepass.core.errors import OnepassError
 
 # One entry in so many is drawn for a sample; a prime, so that no column is preferred.
 STEP = 251
+_LEVELS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Sparsifier:
     """
 
     measure: Callable[[Entries], Any]
-    apply: Callable[[Tensor, Any, torch.Generator], Tensor]
+    apply: Callable[[Tensor, Any, Random], Tensor]
 
 
 def keep_all() -> Sparsifier:
@@ -69,11 +71,18 @@ def drop_randomly(density: float) -> Sparsifier:
     if density == 1:
         return keep_all()
 
-    def apply(block: Tensor, measured: None, generator: torch.Generator) -> Tensor:
-        kept = torch.empty_like(block).bernoulli_(density, generator=generator)
-        return block.mul_(kept.div_(density))
+    threshold = max(round(density * _LEVELS), 1)
+
+    def apply(block: Tensor, measured: None, generator: Random) -> Tensor:
+        kept = torch.from_numpy(_draw(block, generator) < threshold)
+        return block.mul_(kept).mul_(_LEVELS / threshold)
 
     return Sparsifier(lambda entries: None, apply)
+
+
+def _draw(block: Tensor, generator: Random) -> np.ndarray[tuple[int, ...], Any]:
+    """A number from 0 to below `_LEVELS` for each entry: random enough to drop by, and cheap."""
+    return generator.integers(0, _LEVELS, size=tuple(block.shape), dtype=np.uint16)
 
 
 def drop_by_rank(density: float, epsilon: float) -> Sparsifier:
@@ -91,13 +100,13 @@ def drop_by_rank(density: float, epsilon: float) -> Sparsifier:
             "must lie between 0 and 1"
         )
 
-    def apply(block: Tensor, measured: None, generator: torch.Generator) -> Tensor:
+    def apply(block: Tensor, measured: None, generator: Random) -> Tensor:
         width = block.shape[1]
         order = block.abs().argsort(dim=1, stable=True)
         rising = torch.linspace(density - epsilon, density + epsilon, width).expand(block.shape)
         chance = torch.empty_like(block).scatter_(1, order, rising.to(block.dtype))
-        kept = torch.bernoulli(chance, generator=generator)
-        return block.mul_(kept.div_(chance))
+        drawn = torch.from_numpy(_draw(block, generator).astype(np.float32))
+        return block.mul_(drawn < chance * _LEVELS).div_(chance)
 
     return Sparsifier(lambda entries: None, apply)
 
@@ -116,7 +125,7 @@ def keep_middle(density: float, gamma: float) -> Sparsifier:
         most = largest(entries, dropped) if dropped else math.inf
         return largest(entries, dropped + max(int(density * entries.total), 1)), most
 
-    def apply(block: Tensor, bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
+    def apply(block: Tensor, bounds: tuple[float, float], generator: Random) -> Tensor:
         size = block.abs()
         return block.mul_((size >= bounds[0]) & (size < bounds[1]))
 
