@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from onepass.bench.table import Table
 
 
+_WIDEST = 400
+
+
 class Format(StrEnum):
     table = "table"
     markdown = "markdown"
@@ -50,7 +53,12 @@ def report(
             console = Console()
             console.print(f"{found.title}: {found.setting}", markup=False, highlight=False)
             for table in found.shown():
-                console.print(*_rich(table))
+                drawn = _rich(table)
+                # Lines that a narrow terminal folds can be read; numbers cut to "9…" cannot.
+                room = console.options.update(max_width=_WIDEST)
+                needed = console.measure(drawn, options=room).maximum
+                Console(width=max(console.width, needed)).print(drawn)
+                console.print(f"{table.note}\n", markup=False, highlight=False)
             console.print(found.agreement_text(), markup=False)
             if found.missing:
                 console.print(found.missing, style="yellow")
@@ -64,7 +72,7 @@ def report(
             typer.echo(to_csv(found.costs), nl=False)
 
 
-def _rich(table: "Table") -> list[RichTable | str]:
+def _rich(table: "Table") -> RichTable:
     drawn = RichTable(title=table.title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for place, column in enumerate(table.columns):
         # A column's words may stand below each other: headings are longer than numbers.
@@ -74,4 +82,4 @@ def _rich(table: "Table") -> list[RichTable | str]:
         )
     for row in table.texts():
         drawn.add_row(*row)
-    return [drawn, f"{table.note}\n"]
+    return drawn
