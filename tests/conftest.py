@@ -4,6 +4,7 @@ Everything is made here from seeds, in well under a second; nothing is downloade
 """
 
 import copy
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,12 @@ MakeAdapter = Callable[..., Adapter]
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> None:
+    """Answer Ctrl-C even if the tests run in the background, where shells have it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
