@@ -27,6 +27,8 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ANY_LENGTH = 1 << 20
 
+_TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"
+
 
 @dataclass(frozen=True)
 class Base:
@@ -85,6 +87,8 @@ def load_base(name_or_path: str | Path = "tiny", device: str = "auto", dtype: st
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            # Texts too long are shortened here, with a notice of ours; transformers need not warn.
+            tokenizer.deprecation_warnings[_TOO_LONG] = True
             model, found = AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=kind,
