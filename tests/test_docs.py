@@ -1,5 +1,6 @@
 """The documentation says of the merges what the register says."""
 
+import json
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ def sections() -> dict[str, str]:
     found = {name.strip(): body for name, _, body in (part.partition("\n") for part in parts)}
     assert found.pop("Pico, before any of them")
     assert found.pop("Weights that are learnt")
+    assert found.pop("Speed")
     return found
 
 
@@ -61,3 +63,22 @@ def test_the_readme_tells_the_figures_of_the_report() -> None:
         share, row = right[name]
         assert cells[:3] == [share, row[retold], passes[name][0]], name
         assert float(cells[3]) == passes[name][1], name
+
+
+@pytest.mark.skipif(not REPORT.exists(), reason="results are in the repository only")
+def test_the_page_tells_the_figures_of_the_benchmark() -> None:
+    measured = json.loads((REPORT.parents[1] / "merge.json").read_text(encoding="utf-8"))
+    rows = {
+        (row["merge"] + (" to rank 32" if row["merge"] == "linear" else ""), row["adapters"]): row
+        for row in measured["rows"]
+    }
+    (told,) = (t for t in tables(PAGE.read_text(encoding="utf-8")) if "times faster" in t[0])
+    for name, kind, count, seconds, faster, ours, theirs, limit in told[1:]:
+        row = rows[name, int(count)]
+        assert row["peft"]["kind"] == kind
+        assert float(seconds) == pytest.approx(row["ours"]["seconds"], rel=0.1)
+        assert float(faster) == pytest.approx(row["faster"], rel=0.03)
+        assert float(ours) == pytest.approx(row["ours"]["mib"], abs=1)
+        assert float(theirs.replace(",", "")) == pytest.approx(row["peft"]["mib"], abs=1)
+        found = row["ours"]["seconds"] / row["limit"]
+        assert float(limit.replace(",", "")) == pytest.approx(found, rel=0.02)
