@@ -100,6 +100,19 @@ def test_we_read_what_peft_saves(options: dict[str, Any], tmp_path: Path) -> Non
     assert agree(load_adapter(tmp_path / "a"), peft_deltas(tuned))
 
 
+def merged_by_peft(
+    adapters: list[Adapter], weights: list[float], folder: Path, **options: Any
+) -> dict[str, Tensor]:
+    """The ΔW of PEFT's `add_weighted_adapter`, from the adapters as they are saved."""
+    for adapter in adapters:
+        save_adapter(adapter, folder / adapter.name)
+    names = [adapter.name for adapter in adapters]
+    oracle = peft.PeftModel.from_pretrained(fresh(), folder / names[0], adapter_name=names[0])
+    oracle.load_adapter(folder / names[1], adapter_name=names[1])
+    oracle.add_weighted_adapter(names, weights, "merged", **options)
+    return peft_deltas(oracle, "merged")
+
+
 @pytest.mark.parametrize("weights", [[0.5, 0.5], [1.0, 1.0], [0.7, -0.3]])
 @pytest.mark.parametrize(
     ("ours", "theirs"),
@@ -109,25 +122,15 @@ def test_merges_agree_with_peft(
     weights: list[float], ours: str, theirs: str, tmp_path: Path
 ) -> None:
     adapters = [random_adapter(seed, base=shape()) for seed in range(2)]
-    for adapter in adapters:
-        save_adapter(adapter, tmp_path / adapter.name)
-    names = [adapter.name for adapter in adapters]
-    oracle = peft.PeftModel.from_pretrained(fresh(), tmp_path / names[0], adapter_name=names[0])
-    oracle.load_adapter(tmp_path / names[1], adapter_name=names[1])
-    oracle.add_weighted_adapter(names, weights, "merged", combination_type=theirs)
-    assert agree(merge(adapters, ours, weights), peft_deltas(oracle, "merged"))
+    expected = merged_by_peft(adapters, weights, tmp_path, combination_type=theirs)
+    assert agree(merge(adapters, ours, weights), expected)
 
 
 @pytest.mark.parametrize("weights", [[0.5, 0.5], [0.7, -0.3]])
 def test_a_forced_rank_is_pefts_svd(weights: list[float], tmp_path: Path) -> None:
     adapters = [random_adapter(seed, base=shape()) for seed in range(2)]
-    for adapter in adapters:
-        save_adapter(adapter, tmp_path / adapter.name)
-    names = [adapter.name for adapter in adapters]
-    oracle = peft.PeftModel.from_pretrained(fresh(), tmp_path / names[0], adapter_name=names[0])
-    oracle.load_adapter(tmp_path / names[1], adapter_name=names[1])
-    oracle.add_weighted_adapter(names, weights, "merged", combination_type="svd", svd_rank=4)
-    assert agree(merge(adapters, "linear", weights, rank=4), peft_deltas(oracle, "merged"))
+    expected = merged_by_peft(adapters, weights, tmp_path, combination_type="svd", svd_rank=4)
+    assert agree(merge(adapters, "linear", weights, rank=4), expected)
 
 
 def test_a_merge_runs_in_peft_as_it_is_saved(tmp_path: Path) -> None:

@@ -40,6 +40,13 @@ def same(one: Adapter, other: Adapter, tolerance: float = 1e-4) -> bool:
     )
 
 
+def wide_adapters() -> list[Adapter]:
+    """Two of a module that is large enough for the randomised SVD."""
+    random, shape = torch.Generator().manual_seed(3), (700, 400)
+    module = "model.layers.0.mlp.up_proj"
+    return [Adapter(str(i), {module: random_lora(shape, 8, random)}) for i in range(2)]
+
+
 @pytest.mark.parametrize("method", EXACT)
 @given(weights=weight_lists, ranks=st.lists(st.integers(1, 5), min_size=4, max_size=4))
 @settings(max_examples=30)
@@ -260,12 +267,7 @@ def test_a_forced_rank_errs_by_what_the_card_says(rank: int) -> None:
 
 @pytest.mark.parametrize("method", ["ties", "dare-ties", "della", "knots", "tsv"])
 def test_the_number_of_threads_changes_nothing_but_rounding(method: str) -> None:
-    base = BaseShape("org/wide", {"model.layers.0.mlp.up_proj": (700, 400)})
-    random = torch.Generator().manual_seed(3)
-    adapters = [
-        Adapter(str(i), {m: random_lora(s, 8, random) for m, s in base.modules.items()})
-        for i in range(2)
-    ]
+    adapters = wide_adapters()
     one = merge(adapters, method, seed=1)
     torch.set_num_threads(3)
     try:
@@ -279,12 +281,7 @@ def test_the_number_of_threads_changes_nothing_but_rounding(method: str) -> None
 
 def test_a_large_dense_result_is_truncated_nearly_as_well_as_can_be() -> None:
     """Large enough for the randomised SVD; the oracle is the full one."""
-    base = BaseShape("org/wide", {"model.layers.0.mlp.up_proj": (700, 400)})
-    random = torch.Generator().manual_seed(3)
-    adapters = [
-        Adapter(str(i), {m: random_lora(s, 8, random) for m, s in base.modules.items()})
-        for i in range(2)
-    ]
+    adapters = wide_adapters()
     merged = merge(adapters, "dare-ties", rank=16)
     exact = merge(adapters, "dare-ties", rank=400)
     (module,) = merged.modules

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from onepass.adapters.adapter import Adapter, Lora, layer, projection
-from onepass.adapters.lowrank import gram, norm, rank_of
+from onepass.adapters.lowrank import core_of, gram, norm, rank_of
 
 # Sign conflicts are counted on this many rows of ΔW, evenly spread: shares need no more.
 _ROWS = 256
@@ -88,11 +89,10 @@ def _meeting(one: Lora, other: Lora) -> Meeting:
 
 def _directions(lora: Lora) -> tuple[Tensor, Tensor]:
     """Orthonormal bases of what ΔW writes (out, k) and reads (in, k), k its numerical rank."""
-    left, up = torch.linalg.qr(lora.up.detach().double())
-    right, down = torch.linalg.qr(lora.down.detach().double().T)
-    u, s, vt = torch.linalg.svd(up @ down.T)
+    left, core, right = core_of(lora)
+    u, s, vt = torch.linalg.svd(core, full_matrices=False)
     count = rank_of(s, _ZERO)
-    return left @ u[:, :count], right @ vt[:count].T
+    return left @ u[:, :count], (vt[:count] @ right).T
 
 
 def _overlap(one: Tensor, other: Tensor) -> float:
@@ -169,4 +169,4 @@ def by_layer(meetings: Mapping[str, Meeting], name: str) -> dict[tuple[str, str]
 
 
 def pairs(adapters: Sequence[Adapter]) -> list[tuple[Adapter, Adapter]]:
-    return [(one, other) for i, one in enumerate(adapters) for other in adapters[i + 1 :]]
+    return list(combinations(adapters, 2))

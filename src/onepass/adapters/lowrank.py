@@ -43,13 +43,20 @@ def compress(lora: Lora, rank: int) -> Truncated:
     """
     if rank < 1:
         raise OnepassError(f"rank {rank}: a LoRA needs at least rank 1")
-    left, core, right = _core(lora)
+    left, core, right = core_of(lora)
     u, s, vt = torch.linalg.svd(core, full_matrices=False)
     root = s[:rank].sqrt()
     up = left @ (u[:, :rank] * root)
     down = (root[:, None] * vt[:rank]) @ right
     small = Lora(down.to(lora.down.dtype), up.to(lora.up.dtype))
     return Truncated(small, float(s[rank:].square().sum()), float(s.square().sum()))
+
+
+def tall_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The thin SVD u, s, vt of (n, k), k <= n by far, at the cost of its QR."""
+    q, r = torch.linalg.qr(matrix)
+    u, s, vt = torch.linalg.svd(r, full_matrices=False)
+    return q @ u, s, vt
 
 
 def rank_of(values: Tensor, tolerance: float = 1e-10) -> int:
@@ -59,7 +66,7 @@ def rank_of(values: Tensor, tolerance: float = 1e-10) -> int:
 
 def norm(lora: Lora) -> float:
     """The Frobenius norm of ΔW."""
-    _, core, _ = _core(lora)
+    _, core, _ = core_of(lora)
     return float(torch.linalg.matrix_norm(core))
 
 
@@ -100,7 +107,7 @@ def wide_dtype(loras: Sequence[Lora]) -> torch.dtype:
     return dtype
 
 
-def _core(lora: Lora) -> tuple[Tensor, Tensor, Tensor]:
+def core_of(lora: Lora) -> tuple[Tensor, Tensor, Tensor]:
     """ΔW = left @ core @ right with orthonormal (out, k) and (k', in), core (k, k'), k <= r.
 
     In float64: it costs little at these sizes, and the difference of two near-equal LoRAs, which

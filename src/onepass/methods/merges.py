@@ -17,8 +17,10 @@ def linear(setting: Setting) -> Composition:
     Unless weights differ from module to module, which takes an adapter of its own.
     """
     weights = setting.option("weights", None)
-    merged = merge(setting.parts(), "linear", weights)
-    if any(isinstance(weight, Mapping) for weight in weights or ()):
+    if weights is None:
+        return setting.compose(setting.merged())
+    merged = merge(setting.parts(), "linear", weights)  # which also checks the weights
+    if any(isinstance(weight, Mapping) for weight in weights):
         return setting.compose(Pass(setting.task.name, (Weighted(merged, stored=True),)))
     return setting.compose(setting.merged(merged.card["weights"]))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.composition import Composition, Pass, Weighted
+from onepass.adapters.merging.linear import sum_factors
 from onepass.core.errors import OnepassError
 from onepass.methods.setting import Setting, method
 from onepass.model.objective import mean_loss
@@ -71,18 +72,11 @@ def lorahub(setting: Setting) -> Composition:
 def _quadratic(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
     modules: dict[str, Lora] = {}
     for module in dict.fromkeys(module for adapter in adapters for module in adapter.modules):
-        loras = [adapter.modules.get(module) for adapter in adapters]
-        present = [(x, w) for x, w in zip(loras, weights, strict=True) if x is not None]
-        if len({lora.rank for lora, _ in present}) > 1:
-            raise OnepassError(
-                f"lorahub's quadratic form adds factors, but at {module} the ranks differ; "
-                "use the form linear"
-            )
-        first, weight = present[0]
-        down, up = first.down * weight, first.up * weight
-        for lora, weight in present[1:]:
-            down, up = down + lora.down * weight, up + lora.up * weight
-        modules[module] = Lora(down, up)
+        pairs = zip(adapters, weights, strict=True)
+        found = [(a.modules[module], w) for a, w in pairs if module in a.modules]
+        loras, scales = [lora for lora, _ in found], [weight for _, weight in found]
+        what = f"{module}: lorahub's quadratic form"
+        modules[module] = sum_factors(loras, scales, scales, what)
     return Adapter("lorahub", modules, adapters[0].base)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from onepass.adapters.adapter import Adapter
 from onepass.adapters.composition import Composition, Pass, Weighted
+from onepass.adapters.merging.stack import check_count, check_number
 from onepass.core.errors import OnepassError
 from onepass.core.registry import Registry, unknown
 from onepass.model.load import Base
@@ -71,23 +72,14 @@ class Setting:
 
     def number(self, name: str, default: float, low: float, high: float = math.inf) -> float:
         """An option that is a number from `low` to `high`."""
-        value = self.option(name, default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not low <= value <= high
-        ):
-            wanted = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
-            raise OnepassError(f"{self.method}: {name} is {value!r}; it must be a number {wanted}")
+        value: float = self.option(name, default)
+        check_number(f"{self.method}: {name}", value, low, high)
         return value
 
     def count(self, name: str, default: int) -> int:
         """An option that is a whole number of at least 1."""
-        value = self.option(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise OnepassError(
-                f"{self.method}: {name} is {value!r}; it must be a whole number of at least 1"
-            )
+        value: int = self.option(name, default)
+        check_count(f"{self.method}: {name}", value)
         return value
 
     def shots(self, default: int) -> Sequence[Example]:

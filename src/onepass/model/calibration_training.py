@@ -5,7 +5,6 @@ and afterwards are part of the pass (see `onepass.adapters.composition`), where 
 Several passes can share one calibration, each on its own merge: the paper's shared variants.
 """
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from onepass.model.attach import Effect, add_lowrank, altered, merged
 from onepass.model.load import Base
 from onepass.model.objective import batch_loss, fingerprint
 from onepass.model.options import History, TrainOptions
-from onepass.model.tokens import Encoded, encode_examples, shuffled_batches, sorted_batches
+from onepass.model.tokens import Encoded, encode_examples, mixed_batches, sorted_batches
 from onepass.model.train import OnStep, fit
 from onepass.tasks.example import Example
 from onepass.tasks.task import parse_task
@@ -83,21 +82,11 @@ def train_calibration(
             for batch in sorted_batches(some, options.batch_size)
         ]
 
-    def epoch_batches(epoch: int) -> list[Batch]:
-        seed = f"{options.seed}/{epoch}"
-        batches: list[Batch] = [
-            (i, batch)
-            for i, some in enumerate(rows)
-            for batch in shuffled_batches(some, options.batch_size, f"{seed}/{i}")
-        ]
-        random.Random(seed).shuffle(batches)
-        return batches
-
     with merges:
         history = fit(
             {f"{proj}.{name}": p for proj, parts in trained.items() for name, p in parts.items()},
             loss_on_merge,
-            epoch_batches,
+            lambda epoch: mixed_batches(rows, options.batch_size, f"{options.seed}/{epoch}"),
             in_order(),
             options,
             state_dir,

@@ -5,7 +5,6 @@ each adapter's own data what that adapter gives. No targets are needed, only inp
 themselves are the teachers.
 """
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -26,7 +25,7 @@ from onepass.model.tokens import (
     Encoded,
     collate,
     encode_examples,
-    shuffled_batches,
+    mixed_batches,
     target_logits,
 )
 from onepass.model.train import fit
@@ -114,15 +113,8 @@ def train_columns(
             rule.penalty, columns, adapters
         ), tokens
 
-    def batches(epoch: int) -> list[Batch]:
-        seed = f"{options.seed}/{epoch}"
-        found: list[Batch] = [
-            (number, batch)
-            for number, some in enumerate(rows)
-            for batch in shuffled_batches(some, options.batch_size, f"{seed}/{number}")
-        ]
-        random.Random(seed).shuffle(found)
-        return found
+    def batches(epoch: int) -> Sequence[Batch]:
+        return mixed_batches(rows, options.batch_size, f"{options.seed}/{epoch}")
 
     identity = {"trains": "columns", "base": base.name, "data": fingerprint(*rows)}
     history = fit(columns, loss, batches, [], options, state_dir, progress, identity=identity)

@@ -153,6 +153,19 @@ def shuffled_batches(encoded: Sequence[Encoded], batch_size: int, seed: str) -> 
     return [[encoded[i] for i in batch] for batch in batches]
 
 
+def mixed_batches(
+    sets: Sequence[Sequence[Encoded]], batch_size: int, seed: str
+) -> list[tuple[int, list[Encoded]]]:
+    """The shuffled batches of several sets, each with the number of its set, in random order."""
+    batches = [
+        (number, batch)
+        for number, some in enumerate(sets)
+        for batch in shuffled_batches(some, batch_size, f"{seed}/{number}")
+    ]
+    random.Random(seed).shuffle(batches)
+    return batches
+
+
 def sorted_batches(encoded: Sequence[Encoded], batch_size: int) -> list[list[Encoded]]:
     """Every item once, longest first, so that padding is least; for evaluation."""
     rows = sorted(encoded, key=len, reverse=True)

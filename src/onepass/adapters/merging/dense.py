@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from onepass.adapters.adapter import Lora
-from onepass.adapters.lowrank import Truncated
+from onepass.adapters.lowrank import Truncated, tall_svd
 
 # Up to this size a full SVD is as fast as the randomised one, and exact.
 _SMALL = 256
@@ -35,7 +35,5 @@ def _randomised(
     for _ in range(_ITERATIONS):
         basis = torch.linalg.qr(matrix.T @ basis).Q
         basis = torch.linalg.qr(matrix @ basis).Q
-    # B = basisᵀ M is short and wide; the QR of its transpose leaves a small SVD.
-    right, core = torch.linalg.qr((basis.T @ matrix).T)
-    u, s, vt = torch.linalg.svd(core.T, full_matrices=False)
-    return basis @ u, s, (right @ vt.T).T
+    v, s, ut = tall_svd((basis.T @ matrix).T)
+    return basis @ ut.T, s, v.T

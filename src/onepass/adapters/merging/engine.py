@@ -62,7 +62,12 @@ def merge(
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise OnepassError(f"seed is {seed!r}; it must be a whole number from 0 to 2^63 - 1")
     loaded = [a if isinstance(a, Adapter) else load_adapter(a) for a in adapters]
-    stacks = _stacks(loaded, weights, found.shares, seed, force)
+    if not loaded:
+        raise OnepassError("a merge of no adapters; give at least one")
+    share = 1 / len(loaded) if found.shares else 1.0
+    if weights is None:
+        weights = [share] * len(loaded)
+    stacks = _stacks(loaded, weights, share, seed, force)
     _check_rank(rank, stacks)
     modules: dict[str, Lora] = {}
     errors = _Errors()
@@ -77,7 +82,7 @@ def merge(
     card = {
         "method": method,
         "adapters": names,
-        "weights": _plain(weights, len(adapters), found.shares),
+        "weights": [dict(w) if isinstance(w, Mapping) else float(w) for w in weights],
         "options": {**found.options, **options},
         "seed": seed,
         "pico": pico,
@@ -120,15 +125,11 @@ def _of_rank(result: Merged, rank: int | None, stack: Stack, errors: _Errors) ->
 
 def _stacks(
     adapters: Sequence[Adapter],
-    weights: Sequence[Weight] | None,
-    shares: bool,
+    weights: Sequence[Weight],
+    default: float,
     seed: int,
     force: bool,
 ) -> list[Stack]:
-    if not adapters:
-        raise OnepassError("a merge of no adapters; give at least one")
-    if weights is None:
-        weights = _default_weights(len(adapters), shares)
     if isinstance(weights, int | float | str) or len(weights) != len(adapters):
         raise OnepassError(
             f"{len(adapters)} adapters and weights {weights!r}; give one weight per adapter"
@@ -141,9 +142,7 @@ def _stacks(
         own = [adapter.modules.get(module) for adapter in adapters]
         model = next(lora for lora in own if lora is not None)
         loras = tuple(_nothing(model) if lora is None else lora for lora in own)
-        found = tuple(
-            _weight(weight, module, 1 / len(adapters) if shares else 1.0) for weight in weights
-        )
+        found = tuple(_weight(weight, module, default) for weight in weights)
         _check_size(module, adapters, loras, found)
         stacks.append(Stack(module, names, loras, found, seed))
     if not stacks:
@@ -186,10 +185,6 @@ def _nothing(model: Lora) -> Lora:
     return Lora(model.down[:0], model.up[:, :0])
 
 
-def _default_weights(count: int, shares: bool) -> list[float]:
-    return [1 / count if shares else 1.0] * count
-
-
 def _weight(weight: Weight, module: str, default: float) -> float:
     if not isinstance(weight, Mapping):
         return _finite(weight, weight)
@@ -202,11 +197,6 @@ def _finite(value: Any, shown: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise OnepassError(f"weight {json.dumps(shown, default=str)} is not a finite number")
     return float(value)
-
-
-def _plain(weights: Sequence[Weight] | None, count: int, shares: bool) -> list[Any]:
-    given = _default_weights(count, shares) if weights is None else weights
-    return [dict(w) if isinstance(w, Mapping) else float(w) for w in given]
 
 
 def _check_rank(rank: int | None, stacks: Sequence[Stack]) -> None:

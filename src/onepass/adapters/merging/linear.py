@@ -5,6 +5,7 @@ their results lie in the span of the ΔW_i.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -44,22 +45,31 @@ def peft_linear(stack: Stack) -> Lora:
     (peft `LoraModel.add_weighted_adapter`). Equal to PEFT's where the adapters have one scaling;
     with several, PEFT's cross terms weigh differently.
     """
-    pairs = [(x, w) for x, w in zip(stack.loras, stack.weights, strict=True) if x.rank]
-    ranks = sorted({lora.rank for lora, _ in pairs})
+    roots = [abs(weight) ** 0.5 for weight in stack.weights]
+    signed = [math.copysign(root, w) for root, w in zip(roots, stack.weights, strict=True)]
+    return sum_factors(stack.loras, signed, roots, f"{stack.module}: peft-linear")
+
+
+def sum_factors(
+    loras: Sequence[Lora], downs: Sequence[float], ups: Sequence[float], what: str
+) -> Lora:
+    """The LoRA of Σ downs_i down_i and Σ ups_i up_i; those of rank 0 add nothing.
+
+    `what` does this, and is named should the ranks differ.
+    """
+    present = [row for row in zip(loras, downs, ups, strict=True) if row[0].rank]
+    ranks = sorted({lora.rank for lora, _, _ in present})
     if len(ranks) > 1:
         raise OnepassError(
-            f"{stack.module}: peft-linear adds factors, so it needs one rank, found {ranks}; "
-            "use linear instead"
+            f"{what} adds factors, so it needs one rank, found {ranks}; use linear instead"
         )
-    dtype = wide_dtype(stack.loras)
-    down, up = stack.loras[0].down.to(dtype)[:0], stack.loras[0].up.to(dtype)[:, :0]
-    for number, (lora, weight) in enumerate(pairs):
-        root = abs(weight) ** 0.5
-        scaled_down = lora.down.to(dtype) * (root if weight >= 0 else -root)
-        scaled_up = lora.up.to(dtype) * root
-        down = down + scaled_down if number else scaled_down
-        up = up + scaled_up if number else scaled_up
-    return Lora(down, up)
+    if not present:
+        return loras[0]
+    dtype = wide_dtype(loras)
+    return Lora(
+        torch.stack([lora.down.to(dtype) * weight for lora, weight, _ in present]).sum(0),
+        torch.stack([lora.up.to(dtype) * weight for lora, _, weight in present]).sum(0),
+    )
 
 
 @merge_method("slerp", "Spherical interpolation (two adapters)")

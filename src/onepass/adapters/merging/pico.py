@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from onepass.adapters.adapter import Lora
-from onepass.adapters.lowrank import norm, wide_dtype
+from onepass.adapters.lowrank import norm, tall_svd, wide_dtype
 from onepass.adapters.merging.stack import Merged, Stack
 
 _CANCELLED = 1e-5  # of the mean norm of the sources
@@ -23,12 +23,10 @@ def calibrated(stack: Stack) -> Stack:
     stacked = torch.cat([lora.up.detach().double() for lora in stack.loras], 1)
     if count < 2 or not stacked.shape[1]:
         return stack
-    basis, core = torch.linalg.qr(stacked)
-    u, s, _ = torch.linalg.svd(core, full_matrices=False)
+    left, s, _ = tall_svd(stacked)
     energy = float(s.square().sum())
     if not energy:
         return stack
-    left = basis @ u
     shrink = 1 / (1 + (count - 1) * s.square() / energy) - 1
     loras = []
     for lora in stack.loras:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from onepass.adapters.adapter import Lora
-from onepass.adapters.lowrank import rank_of, wide_dtype
+from onepass.adapters.lowrank import rank_of, tall_svd, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,7 @@ def knots_space(loras: Sequence[Lora]) -> tuple[Tensor, list[Tensor]]:
         basis, core = torch.linalg.qr(lora.down.detach().double().T)
         parts.append(lora.up.detach().double() @ core.T)
         bases.append(basis)
-    stacked = torch.cat(parts, 1)
-    left, core = torch.linalg.qr(stacked)
-    u, s, vt = torch.linalg.svd(core, full_matrices=False)
+    u, s, vt = tall_svd(torch.cat(parts, 1))
     count = rank_of(s)
     scaled = s[:count, None] * vt[:count]
     widths = [part.shape[1] for part in parts]
@@ -67,11 +65,10 @@ def knots_space(loras: Sequence[Lora]) -> tuple[Tensor, list[Tensor]]:
         scaled_part @ basis.T
         for scaled_part, basis in zip(torch.split(scaled, widths, 1), bases, strict=True)
     ]
-    return left @ u[:, :count], rows
+    return u[:, :count], rows
 
 
 def _basis(factors: Tensor) -> tuple[Tensor, Tensor]:
     """The left singular vectors (n, k) of (n, R), and the factors' coordinates (k, R) in them."""
-    q, r = torch.linalg.qr(factors)
-    u, s, vt = torch.linalg.svd(r, full_matrices=False)
-    return q @ u, s[:, None] * vt
+    u, s, vt = tall_svd(factors)
+    return u, s[:, None] * vt

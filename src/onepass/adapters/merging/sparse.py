@@ -59,7 +59,6 @@ def ties(
     check_share("density", density)
     check_choice("variant", variant, ("paper", "peft", "mergekit"))
     sparsifier = keep_largest(density)
-    consensus = weighted_mean if variant == "mergekit" else disjoint_mean
     together: list[Any] | None = None
     if variant == "paper" and space == "full":
         together = [
@@ -67,9 +66,7 @@ def ties(
             for adapter in range(len(stacks[0].loras))
         ]
     for stack in stacks:
-        if variant == "mergekit":
-            _check_positive(stack)
-        yield merge_sparse(stack, sparsifier, consensus, space, together)
+        yield merge_sparse(stack, sparsifier, _mean_of(variant, stack), space, together)
 
 
 add_merge("ties", "TIES", ties, options_of(ties), shares=False)
@@ -130,19 +127,19 @@ def knots(stack: Stack, *, density: float = 0.2, variant: str = "peft") -> Merge
     """TIES on the adapters' coordinates in the basis that they share (arXiv 2410.19735)."""
     check_share("density", density)
     check_choice("variant", variant, ("peft", "mergekit"))
-    if variant == "mergekit":
-        _check_positive(stack)
-    consensus = weighted_mean if variant == "mergekit" else disjoint_mean
-    return merge_sparse(stack, keep_largest(density), consensus, "knots")
+    return merge_sparse(stack, keep_largest(density), _mean_of(variant, stack), "knots")
 
 
-def _check_positive(stack: Stack) -> None:
-    """A mean by negative weights would divide the sign away again."""
+def _mean_of(variant: str, stack: Stack) -> Consensus:
+    """How a variant of TIES averages; a mean by negative weights would divide the sign away."""
+    if variant != "mergekit":
+        return disjoint_mean
     if min(stack.weights) < 0:
         raise OnepassError(
             f"{stack.module}: weights {list(stack.weights)}; the variant mergekit averages by "
             "weights, so none may be negative; use the variant paper or peft"
         )
+    return weighted_mean
 
 
 def merge_sparse(

@@ -7,6 +7,7 @@ package.
 
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -112,7 +113,8 @@ def options_of(function: Callable[..., Any]) -> dict[str, Any]:
 def check_number(name: str, value: Any, low: float, high: float) -> None:
     """Refuse an option that is no number from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise OnepassError(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}")
+        wanted = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
+        raise OnepassError(f"{name} is {value!r}; it must be a number {wanted}")
 
 
 def check_share(name: str, value: Any) -> None:
