@@ -50,6 +50,21 @@ def test_compress_errs_by_exactly_the_singular_values_it_drops(
     assert relative_error(small, lora) == pytest.approx(best, abs=1e-5)
 
 
+@pytest.mark.parametrize("fall", [1.0, 1e-1, 1e-2, 1e-4])
+def test_compress_keeps_small_singular_values_to_their_own_precision(fall: float) -> None:
+    """Each is found to its own size, also where squares would lose it in the largest."""
+    random = torch.Generator().manual_seed(0)
+    left, right = (
+        torch.linalg.qr(torch.randn(n, 5, generator=random, dtype=torch.float64)).Q
+        for n in (40, 30)
+    )
+    values = torch.tensor([fall**i for i in range(5)], dtype=torch.float64)
+    mixed = torch.linalg.qr(torch.randn(5, 5, generator=random, dtype=torch.float64)).Q
+    lora = Lora(down=mixed @ right.T, up=left * values @ mixed.T)
+    found = torch.linalg.svdvals(compress(lora, 3).lora.delta())[:3]
+    assert torch.allclose(found, values[:3], rtol=1e-4, atol=0)
+
+
 @given(out=widths, in_=widths, rank=ranks, seed=seeds)
 def test_compress_to_the_full_rank_changes_nothing(
     out: int, in_: int, rank: int, seed: int

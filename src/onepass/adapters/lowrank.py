@@ -27,6 +27,10 @@ def weighted_sum(loras: Sequence[Lora], weights: Sequence[float]) -> Lora:
     )
 
 
+# The least squared singular value, relative to the largest, that squares in float64 tell well.
+_SQUARES = 1e-9
+
+
 @dataclass(frozen=True)
 class Truncated:
     """A change of lower rank; squared Frobenius norms of what it misses and of the whole."""
@@ -43,6 +47,36 @@ def compress(lora: Lora, rank: int) -> Truncated:
     """
     if rank < 1:
         raise OnepassError(f"rank {rank}: a LoRA needs at least rank 1")
+    return (_by_squares(lora, rank) if rank < lora.rank else None) or _by_qr(lora, rank)
+
+
+def _by_squares(lora: Lora, rank: int) -> Truncated | None:
+    """From the eigenvectors of (r, r) products of the factors, at a fifth of the cost of QR.
+
+    With A Aᵀ = V Λ Vᵀ and R = Λ^½ Vᵀ, ΔW = B A = (B Rᵀ) Qᵀ where Q has orthonormal columns; the
+    singular values of ΔW are the roots of the eigenvalues of (B Rᵀ)ᵀ B Rᵀ = W S² Wᵀ, and
+    U = B Rᵀ W S⁻¹, Vᵀ = S⁻² Wᵀ (R BᵀB) A. Squares keep half of float64's digits: None where that
+    would show in the part that is kept.
+    """
+    down, up = lora.down.detach().double(), lora.up.detach().double()
+    square = up.T @ up
+    values, vectors = torch.linalg.eigh(down @ down.T)
+    root = values.clamp(min=0).sqrt()[:, None] * vectors.T
+    squared, w = torch.linalg.eigh(root @ square @ root.T)
+    squared, kept = squared.clamp(min=0).flip(0), w.flip(1)[:, :rank]
+    if squared[rank - 1] <= _SQUARES * squared[0]:
+        return None
+    s = squared[:rank].sqrt()
+    dtype = wide_dtype([lora])
+    small = Lora(
+        ((kept.T @ root @ square) / s[:, None] ** 1.5).to(dtype) @ lora.down.detach().to(dtype),
+        lora.up.detach().to(dtype) @ (root.T @ kept / s.sqrt()).to(dtype),
+    )
+    small = Lora(small.down.to(lora.down.dtype), small.up.to(lora.up.dtype))
+    return Truncated(small, float(squared[rank:].sum()), float(squared.sum()))
+
+
+def _by_qr(lora: Lora, rank: int) -> Truncated:
     left, core, right = core_of(lora)
     u, s, vt = torch.linalg.svd(core, full_matrices=False)
     root = s[:rank].sqrt()

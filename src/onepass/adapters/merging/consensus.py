@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 Consensus = Callable[[Sequence[Tensor], Sequence[float]], Tensor]
-"""From the (already sparse) blocks of each adapter, and weights, to the merged block."""
+"""From the sparse blocks of each adapter, which are used up, and weights, to the merged block."""
 
 
 def weighted(blocks: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -24,35 +24,47 @@ def disjoint_mean(blocks: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     one λ for all in their place. Where the τ_i cancel out exactly, there is no sign and no change.
     """
     sign = weighted(blocks, [1.0] * len(blocks)).sign_()
-    total, count = torch.zeros_like(blocks[0]), torch.zeros_like(blocks[0])
+    total, count = torch.zeros_like(sign), torch.zeros_like(sign)
     for block, weight in zip(blocks, weights, strict=True):
-        agrees = block * sign > 0
-        total.add_(block * agrees, alpha=weight)
-        count.add_(agrees)
-    return total.div_(count.clamp_(min=1))
+        agreed = _agreed(block, sign)
+        total.add_(agreed, alpha=weight)
+        count.add_(agreed.sign_())
+    return total.mul_(sign).div_(count.clamp_(min=1))
 
 
 def weighted_mean(blocks: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """TIES as in mergekit: Σ w_i τ_i over those that agree, divided by the sum of their weights.
 
-    The sign is that of Σ w_i τ_i, plus where that is zero.
+    The sign is that of Σ w_i τ_i, plus where that is zero. Weights must not be negative.
     """
-    majority = weighted(blocks, weights) >= 0
-    total, share = torch.zeros_like(blocks[0]), torch.zeros_like(blocks[0])
+    sign = _majority(blocks, weights)
+    total, share = torch.zeros_like(sign), torch.zeros_like(sign)
     for block, weight in zip(blocks, weights, strict=True):
-        value = block * weight
-        agrees = torch.where(majority, value > 0, value < 0)
-        total.add_(value * agrees)
-        share.add_(agrees, alpha=weight)
+        agreed = _agreed(block, sign)
+        total.add_(agreed, alpha=weight)
+        share.add_(agreed.sign_(), alpha=weight)
     share[share == 0] = 1.0
-    return total.div_(share)
+    return total.mul_(sign).div_(share)
 
 
 def agreeing_sum(blocks: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Σ w_i τ_i over those that have its sign: DARE-TIES and DELLA as in mergekit."""
-    majority = weighted(blocks, weights) >= 0
-    total = torch.zeros_like(blocks[0])
+    sign = _majority(blocks, weights)
+    total = torch.zeros_like(sign)
     for block, weight in zip(blocks, weights, strict=True):
-        value = block * weight
-        total.add_(value * torch.where(majority, value > 0, value < 0))
-    return total
+        total.add_(_agreed(block.mul_(weight), sign))
+    return total.mul_(sign)
+
+
+def _majority(blocks: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The sign of Σ w_i τ_i as 1 or -1; 1 where it is zero."""
+    return weighted(blocks, weights).sign_().add_(0.5).sign_()
+
+
+def _agreed(block: Tensor, sign: Tensor) -> Tensor:
+    """The magnitudes of the entries that have the sign, 0 elsewhere; in the block's own memory.
+
+    Signs are multiplied in, not compared: torch's products in place are several times as fast as
+    its comparisons, whose results have to be converted back.
+    """
+    return block.mul_(sign).clamp_(min=0)

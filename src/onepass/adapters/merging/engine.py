@@ -72,10 +72,12 @@ def merge(
     modules: dict[str, Lora] = {}
     errors = _Errors()
     given = [calibrated(stack) for stack in stacks] if pico else stacks
-    for stack, result in zip(stacks, found.merge(given, **options), strict=True):
-        if pico:
-            result = restored(result, stack.loras)
-        lora = _of_rank(result, rank, stack, errors)
+    results = iter(found.merge(given, **options))
+    for stack in stacks:
+        # By `next`: zip would hold on to a dense result until it has the one after.
+        merged = restored(next(results), stack.loras) if pico else next(results)
+        lora = _of_rank(merged, rank, stack, errors)
+        del merged
         if lora.rank:
             modules[stack.module] = lora
     names = [adapter.name for adapter in loaded]
@@ -177,7 +179,9 @@ def _check_size(
 
 
 def _norm(factor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(factor, dtype=torch.float64))
+    return float(
+        torch.linalg.vector_norm(factor.to(torch.promote_types(factor.dtype, torch.float32)))
+    )
 
 
 def _nothing(model: Lora) -> Lora:

@@ -44,7 +44,8 @@ from onepass.adapters.merging.stack import (
 from onepass.core.errors import OnepassError
 
 SPACES = ("full", "core", "knots")
-_BLOCK = 1 << 21  # entries of ΔW at a time
+# Entries of ΔW at a time: few enough for the caches, enough to make products worth while.
+_BLOCK = 1 << 19
 
 
 def ties(
@@ -192,11 +193,16 @@ def _merge_dense(
 
 
 def blocks_of(lora: Lora) -> Iterator[Tensor]:
-    """ΔW by blocks of rows, fresh ones that may be changed."""
+    """ΔW by blocks of rows, which may be changed; each in the memory of the one before.
+
+    Memory new to the process costs as much time as the product that fills it.
+    """
     dtype = wide_dtype([lora])
     up, down = lora.up.detach().to(dtype), lora.down.detach().to(dtype)
-    for rows in torch.split(up, max(_BLOCK // lora.shape[1], 1)):
-        yield rows @ down
+    out, in_ = lora.shape
+    block = torch.empty(min(max(_BLOCK // in_, 1), out), in_, dtype=dtype)
+    for rows in torch.split(up, len(block)):
+        yield torch.mm(rows, down, out=block[: len(rows)])
 
 
 def lora_entries(loras: Sequence[Lora]) -> Entries:
@@ -218,5 +224,6 @@ def _sample(loras: Sequence[Lora]) -> Tensor:
         columns = torch.randint(in_, (count,), generator=random)
         dtype = wide_dtype([lora])
         up, down = lora.up.detach().to(dtype), lora.down.detach().to(dtype)
-        drawn.append((up[rows] * down[:, columns].T).sum(1).abs().float())
+        products = up.index_select(0, rows).mul_(down.T.contiguous().index_select(0, columns))
+        drawn.append(products.sum(1).abs_().float())
     return torch.cat(drawn)
