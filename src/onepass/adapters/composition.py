@@ -83,12 +83,14 @@ class Pass:
     """One run of the base over its input, for `task` (which decides the prompt).
 
     shots: (input, target) pairs to show in the prompt, for in-context learning.
+    instructed: whether the prompt says what to do; otherwise it is the text alone.
     """
 
     task: str
     adapters: tuple[Weighted, ...] = ()
     calibration: Calibration | None = None
     shots: tuple[tuple[str, str], ...] = ()
+    instructed: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,6 +238,7 @@ class _Pass(_Strict):
     adapters: list[_Weighted]
     calibration: str | None
     shots: list[tuple[str, str]]
+    instructed: bool = True
 
 
 class _Base(_Strict):
@@ -305,6 +308,7 @@ def _describe(
                 ],
                 calibration=calibrations[id(pass_.calibration)][1] if pass_.calibration else None,
                 shots=list(pass_.shots),
+                instructed=pass_.instructed,
             )
             for pass_ in composition.passes
         ],
@@ -339,6 +343,7 @@ def load_composition(folder: Path | str) -> Composition:
             ),
             calibration=calibrations[pass_.calibration] if pass_.calibration else None,
             shots=tuple(pass_.shots),
+            instructed=pass_.instructed,
         )
         for pass_ in manifest.passes
     )

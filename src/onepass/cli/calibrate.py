@@ -69,6 +69,8 @@ def calibrate(
     precision: o.Precision = "auto",
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    quantization: o.Quantization = "none",
     save_as: o.SaveAs = "float16",
 ) -> None:
     """Train the calibration of a compositional task: a composition.
@@ -107,9 +109,9 @@ def calibrate(
     from onepass.model.load import load_base
 
     check_replaceable(out, MANIFEST, ("adapters", "calibration-*.safetensors"))
-    dtype = torch_dtype(save_as)
+    saved_as = torch_dtype(save_as)
     parts = load_adapters(wanted, model, adapters or [])
-    base = load_base(model, device)
+    base = load_base(model, device, dtype, quantization)
     for adapter in parts.values():
         check_adapter(adapter, base.shape)
     options = {
@@ -126,7 +128,7 @@ def calibrate(
         composition = METHODS.get(method).build(setting)
         made = {"data": source.name, "onepass": __version__}
         composition = replace(composition, card={**composition.card, **made})
-        save_composition(composition, out, dtype)
+        save_composition(composition, out, saved_as)
     saved = load_composition(out)
     loss = composition.card["training"]["validation_loss"]
     validated = "" if loss is None else f"; validation loss {loss:.4f} nats per token"

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from onepass.cli.options import Device, MaxNewTokens
+from onepass.cli.options import Device, Dtype, MaxNewTokens, Quantization
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import counting, note
 from onepass.core.errors import OnepassError
@@ -55,6 +55,8 @@ def generate(
     max_new_tokens: MaxNewTokens = 128,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts at a time.")] = 64,
     device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantization: Quantization = "none",
 ) -> None:
     """Run a composition on your own text.
 
@@ -80,7 +82,7 @@ def generate(
 
     composed = load_composition(composition)
     try:
-        base = load_base(model or composed.base.name, device)
+        base = load_base(model or composed.base.name, device, dtype, quantization)
     except OnepassError as error:
         if model is not None:
             raise

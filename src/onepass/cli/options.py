@@ -79,7 +79,24 @@ Precision = Annotated[
 Seed = Annotated[int, typer.Option(help="Of all that is random.", rich_help_panel=TRAINING)]
 
 SaveAs = Annotated[str, typer.Option(help="float16, bfloat16 or float32, of the saved weights.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...", rich_help_panel=MACHINE)]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:1, ... or balanced: the base spread over all GPUs.",
+        rich_help_panel=MACHINE,
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="float32, bfloat16 or float16, of the base; auto: bfloat16 on a GPU, else float32.",
+        rich_help_panel=MACHINE,
+    ),
+]
+Quantization = Annotated[
+    str,
+    typer.Option(help="none, 8bit or 4bit, of the base, on a GPU.", rich_help_panel=MACHINE),
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest output, in tokens per pass.")]
 
 

@@ -45,6 +45,8 @@ def train(
     precision: o.Precision = "auto",
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    quantization: o.Quantization = "none",
     save_as: o.SaveAs = "float16",
 ) -> None:
     """Train an adapter for one task.
@@ -77,8 +79,8 @@ def train(
     from onepass.model.options import TrainOptions
 
     check_replaceable(out, CONFIG, (WEIGHTS, CARD, "README.md"))
-    dtype = torch_dtype(save_as)
-    base = load_base(model, device)
+    saved_as = torch_dtype(save_as)
+    base = load_base(model, device, dtype, quantization)
     options = TrainOptions(
         learning_rate=learning_rate or default_rate(base), epochs=epochs, max_steps=steps,
         batch_size=batch_size, accumulation=accumulation, weight_decay=weight_decay,
@@ -91,7 +93,7 @@ def train(
         )
         made = {"corpus": source.name, "onepass": __version__}
         adapter = replace(adapter, card={**adapter.card, **made})
-        save_adapter(adapter, out, dtype)
+        save_adapter(adapter, out, saved_as)
     loss = adapter.card["validation_loss"]
     note(
         f"{out}: {adapter_bytes(out):,} bytes, {adapter.card['steps']} steps, "

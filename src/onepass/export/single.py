@@ -23,10 +23,16 @@ def single_pass(composition: Composition) -> Pass:
     return only
 
 
+def instruction_of(composition: Composition) -> str:
+    """What its (first) pass is asked to do; "" where it is given the text alone."""
+    first = composition.passes[0]
+    return parse_task(first.task, first.instructed).instruction
+
+
 def card_of(composition: Composition) -> dict[str, Any]:
     """What a user of the export must know: what it does, and how it is to be asked."""
     return {
         "task": composition.task,
         "method": composition.method,
-        "instruction": parse_task(composition.passes[0].task).instruction,
+        "instruction": instruction_of(composition),
     }

@@ -71,12 +71,10 @@ def attached(base: Base, pass_: Pass) -> Iterator[None]:
     effects: dict[str, Effect] = {}
     for path, layer in linears(base, {*deltas, *biases}).items():
         lora, bias = deltas.get(path), biases.get(path)
-        dtype = _compute_dtype(layer)
+        device, dtype = layer.weight.device, _compute_dtype(layer)
         effects[path] = _beside(
-            None
-            if lora is None
-            else (lora.down.to(base.device, dtype), lora.up.to(base.device, dtype)),
-            None if bias is None else bias.to(base.device, dtype),
+            None if lora is None else (lora.down.to(device, dtype), lora.up.to(device, dtype)),
+            None if bias is None else bias.to(device, dtype),
         )
     with altered(base, effects):
         yield
@@ -92,10 +90,13 @@ def altered(base: Base, effects: dict[str, Effect]) -> Iterator[None]:
 
 
 def add_lowrank(y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    """y + up (down x) for y (..., out), x (..., in), down (r, in), up (out, r)."""
-    narrow = F.linear(x, down.to(x.dtype))
+    """y + up (down x) for y (..., out), x (..., in), down (r, in), up (out, r).
+
+    What layers share may be on another device than this layer.
+    """
+    narrow = F.linear(x, down.to(x))
     # One fused product-and-sum: at these sizes a sum of its own costs as much as the product.
-    rows = torch.addmm(y.flatten(0, -2), narrow.flatten(0, -2).to(y.dtype), up.to(y.dtype).t())
+    rows = torch.addmm(y.flatten(0, -2), narrow.flatten(0, -2).to(y.dtype), up.to(y).t())
     return rows.view_as(y)
 
 
@@ -125,7 +126,7 @@ def _beside(factors: tuple[Tensor, Tensor] | None, bias: Tensor | None) -> Effec
     def effect(y: Tensor, x: Tensor) -> Tensor:
         if factors is not None:
             y = add_lowrank(y, x, *factors)
-        return y if bias is None else y + bias.to(y.dtype)
+        return y if bias is None else y + bias.to(y)
 
     return effect
 

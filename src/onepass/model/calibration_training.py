@@ -62,7 +62,9 @@ def train_calibration(
     _check(base, passes, examples, validation)
     rows, held_out = (
         [
-            encode_examples(base, parse_task(p.task), some, p.shots, options.max_tokens)
+            encode_examples(
+                base, parse_task(p.task, p.instructed), some, p.shots, options.max_tokens
+            )
             for p, some in zip(passes, data, strict=True)
         ]
         for data in (examples, validation)
@@ -187,10 +189,10 @@ def _initial(
 def _effect(form: Form, parts: dict[str, nn.Parameter]) -> Effect:
     if form == "output":
         bias = parts["bias"]
-        return lambda y, x: y + bias.to(y.dtype)
+        return lambda y, x: y + bias.to(y)
     if form == "column":
         bias = parts["bias"]
-        return lambda y, x: torch.addcmul(y, x.sum(-1, keepdim=True).to(y.dtype), bias.to(y.dtype))
+        return lambda y, x: torch.addcmul(y, x.sum(-1, keepdim=True).to(y.dtype), bias.to(y))
     down, up = parts["down"], parts["up"]
     return lambda y, x: add_lowrank(y, x, down, up)
 

@@ -94,7 +94,9 @@ def train_columns(
     rows = [encode_examples(base, task, some, (), options.max_tokens) for task, some in pairs]
     columns = {
         f"{number}/{module}": nn.Parameter(
-            torch.full((lora.shape[1],), rule.start, device=base.device)
+            torch.full(
+                (lora.shape[1],), rule.start, device=base.model.get_submodule(module).weight.device
+            )
         )
         for number, adapter in enumerate(adapters)
         for module, lora in adapter.modules.items()
@@ -110,7 +112,7 @@ def train_columns(
             found = target_logits(base.model, ids, labels)
         tokens = wanted.shape[0]
         return rule.distance(found, wanted) + tokens * rule.weight * _conflict(
-            rule.penalty, columns, adapters
+            rule.penalty, columns, adapters, wanted.device
         ), tokens
 
     def batches(epoch: int) -> Sequence[Batch]:
@@ -124,11 +126,14 @@ def train_columns(
 
 
 def _conflict(
-    penalty: Penalty, columns: Mapping[str, Tensor], adapters: Sequence[Adapter]
+    penalty: Penalty,
+    columns: Mapping[str, Tensor],
+    adapters: Sequence[Adapter],
+    device: torch.device,
 ) -> Tensor:
     """The mean penalty over modules and pairs of adapters."""
     found = [
-        penalty(columns[f"{i}/{module}"], columns[f"{j}/{module}"])
+        penalty(columns[f"{i}/{module}"], columns[f"{j}/{module}"]).to(device)
         for (i, one), (j, other) in combinations(enumerate(adapters), 2)
         for module in one.modules
         if module in other.modules
@@ -146,9 +151,8 @@ class _Mixture:
         self._loras: dict[str, list[tuple[int, Lora]]] = {}
         for number, adapter in enumerate(adapters):
             for module, lora in adapter.modules.items():
-                here = Lora(
-                    lora.down.to(base.device, torch.float32), lora.up.to(base.device, torch.float32)
-                )
+                device = base.model.get_submodule(module).weight.device
+                here = Lora(lora.down.to(device, torch.float32), lora.up.to(device, torch.float32))
                 self._loras.setdefault(module, []).append((number, here))
         self._ups = {
             module: torch.cat([lora.up for _, lora in loras], 1)

@@ -102,7 +102,8 @@ def run(
     tokens = 0
     notices: list[list[str]] = [[] for _ in texts]
     for pass_ in composition.passes:
-        fitted = fit_prompts(base, parse_task(pass_.task), current, max_new_tokens, pass_.shots)
+        task = parse_task(pass_.task, pass_.instructed)
+        fitted = fit_prompts(base, task, current, max_new_tokens, pass_.shots)
         for told, prompt in zip(notices, fitted, strict=True):
             told += [prompt.notice] if prompt.notice else []
         with merged(base, pass_):
@@ -149,7 +150,8 @@ def _decode(
             if not alive:
                 return answers
             ids, mask, positions = ids[kept], mask[kept], positions[kept]
-            cache.batch_select_indices(kept)
+            for layer in cache.layers:  # of a balanced base, on devices of their own
+                layer.batch_select_indices(kept.to(layer.keys.device))
     if progress:
         progress(len(alive))
     return answers

@@ -20,12 +20,17 @@ from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
 from onepass.model.assets import TINY
 from onepass.model.chat import end_id
+from onepass.model.hub import cached_name, explain
+from onepass.model.quantized import QUANTIZATIONS, quantization_config
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of a Llama-like block that adapters and calibrations change."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ANY_LENGTH = 1 << 20
+
+BALANCED = "balanced"
+"""The device that is all GPUs at once: each has some of the layers, by `accelerate`."""
 
 _TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"
 
@@ -35,6 +40,7 @@ class Base:
     """A frozen causal language `model` with its `tokenizer`.
 
     `name` is what adapters and compositions are tied to: "tiny", a hub name, or a folder's name.
+    `device` is where inputs go; a balanced model has layers on other devices too.
     """
 
     model: PreTrainedModel
@@ -74,15 +80,30 @@ class Base:
         return int(self.end_id if padding is None else padding)
 
 
-def load_base(name_or_path: str | Path = "tiny", device: str = "auto", dtype: str = "auto") -> Base:
+def load_base(
+    name_or_path: str | Path = "tiny",
+    device: str = "auto",
+    dtype: str = "auto",
+    quantization: str = "none",
+) -> Base:
     """The base called "tiny" (embedded), in a local folder, or under a hub name.
 
-    `device` is "auto" (CUDA where there is one) or a torch device; `dtype` is "auto" (bfloat16 on
-    CUDA, float32 elsewhere), "float32", "bfloat16" or "float16". Raises `OnepassError` when it is
-    not found, is not stored as safetensors, is damaged or incomplete, or holds NaN or infinity.
+    `device` is "auto" (CUDA where there is one), a torch device, or "balanced" (layers spread over
+    all GPUs). `dtype` is "auto" (bfloat16 on CUDA, float32 elsewhere), "float32", "bfloat16" or
+    "float16". `quantization` is "none", "8bit" or "4bit" (bitsandbytes, on a GPU). Raises
+    `OnepassError` when the base is not found or not let in, is not stored as safetensors, is
+    damaged or incomplete, or holds NaN or infinity, and for a device or option there is not.
     """
     where = _device(device)
     kind = _dtype(dtype, where)
+    placed: dict[str, Any] = {}
+    if device == BALANCED:
+        placed["device_map"] = BALANCED
+    if quantization not in QUANTIZATIONS:
+        raise unknown("quantization", quantization, list(QUANTIZATIONS))
+    if quantization != "none":
+        placed.setdefault("device_map", {"": where})
+        placed["quantization_config"] = quantization_config(quantization, where, kind)
     source, name = _source(str(name_or_path))
     try:
         with _quiet():
@@ -96,12 +117,13 @@ def load_base(name_or_path: str | Path = "tiny", device: str = "auto", dtype: st
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **placed,
             )
     except Exception as error:  # the libraries below raise everything, bare Exception included
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OnepassError(
-            f"cannot load the base {name_or_path}: {reason}; expected 'tiny', a folder with "
-            "config.json, tokenizer and safetensors weights, or the hub name of such a model"
+            f"cannot load the base {name_or_path}: {explain(source, error)}; expected 'tiny', a "
+            "folder with config.json, tokenizer and safetensors weights, or the hub name of such "
+            "a model"
         ) from error
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
@@ -110,7 +132,9 @@ def load_base(name_or_path: str | Path = "tiny", device: str = "auto", dtype: st
             "its weight files are incomplete, fetch them again"
         )
     _check_finite(model, name_or_path)
-    model.requires_grad_(False).eval().to(where)
+    model.requires_grad_(False).eval()
+    if not placed:
+        model.to(where)
     return Base(model, tokenizer, name, where)
 
 
@@ -145,8 +169,11 @@ def _source(name: str) -> tuple[str, str]:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise OnepassError(f"{folder} has no config.json; expected a model folder")
-        return str(folder), folder.resolve().name
+            hint = ""
+            if (folder / "snapshots").is_dir():  # one of the hub's cache
+                hint = "; name a folder in its snapshots, or the model by its hub name"
+            raise OnepassError(f"{folder} has no config.json; expected a model folder{hint}")
+        return str(folder), cached_name(folder.absolute()) or folder.resolve().name
     if folder.exists():
         raise OnepassError(f"{folder} is a file; name the folder that holds the model")
     if name.startswith((".", "~")) or folder.is_absolute() or name.count("/") > 1:
@@ -155,6 +182,10 @@ def _source(name: str) -> tuple[str, str]:
 
 
 def _device(device: str) -> torch.device:
+    if device == BALANCED:
+        if not torch.cuda.is_available():
+            raise OnepassError("device 'balanced' spreads a base over GPUs, and there is none")
+        device = "cuda:0"  # accelerate puts the embedding on the first
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -120,8 +120,14 @@ def target_logits(model: PreTrainedModel, ids: Tensor, labels: Tensor) -> Tensor
 
     They are computed nowhere else: with a real vocabulary they cost as much as the model itself.
     """
-    bears_loss = labels[:, 1:] != IGNORE
-    logits = model(input_ids=ids, logits_to_keep=F.pad(bears_loss, (0, 1)), use_cache=False).logits
+    kept = F.pad(labels[:, 1:] != IGNORE, (0, 1))
+    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+        # Of a balanced base the last layer is not where its inputs, this mask among them, are put.
+        last = ids.shape[1] - int(kept.any(0).nonzero()[0])
+        logits = model(input_ids=ids, logits_to_keep=last, use_cache=False).logits
+        logits = logits[kept[:, -last:]]
+    else:
+        logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits
     found: Tensor = logits.float()
     return found
 

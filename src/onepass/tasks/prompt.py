@@ -44,13 +44,14 @@ def build_prompt(task: Task, text: str, shots: Shots = ()) -> str:
     """The user message: the instruction, a blank line, the text.
 
     With `shots` the solved examples stand between the two, each as "Input:" and "Output:", and the
-    message ends in an open "Output:".
+    message ends in an open "Output:". A task that is not instructed has no instruction there.
     """
     text = text.strip()
+    asked = f"{task.instruction}\n\n" if task.instructed else ""
     if not shots:
-        return f"{task.instruction}\n\n{text}"
+        return asked + text
     solved = "".join(f"Input:\n{given}\nOutput:\n{wanted}\n\n" for given, wanted in shots)
-    return f"{task.instruction}\n\n{solved}Input:\n{text}\nOutput:"
+    return f"{asked}{solved}Input:\n{text}\nOutput:"
 
 
 def fit_prompt(

@@ -46,10 +46,14 @@ TASK_GROUPS = tuple(_GROUPS.values())
 
 @dataclass(frozen=True)
 class Task:
-    """A task by its `name`; `parts` are its single tasks in order. Made by `parse_task`."""
+    """A task by its `name`; `parts` are its single tasks in order. Made by `parse_task`.
+
+    Where it is not `instructed` a prompt does not say what to do: it is the text alone.
+    """
 
     name: str
     parts: tuple[str, ...]
+    instructed: bool = True
 
     @property
     def is_compositional(self) -> bool:
@@ -76,7 +80,9 @@ class Task:
 
     @property
     def instruction(self) -> str:
-        """What the prompt asks for, one English sentence: language first, then tone."""
+        """What the prompt asks for, one English sentence: language first, then tone; or ""."""
+        if not self.instructed:
+            return ""
         language = LANGUAGE_NAMES[self.language]
         manner = _manner(self.tone)
         if self.main is None and self.language == "en":
@@ -109,7 +115,7 @@ class Task:
         return next(values, default)
 
 
-def parse_task(name: str) -> Task:
+def parse_task(name: str, instructed: bool = True) -> Task:
     """The task called `name`.
 
     Raises `OnepassError` for an unknown part (with near names), a main task that is not first, and
@@ -130,7 +136,7 @@ def parse_task(name: str) -> Task:
             raise OnepassError(
                 f"task {name!r}: one output has one {kind}, found {' and '.join(chosen)}; keep one"
             )
-    return Task("+".join(parts), parts)
+    return Task("+".join(parts), parts, instructed)
 
 
 def slug(name: str) -> str:
