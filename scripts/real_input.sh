@@ -18,7 +18,7 @@ run() {
 
 run train summarize --corpus "dialogsum:$data" --rank 16 --steps 300 --learning-rate 3e-3 \
   --validation 40 --test 50 --out "$work/adapter" 2>&1
-run data summarize --corpus "dialogsum:$data" --split test --limit 50 --out "$work/test.jsonl" 2>&1
+run data export summarize --corpus "dialogsum:$data" --split test --limit 50 --out "$work/test.jsonl" 2>&1
 run calibrate summarize+translate:es --adapters "$work/adapter" src/onepass/assets/adapters/translate-es \
   --examples 500 --steps 60 --out "$work/composed" 2>&1
 run generate "$work/composed" --input "$work/test.jsonl" --out "$work/predictions.jsonl" 2>&1

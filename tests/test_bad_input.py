@@ -243,15 +243,18 @@ def test_bad_text(
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (("data", "sumarize"), ("unknown task 'sumarize'", "did you mean 'summarize'")),
+        (("data", "export", "sumarize"), ("unknown task 'sumarize'", "did you mean 'summarize'")),
         (("train", "translate:sp"), ("did you mean 'translate:es'",)),
         (("calibrate", "summarize+tone:wity"), ("did you mean 'tone:witty'",)),
         (("calibrate", TASK, "--kind", "lc+"), ("unknown calibration kind", "'lc++'")),
         (("calibrate", TASK, "--kind", "lc++", "--form", "column"), ("lc++", "no form 'column'")),
-        (("data", "reply", "--split", "tets"), ("unknown split 'tets'", "did you mean 'test'")),
-        (("data", "reply", "--corpus", "smaltown"), ("unknown corpus 'smaltown'",)),
-        (("data", "reply", "--corpus", "persona-chat:no.csv"), ("no.csv",)),
-        (("data", "reply", "--corpus", "no.jsonl"), ("no.jsonl",)),
+        (
+            ("data", "export", "reply", "--split", "tets"),
+            ("unknown split 'tets'", "did you mean 'test'"),
+        ),
+        (("data", "export", "reply", "--corpus", "smaltown"), ("unknown corpus 'smaltown'",)),
+        (("data", "export", "reply", "--corpus", "persona-chat:no.csv"), ("no.csv",)),
+        (("data", "export", "reply", "--corpus", "no.jsonl"), ("no.jsonl",)),
     ],
 )
 def test_unknown_names_suggest_near_ones(
@@ -310,7 +313,7 @@ def outputs(
     model = ["--model", base_folder]
     adapters = save_adapters(tmp_path, make_adapter)
     return {
-        "data": ["data", TASK, "--limit", 20],
+        "data": ["data", "export", TASK, "--limit", 20],
         "train": ["train", "summarize", *model, "--corpus", data, *FAST],
         "calibrate": [
             "calibrate", TASK, *model, "--adapters", *adapters, "--data", data, *FAST,

@@ -1,4 +1,4 @@
-"""`onepass data`, `generate` and `score`: text in, text out, and what it is worth."""
+"""`onepass data export`, `generate` and `score`: text in, text out, and what it is worth."""
 
 import io
 import json
@@ -95,7 +95,7 @@ def test_a_long_conversation_loses_its_oldest_turns_and_that_is_told(
 
 def test_data_exports_what_every_corpus_reads(tmp_path: Path, capsys: Capture) -> None:
     task, out = parse_task(TASK), tmp_path / "data.jsonl"
-    command = ("data", TASK, "--split", "validation", "--limit", 5)
+    command = ("data", "export", TASK, "--split", "validation", "--limit", 5)
     onepass(capsys, *command, "--out", out).succeeded()
     assert read_examples(out, task) == load_corpus("smalltown").examples(task, "validation", 5)
     assert onepass(capsys, *command).succeeded().out == out.read_text(encoding="utf-8")
@@ -104,7 +104,7 @@ def test_data_exports_what_every_corpus_reads(tmp_path: Path, capsys: Capture) -
 def test_data_reads_other_corpora(capsys: Capture) -> None:
     folder = Path(__file__).parent / "fixtures" / "dialogsum"
     done = onepass(
-        capsys, "data", "summarize", "--corpus", f"dialogsum:{folder}", "--split", "test"
+        capsys, "data", "export", "summarize", "--corpus", f"dialogsum:{folder}", "--split", "test"
     )
     rows = rows_of(done.succeeded().out)
     assert [row["id"] for row in rows] == ["test_0", "test_1"]

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import onepass
-from onepass.cli import app
+from onepass.cli import app, data
 from onepass.core.errors import OnepassError
 
 ROOT = Path(__file__).parent.parent
@@ -58,14 +58,19 @@ except SystemExit as stopped:
         assert f"onepass.cli.{entry.name}" not in modules
 
 
-@pytest.mark.parametrize("entry", app.COMMANDS, ids=lambda entry: entry.name)
-def test_every_listed_command_loads(entry: app.Entry) -> None:
-    command = app.load_command(entry.name)
-    assert command.help
+COMMAND_NAMES = [
+    *(entry.name for entry in app.COMMANDS),
+    *(f"data-{entry.name}" for entry in data.SUBCOMMANDS),
+]
+
+
+@pytest.mark.parametrize("name", COMMAND_NAMES)
+def test_every_listed_command_loads(name: str) -> None:
+    assert app.load_command(name).help
 
 
 def test_every_command_module_is_listed() -> None:
-    listed = {entry.name.replace("-", "_") for entry in app.COMMANDS}
+    listed = {name.replace("-", "_") for name in COMMAND_NAMES}
     for path in (ROOT / "src/onepass/cli").glob("[!_]*.py"):
         module = importlib.import_module(f"onepass.cli.{path.stem}")
         if callable(getattr(module, path.stem, None)):

@@ -71,7 +71,18 @@ def test_train_generate_and_score(
     ).succeeded()  # fmt: skip
     tests = tmp_path / "tests.jsonl"
     onepass(
-        capsys, "data", task, "--corpus", name, "--split", "test", "--limit", 2, "--out", tests
+        capsys,
+        "data",
+        "export",
+        task,
+        "--corpus",
+        name,
+        "--split",
+        "test",
+        "--limit",
+        2,
+        "--out",
+        tests,
     ).succeeded()
     predictions = tmp_path / "predictions.jsonl"
     done = onepass(
@@ -95,7 +106,7 @@ def test_calibrate_on_compositional_targets_from_a_file(
 ) -> None:
     name, task = corpus(kind)
     rows = onepass(
-        capsys, "data", task, "--corpus", name, "--split", "train", "--limit", 8
+        capsys, "data", "export", task, "--corpus", name, "--split", "train", "--limit", 8
     ).succeeded().out  # fmt: skip
     data = tmp_path / "spanish.jsonl"
     lines = [{"input": r["input"], "target": f"En español: {r['target']}"} for r in rows_of(rows)]

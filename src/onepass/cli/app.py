@@ -1,10 +1,11 @@
 """The command `onepass`: its list of commands, and what becomes of errors.
 
 To add a command `NAME`, add a row to `COMMANDS` and write the function `NAME` (dashes as
-underscores) in `onepass/cli/NAME.py`, with typer's annotations; a module with several
-sub-commands holds a `typer.Typer` of that name instead. Command modules import the libraries
-they need inside their functions or at their top, as they like: neither `onepass --help` nor
-another command ever loads them.
+underscores) in `onepass/cli/NAME.py`, with typer's annotations; a command with sub-commands is a
+`typer.Typer` of that name instead, made by `build_group`, and its sub-command `SUB` is the function
+`NAME_SUB` in `onepass/cli/NAME_SUB.py`. Command modules import the libraries they need inside their
+functions or at their top, as they like: neither `onepass --help` nor another command ever loads
+them.
 """
 
 import importlib
@@ -12,6 +13,7 @@ import inspect
 import re
 import sys
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
@@ -43,7 +45,7 @@ COMMANDS = (
     Entry("ls", START, "List the known tasks, methods, merges or metrics."),
     Entry("inspect", START, "Tell what adapters are, and how well they would merge."),
     Entry("generate", START, "Run a composition on your own text."),
-    Entry("data", MAKE, "Export the examples of a task and split as JSON lines."),
+    Entry("data", MAKE, "Export examples as JSON lines; tell what a corpus is."),
     Entry("pretrain", MAKE, "Train the embedded tiny base from scratch."),
     Entry("train", MAKE, "Train an adapter for one task."),
     Entry("merge", MAKE, "Merge adapters into one, by arithmetic alone."),
@@ -109,7 +111,8 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, known, rest = super().resolve_command(ctx, args)
-        return name, known and load_command(str(name)), rest
+        prefix = f"{ctx.info_name}-" if ctx.parent else ""
+        return name, known and load_command(f"{prefix}{name}"), rest
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -150,18 +153,23 @@ def _placeholder() -> None:
     """Stands for a command in the list; `LazyGroup.resolve_command` puts the real one in place."""
 
 
-def build_app() -> typer.Typer:
-    """The typer application with every command of `COMMANDS`, none of them imported."""
-    app = typer.Typer(
+def build_group(callback: Callable[..., None], entries: Sequence[Entry]) -> typer.Typer:
+    """A command with those of `entries` below it, none of them imported; helped by `callback`."""
+    group = typer.Typer(
         cls=LazyGroup,
         no_args_is_help=True,
         add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_root)
-    for entry in COMMANDS:
-        app.command(entry.name, help=entry.summary, rich_help_panel=entry.panel)(_placeholder)
-    return app
+    group.callback()(callback)
+    for entry in entries:
+        group.command(entry.name, help=entry.summary, rich_help_panel=entry.panel)(_placeholder)
+    return group
+
+
+def build_app() -> typer.Typer:
+    """The typer application with every command of `COMMANDS`."""
+    return build_group(_root, COMMANDS)
 
 
 def main(args: list[str] | None = None) -> NoReturn:

@@ -1,40 +1,17 @@
-"""`onepass data`: the examples of a task, as JSON lines."""
+"""`onepass data`: what examples there are, and what they are.
 
-import sys
-from typing import Annotated
+A sub-command is a row here and the function `data_NAME` in `onepass/cli/data_NAME.py`.
+"""
 
-import typer
+from onepass.cli.app import Entry, build_group
 
-from onepass.cli.options import CorpusName, TaskName
-from onepass.cli.show import note
-from onepass.core.files import to_jsonl
-from onepass.tasks.corpus import example_rows, load_corpus, write_examples
-from onepass.tasks.task import parse_task
+SUBCOMMANDS = (
+    Entry("export", "Commands", "Export the examples of a task and split as JSON lines."),
+)
 
 
-def data(
-    task: TaskName,
-    corpus: CorpusName = "smalltown",
-    split: Annotated[
-        str, typer.Option(help="train, validation, test, or one more that the corpus has.")
-    ] = "train",
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many only.")] = None,
-    out: Annotated[str, typer.Option("--out", "-o", help="A file, or - to print them.")] = "-",
-) -> None:
-    """Export the examples of a task and split as JSON lines.
+def _data() -> None:
+    """Export examples as JSON lines; tell what a corpus is."""
 
-    Each line has "id", "input", "task" and "target" (or "targets"), as every --corpus reads them.
 
-    \b
-    Examples:
-      onepass data summarize+translate:es --limit 3
-      onepass data reply --split test --limit 100 --out test.jsonl
-      onepass data summarize --corpus dialogsum:DIALOGSUM_FOLDER --out train.jsonl
-    """
-    wanted = parse_task(task)
-    examples = load_corpus(corpus).examples(wanted, split, limit)
-    if out != "-":
-        write_examples(out, examples, wanted)
-        note(f"{len(examples)} examples in {out}")
-        return
-    sys.stdout.write(to_jsonl(example_rows(examples, wanted)))
+data = build_group(_data, SUBCOMMANDS)
