@@ -1,0 +1,374 @@
+"""Asking a server: every prompt gets its answer or its reason, whatever the server does."""
+
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from email.utils import formatdate
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from endpoint_kit import completion, endpoint, serving
+from onepass.core.errors import OnepassError
+from onepass.model import endpoint as module
+from onepass.model.endpoint import Answer, Endpoint, Spent, ask
+
+PROMPTS = [f"prompt {number}" for number in range(12)]
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_WAIT", 0.01)
+    monkeypatch.delenv(module.KEY, raising=False)
+
+
+def echo(prompt: str, times: int) -> Any:
+    return f"Echo of {prompt}"
+
+
+def texts(answers: list[Answer]) -> list[str | None]:
+    return [answer.text for answer in answers]
+
+
+def test_answers_come_in_the_order_of_prompts_and_are_told_as_they_come() -> None:
+    told: dict[int, Answer] = {}
+    threads = set()
+
+    def on_answer(place: int, answer: Answer) -> None:
+        told[place] = answer
+        threads.add(threading.current_thread())
+
+    def slowest_first(prompt: str, times: int) -> Any:
+        time.sleep(0.2 if prompt == "prompt 0" else 0.01)
+        return echo(prompt, times)
+
+    with serving(slowest_first) as stub:
+        answers = ask(endpoint(stub), PROMPTS, max_new_tokens=7, on_answer=on_answer)
+    assert texts(answers) == [f"Echo of {prompt}" for prompt in PROMPTS]
+    assert [told[place] for place in range(12)] == answers
+    assert next(iter(told)) != 0
+    assert threads == {threading.current_thread()}
+    assert 1 < stub.busiest <= 4
+    assert stub.requests[0] == {
+        "model": "stub",
+        "messages": [{"role": "user", "content": stub.asked[0]}],
+        "temperature": 0.0,
+        "max_tokens": 7,
+    }
+
+
+LIES = {
+    "busy": (429, {"error": {"message": "slow down"}}, {"Retry-After": "0"}),
+    "busy until a date": (429, "{}", {"Retry-After": formatdate(time.time() - 5)}),
+    "broken": 500,
+    "bad gateway": (502, "<html>Bad gateway</html>"),
+    "cut": None,
+    "slow": 0.6,
+    "garbage": (200, "{'choices': [}"),
+    "html": (200, "<html>It works!</html>"),
+    "nothing": (200, ""),
+    "a number": (200, "7"),
+    "an empty object": (200, {}),
+    "no choices": (200, {"choices": []}),
+    "null choices": (200, {"choices": None}),
+    "choices of a wrong type": (200, {"choices": {"message": "x"}}),
+    "a message of a wrong type": (200, {"choices": [{"message": "x"}]}),
+    "content of a wrong type": (200, completion(["x"])),
+    "null content": (200, completion(None)),
+    "empty content": (200, completion(" \n")),
+    "invalid UTF-8": (200, "\udcff"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_failed_attempt_is_repeated(lie: str) -> None:
+    def reply(prompt: str, times: int) -> Any:
+        return LIES[lie] if prompt == "prompt 1" and times < 2 else echo(prompt, times)
+
+    with serving(reply) as stub:
+        answers = ask(endpoint(stub, timeout=0.4), PROMPTS[:3], max_new_tokens=5)
+    assert texts(answers) == ["Echo of prompt 0", "Echo of prompt 1", "Echo of prompt 2"]
+    assert stub.asked.count("prompt 1") == 3
+    assert stub.asked.count("prompt 0") == 1
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        ("busy", "429: slow down"),
+        ("broken", "500: status 500"),
+        ("bad gateway", "502: <html>Bad gateway"),
+        ("cut", "the connection failed"),
+        ("slow", "no answer within 0.4 s"),
+        ("html", "not JSON but '<html>It works!"),
+        ("no choices", "no choices[0].message.content"),
+        ("null content", "content is None"),
+    ],
+)
+def test_a_prompt_that_fails_for_good_tells_why_and_the_others_go_on(lie: str, reason: str) -> None:
+    def reply(prompt: str, times: int) -> Any:
+        return LIES[lie] if prompt == "prompt 1" else echo(prompt, times)
+
+    with serving(reply) as stub:
+        answers = ask(endpoint(stub, timeout=0.4, retries=1), PROMPTS[:3], max_new_tokens=5)
+    assert texts(answers) == ["Echo of prompt 0", None, "Echo of prompt 2"]
+    assert reason in answers[1].error
+    assert stub.asked.count("prompt 1") == 2
+
+
+def test_a_request_the_server_cannot_serve_is_not_repeated() -> None:
+    too_long = (400, {"error": {"message": "the prompt is longer than the context"}})
+    with serving(lambda prompt, times: too_long) as stub:
+        answers = ask(endpoint(stub), PROMPTS, max_new_tokens=5)
+    assert len(stub.asked) == len(PROMPTS)  # nor does it count as a sign that all is lost
+    assert all("longer than the context" in answer.error for answer in answers)
+
+
+def test_the_wait_a_server_asks_for_is_kept() -> None:
+    stamps = []
+
+    def reply(prompt: str, times: int) -> Any:
+        stamps.append(time.monotonic())
+        return (503, "{}", {"Retry-After": "0.3"}) if times < 2 else "Done"
+
+    with serving(reply) as stub:
+        assert texts(ask(endpoint(stub), ["x"], max_new_tokens=5)) == ["Done"]
+    assert all(later - earlier >= 0.3 for earlier, later in pairwise(stamps))
+
+
+def test_a_wait_beyond_patience_is_told_instead() -> None:
+    with serving(lambda prompt, times: (429, "{}", {"Retry-After": "86400"})) as stub:
+        (answer,) = ask(endpoint(stub), ["x"], max_new_tokens=5)
+    assert len(stub.asked) == 1
+    assert "wait 86400 s" in answer.error
+
+
+def test_waits_double_up_to_a_limit() -> None:
+    waits = [module._wait(attempt) for attempt in range(40)]
+    for attempt, wait in enumerate(waits):
+        longest = min(0.01 * 2**attempt, 30)
+        assert longest / 2 <= wait <= longest
+
+
+def test_an_answer_that_drips_is_given_up() -> None:
+    """A timeout that starts anew with every byte would never end."""
+    stop = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while not stop.wait(0.05):
+            try:
+                connection.sendall(b" ")
+            except OSError:
+                return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=drip, args=(listener,), daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        began = time.monotonic()
+        where = Endpoint(url, "stub", timeout=0.3, retries=0)
+        (answer,) = ask(where, ["x"], max_new_tokens=5)
+        stop.set()
+    assert time.monotonic() - began < 2
+    assert "within 0.3 s" in answer.error
+
+
+# ------------------------------------------------------------------ what is wrong for all prompts
+
+
+def test_nobody_at_the_address_is_told_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(OnepassError, match=f"nothing answers at http://127.0.0.1:{port}/v1"):
+        ask(Endpoint(f"http://127.0.0.1:{port}/v1", "stub"), PROMPTS, max_new_tokens=5)
+
+
+def test_a_server_that_goes_away_ends_the_asking() -> None:
+    def reply(prompt: str, times: int) -> Any:
+        if prompt == "prompt 1":
+            threading.Thread(target=stub.shutdown).start()
+            stub.socket.close()
+            return None
+        return echo(prompt, times)
+
+    kept: dict[int, Answer] = {}
+    with serving(reply) as stub:
+        where = endpoint(stub, concurrency=1, retries=1)
+        prompts = [f"prompt {number}" for number in range(40)]
+        with pytest.raises(OnepassError, match=r"10 prompts in a row.*the connection failed"):
+            ask(where, prompts, max_new_tokens=5, on_answer=kept.__setitem__)
+    assert kept[0].text == "Echo of prompt 0"
+
+
+@pytest.mark.parametrize("lie", ["html", "broken", "empty content"])
+def test_a_server_that_only_lies_ends_the_asking(lie: str) -> None:
+    with (
+        serving(lambda prompt, times: LIES[lie]) as stub,
+        pytest.raises(OnepassError, match="10 prompts in a row had no answer after 2 attempts"),
+    ):
+        ask(endpoint(stub, retries=1), [*PROMPTS, *PROMPTS], max_new_tokens=5)
+    assert len(stub.asked) < 30
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_is_told_at_once_and_never_shown(status: int) -> None:
+    secret = "sk-very-secret-123"
+    body = {"error": {"message": f"Incorrect API key provided: {secret}"}}
+    with serving(lambda prompt, times: (status, body)) as stub:
+        where = endpoint(stub, key=secret, concurrency=1)
+        with pytest.raises(OnepassError, match="ONEPASS_API_KEY") as told:
+            ask(where, PROMPTS, max_new_tokens=5)
+        assert stub.keys == {f"Bearer {secret}"}
+    assert secret not in str(told.value)
+    assert secret not in repr(where)
+    assert len(stub.asked) == 1
+
+
+def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(module.KEY, "from-the-environment")
+    assert Endpoint("http://x/v1", "m").key == "from-the-environment"
+    monkeypatch.setenv(module.KEY, "with a\nnewline")
+    with pytest.raises(OnepassError, match="copy it again") as told:
+        Endpoint("http://x/v1", "m")
+    assert "newline" not in str(told.value)
+
+
+def test_an_unknown_model_is_told_with_the_known_ones() -> None:
+    body = {"error": {"message": "no such model", "code": "model_not_found"}}
+    with (
+        serving(lambda prompt, times: (404, body), models=("small", "large")) as stub,
+        pytest.raises(OnepassError, match="no model 'stub'; it has small, large"),
+    ):
+        ask(endpoint(stub), PROMPTS, max_new_tokens=5)
+
+
+def test_an_address_without_its_version_is_told() -> None:
+    with serving(echo) as stub:
+        where = endpoint(stub, url=stub.url.removesuffix("/v1"))
+        with pytest.raises(OnepassError, match="mostly ends in /v1"):
+            ask(where, PROMPTS, max_new_tokens=5)
+
+
+def test_no_credit_is_told_at_once() -> None:
+    body = {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}
+    with (
+        serving(lambda prompt, times: (429, body)) as stub,
+        pytest.raises(OnepassError, match="no credit is left"),
+    ):
+        ask(endpoint(stub, concurrency=1), PROMPTS, max_new_tokens=5)
+    assert len(stub.asked) == 1
+
+
+# ------------------------------------------------------------------ limits
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"max_tokens": 50},
+        {"max_cost": 50e-6, "input_price": 1.0, "output_price": 1.0},
+        {"max_cost": 8e-6, "input_price": 0.0, "output_price": 1.0},
+    ],
+)
+def test_a_limit_stops_the_asking_and_keeps_what_came(limit: dict[str, Any]) -> None:
+    kept: dict[int, Answer] = {}
+    spent = Spent()
+    with serving(echo) as stub:  # each answer is of 10 + 2 tokens: the fifth reaches the limit
+        where = endpoint(stub, concurrency=1, **limit)
+        with pytest.raises(OnepassError, match=r"reached max_.* of 12 prompts answered"):
+            ask(where, PROMPTS, max_new_tokens=5, on_answer=kept.__setitem__, spent=spent)
+        count = 5 if "max_tokens" in limit or limit["input_price"] else 4
+        assert len(kept) == len(stub.asked) == count
+        assert (spent.prompt_tokens, spent.completion_tokens) == (10 * count, 2 * count)
+        with pytest.raises(OnepassError, match="0 of 12"):  # what was spent before counts
+            ask(where, PROMPTS, max_new_tokens=5, spent=spent)
+        assert len(stub.asked) == count
+
+
+def test_tokens_that_a_server_does_not_count_are_estimated() -> None:
+    body = {"choices": [{"message": {"content": "Yes"}}], "usage": {"prompt_tokens": "many"}}
+    with serving(lambda prompt, times: (200, body)) as stub:
+        (answer,) = ask(endpoint(stub), ["x" * 300], max_new_tokens=5)
+    assert answer.prompt_tokens == 100
+    assert answer.completion_tokens > 0
+
+
+def test_failed_attempts_are_paid_for() -> None:
+    with serving(lambda prompt, times: (200, completion(""))) as stub:
+        (answer,) = ask(endpoint(stub, retries=2), ["x"], max_new_tokens=5)
+    assert (answer.prompt_tokens, answer.completion_tokens) == (30, 6)
+
+
+# ------------------------------------------------------------------ interruption
+
+
+def test_ctrl_c_stops_at_once() -> None:
+    def reply(prompt: str, times: int) -> Any:
+        if prompt == "prompt 0":
+            return echo(prompt, times)
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return 3.0
+
+    kept: dict[int, Answer] = {}
+    with serving(reply) as stub:
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            ask(
+                endpoint(stub, concurrency=1, timeout=30),
+                PROMPTS,
+                max_new_tokens=5,
+                on_answer=kept.__setitem__,
+            )
+        assert time.monotonic() - began < 2
+    assert list(kept) == [0]
+
+
+def test_an_error_of_the_caller_stops_the_asking() -> None:
+    def full(place: int, answer: Answer) -> None:
+        raise OnepassError("the disk is full")
+
+    with serving(echo) as stub, pytest.raises(OnepassError, match="the disk is full"):
+        ask(endpoint(stub, concurrency=1), PROMPTS, max_new_tokens=5, on_answer=full)
+    assert len(stub.asked) == 1
+
+
+# ------------------------------------------------------------------ options
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"url": "127.0.0.1:8000"}, "url is '127.0.0.1:8000'"),
+        ({"url": "file:///etc/passwd"}, "http://127.0.0.1:8000/v1"),
+        ({"url": "http://"}, "url is 'http://'"),
+        ({"url": "http://[::1/v1"}, "url is"),
+        ({"url": "http://h:99999/v1"}, "url is"),
+        ({"url": "http://me:secret@h/v1"}, "user or a password"),
+        ({"url": "http://h/v1/chat/completions"}, "up to the version"),
+        ({"url": "http://h/v1?key=1"}, "up to the version"),
+        ({"model": " "}, "model is empty"),
+        ({"concurrency": 0}, "concurrency is 0"),
+        ({"retries": -1}, "retries is -1"),
+        ({"timeout": 0.0}, "timeout is 0"),
+        ({"timeout": float("nan")}, "timeout is nan"),
+        ({"max_cost": 1.0}, "max_cost needs input_price and output_price"),
+        ({"max_cost": -1.0, "input_price": 1.0, "output_price": 1.0}, "max_cost is -1"),
+        ({"input_price": -1.0}, "input_price is -1"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+    ],
+)
+def test_a_wrong_option_is_refused_by_its_name(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(OnepassError, match=re.escape(words)) as told:
+        Endpoint(**{"url": "http://h/v1", "model": "m", **changes})
+    assert "secret" not in str(told.value)
+
+
+def test_nothing_to_ask_asks_nobody() -> None:
+    assert ask(Endpoint("http://127.0.0.1:9/v1", "m"), [], max_new_tokens=5) == []
+    with pytest.raises(OnepassError, match="max_new_tokens is 0"):
+        ask(Endpoint("http://127.0.0.1:9/v1", "m"), ["x"], max_new_tokens=0)
