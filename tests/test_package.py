@@ -146,7 +146,8 @@ def test_layers_are_those_of_the_design() -> None:
     plain = [layer.replace("(", "").replace(")", "") for layer in layers["layers"]]
     assert plain == [
         "cli",
-        "bench | export",
+        "bench | prepare | device",
+        "export",
         "methods",
         "model | evaluate",
         "adapters | tasks",

@@ -78,12 +78,16 @@ def calibrate(
     On the linear merge of the adapters, which stay as they are, a few parameters are trained that
     make one pass do all parts of the task at once. Interrupted, the same command goes on.
 
+    With --base-quantization q8_0 or q4_0 they are trained on the very weights that a GGUF file of
+    that type holds, and so make up for some of what the rounding costs.
+
     \b
     Examples:
       onepass calibrate summarize+translate:es
       onepass calibrate summarize+translate:es --kind lc --examples 2000 --test 100
       onepass calibrate summarize+tone:witty --model MODEL_FOLDER
           --adapters SUMMARIZE_ADAPTER WITTY_ADAPTER --data examples.jsonl
+      onepass calibrate reply+translate:de --base-quantization q4_0
     """
     wanted = parse_task(task)
     if kind not in ("lc", "lc++"):
@@ -126,7 +130,9 @@ def calibrate(
             base, wanted, parts, training, held_out, options, seed, state, progress=True
         )
         composition = METHODS.get(method).build(setting)
-        made = {"data": source.name, "onepass": __version__}
+        made = {
+            "data": source.name, "base_quantization": quantization, "onepass": __version__,
+        }  # fmt: skip
         composition = replace(composition, card={**composition.card, **made})
         save_composition(composition, out, saved_as)
     saved = load_composition(out)

@@ -95,7 +95,11 @@ Dtype = Annotated[
 ]
 Quantization = Annotated[
     str,
-    typer.Option(help="none, 8bit or 4bit, of the base, on a GPU.", rich_help_panel=MACHINE),
+    typer.Option(
+        "--base-quantization",
+        help="none; 8bit or 4bit, on a GPU; q8_0 or q4_0, as a GGUF file of that type has it.",
+        rich_help_panel=MACHINE,
+    ),
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest output, in tokens per pass.")]
 

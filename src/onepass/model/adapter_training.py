@@ -44,7 +44,7 @@ def train_adapter(
     rows = encode_examples(base, task, examples, max_tokens=options.max_tokens)
     held_out = encode_examples(base, task, validation, max_tokens=options.max_tokens)
     identity = {
-        "trains": "adapter", "base": base.name, "task": task.name, "rank": rank, "alpha": alpha,
+        "trains": "adapter", "base": base.identity, "task": task.name, "rank": rank, "alpha": alpha,
         "data": fingerprint(rows, held_out),
     }  # fmt: skip
     torch.manual_seed(options.seed)

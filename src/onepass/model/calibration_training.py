@@ -95,7 +95,7 @@ def train_calibration(
             progress,
             on_step,
             {
-                "trains": kind, "form": form, "rank": rank, "base": base.name,
+                "trains": kind, "form": form, "rank": rank, "base": base.identity,
                 "tasks": [pass_.task for pass_ in passes],
                 "adapters": [
                     [[w.adapter.name, w.weight, _size(w.adapter)] for w in pass_.adapters]

@@ -118,7 +118,7 @@ def train_columns(
     def batches(epoch: int) -> Sequence[Batch]:
         return mixed_batches(rows, options.batch_size, f"{options.seed}/{epoch}")
 
-    identity = {"trains": "columns", "base": base.name, "data": fingerprint(*rows)}
+    identity = {"trains": "columns", "base": base.identity, "data": fingerprint(*rows)}
     history = fit(columns, loss, batches, [], options, state_dir, progress, identity=identity)
     names = [adapter.name for adapter in adapters]
     card = {**training_card(options, history), "adapters": names}

@@ -21,7 +21,13 @@ from onepass.core.registry import unknown
 from onepass.model.assets import TINY
 from onepass.model.chat import end_id
 from onepass.model.hub import cached_name, explain
-from onepass.model.quantized import QUANTIZATIONS, quantization_config
+from onepass.model.quantized import (
+    BITS,
+    QUANTIZATIONS,
+    ROUNDINGS,
+    quantization_config,
+    round_weights,
+)
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of a Llama-like block that adapters and calibrations change."""
@@ -41,16 +47,23 @@ class Base:
 
     `name` is what adapters and compositions are tied to: "tiny", a hub name, or a folder's name.
     `device` is where inputs go; a balanced model has layers on other devices too.
+    `quantization` is one of `onepass.model.quantized.QUANTIZATIONS`.
     """
 
     model: PreTrainedModel
     tokenizer: Any
     name: str
     device: torch.device
+    quantization: str = "none"
 
     @cached_property
     def shape(self) -> BaseShape:
         return base_shape(self.model, name=self.name)
+
+    @property
+    def identity(self) -> str:
+        """What a training depends on of the base: its name, and how its numbers were rounded."""
+        return self.name if self.quantization == "none" else f"{self.name} {self.quantization}"
 
     @cached_property
     def context(self) -> int:
@@ -90,7 +103,8 @@ def load_base(
 
     `device` is "auto" (CUDA where there is one), a torch device, or "balanced" (layers spread over
     all GPUs). `dtype` is "auto" (bfloat16 on CUDA, float32 elsewhere), "float32", "bfloat16" or
-    "float16". `quantization` is "none", "8bit" or "4bit" (bitsandbytes, on a GPU). Raises
+    "float16". `quantization` is "none", "8bit" or "4bit" (bitsandbytes, on a GPU), or "q8_0" or
+    "q4_0" (the numbers that a GGUF file of that type would hold). Raises
     `OnepassError` when the base is not found or not let in, is not stored as safetensors, is
     damaged or incomplete, or holds NaN or infinity, and for a device or option there is not.
     """
@@ -101,7 +115,7 @@ def load_base(
         placed["device_map"] = BALANCED
     if quantization not in QUANTIZATIONS:
         raise unknown("quantization", quantization, list(QUANTIZATIONS))
-    if quantization != "none":
+    if quantization in BITS:
         placed.setdefault("device_map", {"": where})
         placed["quantization_config"] = quantization_config(quantization, where, kind)
     source, name = _source(str(name_or_path))
@@ -133,9 +147,11 @@ def load_base(
         )
     _check_finite(model, name_or_path)
     model.requires_grad_(False).eval()
+    if quantization in ROUNDINGS:
+        round_weights(model, quantization)
     if not placed:
         model.to(where)
-    return Base(model, tokenizer, name, where)
+    return Base(model, tokenizer, name, where, quantization)
 
 
 def base_shape(

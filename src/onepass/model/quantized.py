@@ -1,17 +1,63 @@
-"""Loading a base in 8 or 4 bits, through transformers and bitsandbytes.
+"""A base in fewer bits: on a GPU through bitsandbytes, or as a device will hold it in a GGUF file.
 
-Weights so stored take no sum, so compositions are computed beside them (`attach.attached`).
+Weights of the first kind take no sum, so compositions are computed beside them
+(`attach.attached`). Those of the second are rounded to what the file can say and kept as ordinary
+numbers: what is trained or measured on them is trained or measured on the very base that ships.
 """
 
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import BitsAndBytesConfig
+from numpy.typing import NDArray
+from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import is_bitsandbytes_available
 
 from onepass.core.errors import OnepassError
+from onepass.core.optional import optional
 
-QUANTIZATIONS = ("none", "8bit", "4bit")
+BITS = ("8bit", "4bit")
+ROUNDINGS = ("q8_0", "q4_0")
+QUANTIZATIONS = ("none", *BITS, *ROUNDINGS)
+
+BLOCK = 32
+"""Numbers that share a scale in Q8_0 and Q4_0."""
+
+Array = NDArray[np.float32]
+
+_ROWS = 8192
+
+
+def round_weights(model: PreTrainedModel, kind: str) -> None:
+    """Put in place of each weight what a GGUF file of this `kind` says it is.
+
+    As `onepass export --format gguf` stores them: every matrix, the embedding and the output
+    included, whose rows divide into blocks; the rest stays as it is.
+    """
+    done: set[int] = set()
+    for module in model.modules():
+        if not isinstance(module, nn.Linear | nn.Embedding):
+            continue
+        weight = module.weight.detach()
+        if weight.data_ptr() in done or weight.shape[-1] % BLOCK:
+            continue
+        done.add(weight.data_ptr())  # tied embeddings are one
+        for rows in weight.split(_ROWS):  # a large vocabulary not all at once
+            numbers = stored_values(rows.float().cpu().numpy(), kind)
+            rows.copy_(torch.from_numpy(numbers))
+
+
+def stored_values(values: Array, kind: str) -> Array:
+    """The numbers (rows, n) that an engine reads back from `values` stored as `kind`, float32.
+
+    A block of 32 numbers of a row has a scale of 16 bits and 8 or 4 bits for each of them
+    (https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c).
+    """
+    gguf = optional("gguf", "device")
+    type_ = gguf.GGMLQuantizationType[kind.upper()]
+    found: Array = gguf.quants.dequantize(gguf.quants.quantize(values, type_), type_)
+    return found
 
 
 def quantization_config(kind: str, device: torch.device, dtype: torch.dtype) -> Any:

@@ -1,0 +1,16 @@
+"""Libraries that only some commands need, imported when they are first used."""
+
+import importlib
+from typing import Any
+
+from onepass.core.errors import OnepassError
+
+
+def optional(module: str, extra: str) -> Any:
+    """The module; an `OnepassError` saying how to install it where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise OnepassError(
+            f"this needs {module}, which is not installed: pip install 'onepass[{extra}]'"
+        ) from error
