@@ -12,7 +12,6 @@ from onepass.tasks.corpus import (
     SPLITS,
     load_corpus,
     read_examples,
-    read_persona_chat,
     write_examples,
 )
 from onepass.tasks.example import Example
@@ -72,28 +71,6 @@ class TestDialogSum:
         path = jsonl(tmp_path / "d.jsonl", {"dialogue": "A: hi"})
         with pytest.raises(OnepassError, match=r"d\.jsonl, line 1: no \"summary\""):
             load_corpus(f"dialogsum:{path}").examples(SUMMARIZE, "all")
-
-
-class TestPersonaChat:
-    def test_the_last_turn_is_the_reply(self) -> None:
-        examples = read_persona_chat(FIXTURES / "persona_chat.csv", REPLY)
-        assert [e.target for e in examples] == [
-            "I'd swap a mended clock for a jar.",
-            "The dough won't wait, I'm afraid.",
-            "I did, it's lovely!",
-        ]
-        assert examples[0].input.split("\n")[-1] == "User 1: It is, from my own bees."
-        assert all(e.target not in e.input for e in examples)
-
-    def test_only_replies(self) -> None:
-        with pytest.raises(OnepassError, match="targets for 'reply' only"):
-            load_corpus(f"persona-chat:{FIXTURES / 'persona_chat.csv'}").examples(COMPOSED, "all")
-
-    def test_a_file_with_other_columns_is_refused(self, tmp_path: Path) -> None:
-        path = tmp_path / "x.csv"
-        path.write_text("a,b\n1,2\n", encoding="utf-8")
-        with pytest.raises(OnepassError, match=r"x\.csv, line 2: no .*; found a, b"):
-            read_persona_chat(path, REPLY)
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r")).filter(

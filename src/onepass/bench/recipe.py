@@ -26,7 +26,7 @@ from onepass.evaluate.metrics import METRICS
 from onepass.methods import METHODS
 from onepass.model.assets import embedded_adapter
 from onepass.model.options import TrainOptions
-from onepass.tasks.corpus import CORPORA
+from onepass.tasks.corpus import corpus_seen_from
 from onepass.tasks.task import COMPOSITIONAL_TASKS, SINGLE_TASKS, parse_task
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -187,9 +187,5 @@ def _resolved(recipe: Recipe, folder: Path, path: Path) -> Recipe:
             )
     local = folder / Path(recipe.base).expanduser()
     base = str(local) if recipe.base != "tiny" and local.is_dir() else recipe.base
-    kind, _, rest = recipe.corpus.partition(":")
-    if kind in CORPORA:
-        corpus = f"{kind}:{folder / Path(rest).expanduser()}" if rest else recipe.corpus
-    else:
-        corpus = str(folder / Path(recipe.corpus).expanduser())
+    corpus = corpus_seen_from(folder, recipe.corpus)
     return recipe.model_copy(update={"adapters": adapters, "base": base, "corpus": corpus})
