@@ -442,7 +442,9 @@ class TestRefused:
         layout(tmp_path, {"train": rows})
         told = self.told(f"dialogsum:{tmp_path}")
         assert '"summary" must be a text that is not empty' in told
-        assert {plain_csv: "line 3", data_parquet: "row 2", data_jsonl: "line 2"}[layout] in told
+        assert {"plain_csv": "csv, line 3", "data_parquet": "row 2", "data_jsonl": "line 2"}[
+            layout.__name__
+        ] in told
 
     @pytest.mark.parametrize("layout", [plain_csv, data_parquet])
     def test_an_id_that_stands_twice(self, layout: HubLayout, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
 from onepass.core.errors import OnepassError
 from onepass.evaluate.metrics import METRICS
@@ -15,7 +16,9 @@ from onepass.tasks.example import Example
 from onepass.tasks.task import COMPOSITIONAL_TASKS, SINGLE_TASKS, parse_task
 
 SPANISH = parse_task("summarize+translate:es")
+BY_DEFAULT = [name for name in METRICS if METRICS.get(name).by_default]
 OVERLAP = ["rouge1", "rouge2", "rougeL", "weighted_rouge", "chrf"]
+ASCII = ["the", "tea", "is", "at", "nine", "No."]
 WORDS = ["Ana", "läuft", "été", "mañana", "no", "two", "Straße"]
 
 texts = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)
@@ -70,6 +73,30 @@ def test_scores_are_shares_and_the_best_target_counts(
     value = one(name, prediction, *targets)
     assert 0 <= value <= 1 + 1e-9
     assert value == pytest.approx(max(one(name, prediction, target) for target in targets))
+
+
+@pytest.mark.parametrize("name", ["rouge1", "rouge2", "rougeL", "weighted_rouge"])
+@given(prediction=texts, targets=st.lists(full_texts, min_size=1, max_size=3))
+def test_the_mean_is_over_the_targets(name: str, prediction: str, targets: list[str]) -> None:
+    each = [one(name, prediction, target) for target in targets]
+    assert one(f"{name}_mean", prediction, *targets) == pytest.approx(sum(each) / len(each))
+
+
+@pytest.mark.parametrize("kind", ["rouge1", "rouge2", "rougeL"])
+@given(
+    prediction=st.lists(st.sampled_from(ASCII), max_size=8).map(" ".join),
+    targets=st.lists(
+        st.lists(st.sampled_from(ASCII), min_size=1, max_size=8).map(" ".join),
+        min_size=1,
+        max_size=3,
+    ),
+)
+def test_rouge_is_that_of_rouge_score(kind: str, prediction: str, targets: list[str]) -> None:
+    scorer = RougeScorer([kind])  # its own tokenizer knows the letters of ASCII only
+    best = scorer.score_multi(targets, prediction)[kind].fmeasure
+    assert one(kind, prediction, *targets) == pytest.approx(best)
+    each = [scorer.score(target, prediction)[kind].fmeasure for target in targets]
+    assert one(f"{kind}_mean", prediction, *targets) == pytest.approx(sum(each) / len(each))
 
 
 @pytest.mark.parametrize("name", OVERLAP)
@@ -129,7 +156,7 @@ def test_verdicts_become_scores_where_there_is_a_meaning() -> None:
         Example("3", "x", ("y",)),
     ]
     scores = score(["a!", "b", "c"], examples, SPANISH)
-    assert list(scores) == METRICS.names()
+    assert list(scores) == BY_DEFAULT
     assert scores["verified"] == [1.0, 0.0, None]
     assert scores["facts"] == [1.0, 1.0, None]
     assert scores["right_language"] == [1.0, 0.0, None]
@@ -138,9 +165,10 @@ def test_verdicts_become_scores_where_there_is_a_meaning() -> None:
 
 def test_metrics_that_apply_to_nothing_are_left_out() -> None:
     scores = score(["a"], [Example("1", "x", ("y",))], SPANISH)
-    assert set(METRICS.names()) - set(scores) == {
-        "verified", "facts", "right_language", "right_tone"
-    }  # fmt: skip
+    assert set(BY_DEFAULT) - set(scores) == {"verified", "facts", "right_language", "right_tone"}
+    assert "rougeL" in scores
+    assert "rougeL_mean" not in scores
+    assert list(score(["a"], [Example("1", "x", ("y",))], SPANISH, ["rougeL_mean"]))
     assert list(score(["a"], [Example("1", "x", ("y",))], SPANISH, ["chrf"])) == ["chrf"]
 
 

@@ -16,14 +16,17 @@ def score(
 ) -> dict[str, list[float | None]]:
     """Per metric name one score in [0, 1] for each output, in the order of `examples`.
 
-    `metrics` defaults to all. A metric that applies to no example is left out. Raises
-    `OnepassError` for an unknown metric, and where predictions and examples do not pair up.
+    `metrics` defaults to all that are `by_default`. A metric that applies to no example is left
+    out. Raises `OnepassError` for an unknown metric, and where predictions and examples do not pair
+    up.
     """
     if len(predictions) != len(examples):
         raise OnepassError(
             f"{len(predictions)} predictions for {len(examples)} examples; give one for each"
         )
-    chosen = [METRICS.get(name) for name in (METRICS if metrics is None else metrics)]
+    if metrics is None:
+        metrics = [name for name in METRICS if METRICS.get(name).by_default]
+    chosen = [METRICS.get(name) for name in metrics]
     scores = {metric.name: list(metric.score(predictions, examples, task)) for metric in chosen}
     return {
         name: values

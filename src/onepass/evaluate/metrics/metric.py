@@ -16,16 +16,20 @@ None stands where the metric does not apply to that example.
 
 @dataclass(frozen=True)
 class Metric:
-    """A way of scoring outputs; `title` is its heading in a table."""
+    """A way of scoring outputs; `title` is its heading in a table.
+
+    One that is not `by_default` is reported only where it is asked for by name.
+    """
 
     name: str
     title: str
     score: Score
+    by_default: bool = True
 
 
 METRICS: Registry[Metric] = Registry("metric")
 
 
-def register(name: str, title: str, score: Score) -> Metric:
+def register(name: str, title: str, score: Score, by_default: bool = True) -> Metric:
     """Make the metric and enter it into `METRICS`."""
-    return METRICS.add(name, Metric(name, title, score))
+    return METRICS.add(name, Metric(name, title, score, by_default))

@@ -1,13 +1,17 @@
 """ROUGE (Lin 2004) and the weighted ROUGE of reply suggestion (Zhang et al. 2021).
 
-Of several targets the best counts. Words are runs of letters and digits of any script, lower case:
-the tokenizer of rouge-score keeps a-z only, and so would drop "é" and score "été" as "t".
+Of several targets the best counts, as in rouge-score's `score_multi`; the metrics that end in
+"_mean" take the mean over them instead, and are reported only where asked for.
+
+Words are runs of letters and digits of any script, lower case: the tokenizer of rouge-score keeps
+a-z only, and so would drop "é" and score "été" as "t".
 """
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
+from statistics import fmean
 
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
@@ -36,8 +40,9 @@ def rouge(
     task: Task,
     *,
     weights: Mapping[str, float],
+    over: Callable[[Sequence[float]], float],
 ) -> list[float]:
-    """The weighted sum of ROUGE F-scores, by kind ("rouge1", "rougeL"), best over the targets."""
+    """The weighted sum of ROUGE F-scores, by kind ("rouge1", "rougeL"), then `over` the targets."""
     scorer = _scorer(tuple(weights))
 
     def one(prediction: str, target: str) -> float:
@@ -45,17 +50,24 @@ def rouge(
         return sum(weight * float(scores[kind].fmeasure) for kind, weight in weights.items())
 
     return [
-        max(one(prediction, target) for target in example.targets)
+        over([one(prediction, target) for target in example.targets])
         for prediction, example in zip(predictions, examples, strict=True)
     ]
 
 
-for _kind, _title in (("rouge1", "R-1"), ("rouge2", "R-2"), ("rougeL", "R-L")):
-    register(_kind, _title, partial(rouge, weights={_kind: 1.0}))
-
 # "ROUGE-1/6 + ROUGE-2/3 + ROUGE-3/2" (arXiv 2106.02017): the weights sum to one.
-register(
-    "weighted_rouge",
-    "W-R",
-    partial(rouge, weights={"rouge1": 1 / 6, "rouge2": 1 / 3, "rouge3": 1 / 2}),
-)
+_WEIGHTED = {"rouge1": 1 / 6, "rouge2": 1 / 3, "rouge3": 1 / 2}
+
+for _name, _title, _weights in (
+    ("rouge1", "R-1", {"rouge1": 1.0}),
+    ("rouge2", "R-2", {"rouge2": 1.0}),
+    ("rougeL", "R-L", {"rougeL": 1.0}),
+    ("weighted_rouge", "W-R", _WEIGHTED),
+):
+    register(_name, _title, partial(rouge, weights=_weights, over=max))
+    register(
+        f"{_name}_mean",
+        f"{_title} mean",
+        partial(rouge, weights=_weights, over=fmean),
+        by_default=False,
+    )
