@@ -1,4 +1,4 @@
-"""The documentation says of the merges what the register says."""
+"""The documentation says of merges and corpora what their registers say."""
 
 import json
 import re
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from onepass.adapters.merging import MERGES
+from onepass.tasks.corpora.facts import facts_of
+from onepass.tasks.corpus import CORPORA, SPLITS
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 HEADINGS = ["Idea", "Formula", "Options", "Cost", "Where ours differs"]
@@ -82,3 +84,38 @@ def test_the_page_tells_the_figures_of_the_benchmark() -> None:
         assert float(theirs.replace(",", "")) == pytest.approx(row["peft"]["mib"], abs=1)
         found = row["ours"]["seconds"] / row["limit"]
         assert float(limit.replace(",", "")) == pytest.approx(found, rel=0.02)
+
+
+DATA = Path(__file__).parents[1] / "docs" / "data.md"
+
+
+def data_sections() -> dict[str, str]:
+    parts = re.split(r"^## ", DATA.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    found = {name.strip(): body for name, _, body in (part.partition("\n") for part in parts)}
+    assert found.pop("Files and splits")
+    assert found.pop("Your own rows")
+    return found
+
+
+def test_there_is_a_section_for_each_corpus_in_their_order() -> None:
+    assert list(data_sections()) == list(CORPORA)
+
+
+@pytest.mark.parametrize("name", list(CORPORA))
+def test_a_section_has_the_template_and_the_true_facts(name: str) -> None:
+    body, facts = " ".join(data_sections()[name].split()), facts_of(name)
+    assert re.findall(r"- (What|Get it|Layout|Licence|Cite): ", body) == [
+        "What", "Get it", "Layout", "Licence", "Cite",
+    ]  # fmt: skip
+    if facts.hub:
+        assert facts.hub.partition("@")[0] in body
+    if facts.rows:
+        train, validation, test = (f"{facts.rows[split][0]:,}" for split in SPLITS)
+        assert f"{train}, {validation} and {test}" in body
+    if name != "smalltown":
+        assert all(task in body for task in facts.tasks)
+    for number in re.findall(r"arXiv:(\S+)", facts.citation):
+        assert f"arXiv {number}" in body
+    assert re.findall(r"CC BY[A-Z-]* \d\.\d", facts.licence) == re.findall(
+        r"CC BY[A-Z-]* \d\.\d", body
+    )

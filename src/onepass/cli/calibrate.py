@@ -38,7 +38,7 @@ def calibrate(
         typer.Option(
             "--data",
             "--corpus",
-            help="smalltown, or a .jsonl file or folder of input and target.",
+            help="smalltown, or a .jsonl file or folder of input and target. See docs/data.md.",
             rich_help_panel=o.DATA,
         ),
     ] = "smalltown",

@@ -26,7 +26,8 @@ Out = Annotated[
 CorpusName = Annotated[
     str,
     typer.Option(
-        help="smalltown, dialogsum:PATH, persona-chat:PATH, or a .jsonl file of input and target.",
+        help="smalltown; dialogsum, persona-chat, ted or tone, each from the hub or as NAME:PATH; "
+        "or a .jsonl file of input and target. See docs/data.md.",
         rich_help_panel=DATA,
     ),
 ]
