@@ -1,113 +1,50 @@
-"""The public corpora in every layout they come in: the same examples; and what is refused."""
+"""The public corpora in every layout they come in: the same examples."""
 
-import csv
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from corpora_kit import (
+    CASUAL,
+    CONVERSATION,
+    REPLY,
+    SPANISH,
+    SUMMARIZE,
+    UPSTREAM,
+    WITTY,
+    HubLayout,
+    Rows,
+    chats,
+    cloned,
+    converted_parquet,
+    data_json,
+    data_jsonl,
+    data_parquet,
+    dialogsum_rows,
+    plain_csv,
+    two_shards,
+    with_configs,
+    write_csv,
+    write_json,
+    write_jsonl,
+    write_parquet,
+    write_tsv,
+)
 from onepass.core.errors import OnepassError
 from onepass.tasks.corpora.facts import facts_of
-from onepass.tasks.corpus import CORPORA, SPLITS, load_corpus
+from onepass.tasks.corpus import (
+    CORPORA,
+    SPLITS,
+    corpus_seen_from,
+    load_corpus,
+    write_examples,
+)
 from onepass.tasks.example import Example
 from onepass.tasks.task import parse_task
 
 FIXTURES = Path(__file__).parent / "fixtures"
-SUMMARIZE, REPLY, SPANISH = map(parse_task, ("summarize", "reply", "translate:es"))
-CASUAL, WITTY = map(parse_task, ("tone:casual", "tone:witty"))
-UPSTREAM = {"train": "train", "validation": "dev", "test": "test"}
-"""The words for splits in the names of upstream files."""
-
-Rows = list[dict[str, Any]]
-Splits = dict[str, Rows]
-
-
-def write_csv(path: Path, rows: Rows, **options: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], **options)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def write_tsv(path: Path, rows: Rows) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [list(rows[0]), *(row.values() for row in rows)]
-    path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
-
-
-def write_jsonl(path: Path, rows: Rows) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def write_json(path: Path, rows: Rows) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows), encoding="utf-8")
-
-
-def write_parquet(path: Path, rows: Rows) -> None:
-    datasets = pytest.importorskip("datasets")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    datasets.Dataset.from_list(rows).to_parquet(path)
-
-
-HubLayout = Callable[[Path, Splits], None]
-
-
-def plain_csv(folder: Path, data: Splits) -> None:
-    for split, rows in data.items():
-        write_csv(folder / f"{split}.csv", rows)
-
-
-def data_parquet(folder: Path, data: Splits) -> None:
-    for split, rows in data.items():
-        write_parquet(folder / "data" / f"{split}-00000-of-00001.parquet", rows)
-
-
-def two_shards(folder: Path, data: Splits) -> None:
-    for split, rows in data.items():
-        for number, part in enumerate((rows[:2], rows[2:])):
-            write_parquet(folder / f"data/{split}-0000{number}-of-00002.parquet", part)
-
-
-def converted_parquet(folder: Path, data: Splits) -> None:
-    """As in the hub's refs/convert/parquet."""
-    for split, rows in data.items():
-        write_parquet(folder / "plain_text" / split / "0000.parquet", rows)
-
-
-def data_jsonl(folder: Path, data: Splits) -> None:
-    for split, rows in data.items():
-        write_jsonl(folder / "data" / f"{split}.jsonl", rows)
-
-
-def data_json(folder: Path, data: Splits) -> None:
-    for split, rows in data.items():
-        write_json(folder / "data" / f"{split}.json", rows)
-
-
-def with_configs(folder: Path, data: Splits) -> None:
-    """Its card says which file is which split; that of another configuration is not read."""
-    card = "---\nlicense: mit\nconfigs:\n- config_name: default\n  data_files:\n"
-    for number, (split, rows) in enumerate(data.items()):
-        write_csv(folder / f"part{number}.csv", rows)
-        card += f"  - split: {split}\n    path: part{number}.csv\n"
-    write_csv(folder / "train-of-something-else.csv", [{"a": "1"}])
-    (folder / "README.md").write_text(f"{card}---\n# A card\n", encoding="utf-8")
-
-
-def cloned(folder: Path, data: Splits) -> None:
-    """A clone has more than data."""
-    data_parquet(folder, data)
-    (folder / ".git").mkdir()
-    (folder / ".git" / "train.csv").write_text("no data")
-    (folder / ".gitattributes").write_text("*.parquet filter=lfs\n")
-    (folder / "README.md").write_text("---\nlicense: mit\n---\n# A card\n", encoding="utf-8")
-
 
 TABLES = [plain_csv, data_parquet, two_shards, data_jsonl, data_json, with_configs, cloned]
 NESTED = [data_parquet, two_shards, converted_parquet, data_jsonl, data_json]
@@ -116,29 +53,6 @@ NESTED = [data_parquet, two_shards, converted_parquet, data_jsonl, data_json]
 def all_of(name: str, *tasks: Any) -> dict[tuple[str, str], list[Example]]:
     corpus = load_corpus(name)
     return {(task.name, split): corpus.examples(task, split) for task in tasks for split in SPLITS}
-
-
-def dialogsum_rows() -> tuple[Splits, Splits]:
-    """Upstream's rows and the hub's of the same conversations."""
-    up: Splits = {}
-    hub: Splits = {}
-    for split, word in UPSTREAM.items():
-        up[split], hub[split] = [], []
-        for n in range(4):
-            text = f'#Person1#: Is it {n} o\'clock?\n#Person2#: Not before {word}, "dear".'
-            row = {"fname": f"{word}_{n}", "dialogue": text}
-            if split == "test":
-                references = {f"summary{k}": f"They tell time, {n}-{k}." for k in (1, 2, 3)}
-                hub[split] += [
-                    {"id": f"test_{n}_{k}", "dialogue": text, "summary": summary, "topic": "time"}
-                    for k, summary in enumerate(references.values(), start=1)
-                ]
-            else:
-                references = {"summary": f"They tell {word} time {n}."}
-                topic = {"topic": "time"}
-                hub[split].append({"id": f"{word}_{n}", "dialogue": text, **references, **topic})
-            up[split].append({**row, **references})
-    return up, hub
 
 
 @pytest.mark.parametrize("layout", TABLES)
@@ -151,23 +65,6 @@ def test_dialogsum_is_the_same_in_every_layout(layout: HubLayout, tmp_path: Path
     assert [len(e.targets) for e in wanted["summarize", "test"]] == [3, 3, 3, 3]
     assert wanted["summarize", "test"][1].id == "test_1"
     assert all_of(f"dialogsum:{tmp_path / 'hub'}", SUMMARIZE) == wanted
-
-
-CONVERSATION = "Best Generated Conversation"
-
-
-def chats(count: int, mark: str = "") -> Rows:
-    """Conversations of 2, 3, 4, ... turns."""
-    return [
-        {
-            "user 1 personas": "I sail.",
-            "user 2 personas": "I mend clocks.",
-            CONVERSATION: "\n".join(
-                f"User {1 + turn % 2}: {mark} {n}, {turn}." for turn in range(n + 2)
-            ),
-        }
-        for n in range(count)
-    ]
 
 
 @pytest.mark.parametrize("layout", TABLES)
@@ -307,206 +204,6 @@ def test_the_first_examples_are_of_many_conversations(tmp_path: Path) -> None:
     assert len({e.meta["group"] for e in found[:20]}) > 10
 
 
-class TestHub:
-    @pytest.fixture
-    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-        """What `datasets.load_dataset` is asked for; it answers with DialogSum's test split."""
-        datasets = pytest.importorskip("datasets")
-        calls: list[Any] = []
-
-        def load_dataset(*args: Any, **options: Any) -> Any:
-            calls.append((args, options))
-            rows = dialogsum_rows()[1]["test"]
-            return datasets.DatasetDict(test=datasets.Dataset.from_list(rows))
-
-        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        return calls
-
-    @pytest.mark.parametrize(
-        ("name", "repository", "revision"),
-        [
-            ("dialogsum", "knkarthick/dialogsum", None),
-            ("dialogsum:hub:my-org/copy.1", "my-org/copy.1", None),
-            ("dialogsum:hub:my-org/copy@v2", "my-org/copy", "v2"),
-        ],
-    )
-    def test_a_name_is_a_data_set(
-        self, name: str, repository: str, revision: str | None, asked: list[Any]
-    ) -> None:
-        found = load_corpus(name).examples(SUMMARIZE, "test")
-        assert asked == [((repository,), {"revision": revision})]
-        assert [len(e.targets) for e in found] == [3, 3, 3, 3]
-        with pytest.raises(OnepassError, match=f"{repository} has no split 'train'; found test"):
-            load_corpus(name).examples(SUMMARIZE, "train")
-
-    def test_nothing_is_loaded_before_it_is_asked_for(self, asked: list[Any]) -> None:
-        for name in ("dialogsum", "persona-chat", "ted"):
-            load_corpus(name)
-        assert asked == []
-
-    @pytest.mark.parametrize("name", ["dialogsum:hub:", "dialogsum:hub:copy", "ted:hub:a/b/c"])
-    def test_a_name_that_none_can_have(self, name: str) -> None:
-        with pytest.raises(OnepassError, match="is not OWNER/NAME or OWNER/NAME@REVISION"):
-            load_corpus(name)
-
-    def test_no_public_copy(self) -> None:
-        with pytest.raises(OnepassError, match="no public copy; give tone:PATH or tone:hub:"):
-            load_corpus("tone")
-
-    def failing(self, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> str:
-        datasets = pytest.importorskip("datasets")
-
-        def load_dataset(*_args: Any, **_options: Any) -> Any:
-            raise error
-
-        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        with pytest.raises(OnepassError) as told:
-            load_corpus("dialogsum").examples(SUMMARIZE, "train")
-        return str(told.value)
-
-    def test_missing_or_gated(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        exceptions = pytest.importorskip("datasets.exceptions")
-        error = exceptions.DatasetNotFoundError("Dataset 'x' is a gated dataset on the Hub.")
-        told = self.failing(error, monkeypatch)
-        for words in ("knkarthick/dialogsum", "gated dataset", "hf auth login", "HF_TOKEN"):
-            assert words in told
-
-    def test_gated_when_its_files_are_fetched(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        errors = pytest.importorskip("huggingface_hub.errors")
-        answer = SimpleNamespace(headers={}, request=None)
-        error = errors.GatedRepoError("Access is restricted", response=answer)
-        told = self.failing(error, monkeypatch)
-        assert "hf auth login" in told
-
-    def test_offline(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        told = self.failing(ConnectionError("Couldn't reach the Hub"), monkeypatch)
-        download = "hf download knkarthick/dialogsum --repo-type dataset --local-dir FOLDER"
-        for words in ("cannot download", "Couldn't reach the Hub", download, "upstream files"):
-            assert words in told
-
-    def test_truly_offline(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        datasets = pytest.importorskip("datasets")
-        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        with pytest.raises(OnepassError, match="cannot download the data set no-one/has-this"):
-            load_corpus("dialogsum:hub:no-one/has-this").examples(SUMMARIZE, "train")
-
-    def test_a_script_is_never_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        error = RuntimeError("Dataset scripts are no longer supported, but found dialogsum.py")
-        assert "never run" in self.failing(error, monkeypatch)
-
-    def test_without_the_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-        with pytest.raises(OnepassError, match=r"pip install 'onepass\[data\]'"):
-            load_corpus("dialogsum").examples(SUMMARIZE, "train")
-
-
-class TestRefused:
-    def told(self, name: str, task: Any = SUMMARIZE, split: str = "train") -> str:
-        with pytest.raises(OnepassError) as error:
-            load_corpus(name).examples(task, split)
-        return str(error.value)
-
-    @pytest.mark.parametrize(
-        ("kind", "task", "expected"),
-        [
-            ("dialogsum", SUMMARIZE, '"dialogue" and "summary"'),
-            ("persona-chat", REPLY, '"Best Generated Conversation"'),
-            ("ted", SPANISH, 'a column per language ("en", "es", ...)'),
-            ("tone", CASUAL, '"text" and any of "professional", "casual"'),
-        ],
-    )
-    @pytest.mark.parametrize("layout", [plain_csv, data_parquet])
-    def test_another_layout(
-        self, kind: str, task: Any, expected: str, layout: HubLayout, tmp_path: Path
-    ) -> None:
-        layout(tmp_path, {"train": [{"document": "x", "title": "y"}]})
-        told = self.told(f"{kind}:{tmp_path}", task)
-        assert "found document, title; expected " in told
-        assert expected in told
-        assert "train.csv, line 2" in told or "split train, row 1" in told
-
-    def test_a_tone_row_without_any_tone(self, tmp_path: Path) -> None:
-        write_jsonl(tmp_path / "train.jsonl", [{"text": "a", "casual": "b"}, {"text": "c"}])
-        told = self.told(f"tone:{tmp_path}", CASUAL)
-        assert 'train.jsonl, line 2: no "casual"; found text; expected' in told
-
-    @pytest.mark.parametrize("pairs", [None, "x", {"language": ["en"], "translation": []}])
-    def test_translations_that_are_none(self, pairs: Any, tmp_path: Path) -> None:
-        write_jsonl(tmp_path / "train.jsonl", [{"talk_name": "t", "translations": pairs}])
-        assert '"translations" must have as many' in self.told(f"ted:{tmp_path}", SPANISH)
-
-    @pytest.mark.parametrize("layout", [plain_csv, data_parquet, data_jsonl])
-    def test_an_empty_summary_is_named(self, layout: HubLayout, tmp_path: Path) -> None:
-        rows = [{"id": str(n), "dialogue": f"A: {n}", "summary": "x" * (n != 1)} for n in range(3)]
-        layout(tmp_path, {"train": rows})
-        told = self.told(f"dialogsum:{tmp_path}")
-        assert '"summary" must be a text that is not empty' in told
-        assert {"plain_csv": "csv, line 3", "data_parquet": "row 2", "data_jsonl": "line 2"}[
-            layout.__name__
-        ] in told
-
-    @pytest.mark.parametrize("layout", [plain_csv, data_parquet])
-    def test_an_id_that_stands_twice(self, layout: HubLayout, tmp_path: Path) -> None:
-        rows = [{"id": f"train_{n % 2}", "dialogue": f"A: {n}", "summary": "x"} for n in range(3)]
-        layout(tmp_path, {"train": rows})
-        told = self.told(f"dialogsum:{tmp_path}")
-        assert "the id 'train_0' is also that of" in told
-        assert ("line 2" in told and "line 4" in told) or ("row 1" in told and "row 3" in told)
-
-    def test_a_parquet_file_that_is_cut_short(self, tmp_path: Path) -> None:
-        data_parquet(tmp_path, {"train": dialogsum_rows()[1]["train"]})
-        (file,) = tmp_path.rglob("*.parquet")
-        file.write_bytes(file.read_bytes()[:-100])
-        for path in (tmp_path, file):
-            told = self.told(f"dialogsum:{path}")
-            assert "corrupt, cut short" in told
-            assert str(path) in told
-
-    def test_a_folder_with_nothing_in_it(self, tmp_path: Path) -> None:
-        assert f"the folder {tmp_path} is empty" in self.told(f"dialogsum:{tmp_path}")
-        (tmp_path / "README.md").write_text("# Nothing")
-        assert "holds no data files" in self.told(f"dialogsum:{tmp_path}")
-
-    def test_a_split_that_is_not_there(self, tmp_path: Path) -> None:
-        data_parquet(tmp_path, {"train": dialogsum_rows()[1]["train"]})
-        told = self.told(f"dialogsum:{tmp_path}", split="validation")
-        assert "has no split 'validation'; found train" in told
-
-    def test_links_in_a_circle(self, tmp_path: Path) -> None:
-        (tmp_path / "me").symlink_to(tmp_path / "me")
-        assert "there is no file or folder" in self.told(f"dialogsum:{tmp_path / 'me'}")
-        folder = tmp_path / "data"
-        folder.mkdir()
-        (folder / "train.jsonl").symlink_to(folder / "train.jsonl")
-        assert "cannot read" in self.told(f"dialogsum:{folder}")
-
-    def test_a_folder_that_links_to_itself(self, tmp_path: Path) -> None:
-        data_parquet(tmp_path, {"train": dialogsum_rows()[1]["train"]})
-        (tmp_path / "data" / "again").symlink_to(tmp_path)
-        assert len(load_corpus(f"dialogsum:{tmp_path}").examples(SUMMARIZE, "train")) == 4
-
-    def test_a_loading_script_is_never_run(self, tmp_path: Path) -> None:
-        folder = tmp_path / "corpus"
-        folder.mkdir()
-        trap = tmp_path / "trap"
-        (folder / "corpus.py").write_text(f"open({str(trap)!r}, 'w')")
-        self.told(f"dialogsum:{folder}")
-        assert not trap.exists()
-
-    def test_a_table_with_a_cell_too_many(self, tmp_path: Path) -> None:
-        (tmp_path / "train.tsv").write_text("talk_name\ten\tes\na\tb\tc\td\n")
-        assert "line 2: more columns" in self.told(f"ted:{tmp_path}", SPANISH)
-
-    @pytest.mark.parametrize(
-        ("content", "message"),
-        [(b"", "holds no"), (b"en\tes\n", "holds no"), (b"en\tes\n\xff\tx\n", "not UTF-8")],
-    )
-    def test_a_broken_table(self, content: bytes, message: str, tmp_path: Path) -> None:
-        (tmp_path / "train.tsv").write_bytes(content)
-        assert message in self.told(f"ted:{tmp_path}", SPANISH)
-
-
 @pytest.mark.parametrize("layout", [plain_csv, data_parquet, data_jsonl])
 @pytest.mark.parametrize(
     "text",
@@ -531,6 +228,51 @@ def test_a_long_line_of_a_table(tmp_path: Path) -> None:
     write_tsv(tmp_path / "train.tsv", [{"talk_name": "t", "en": "x" * 200_000, "es": "y"}])
     (example,) = load_corpus(f"ted:{tmp_path}").examples(SPANISH, "train")
     assert len(example.input) == 200_000
+
+
+@pytest.mark.parametrize("write", [write_json, write_parquet, write_csv, write_jsonl])
+def test_one_file_of_any_kind_is_split(write: Any, tmp_path: Path) -> None:
+    file = tmp_path / f"rows.{write.__name__.removeprefix('write_')}"
+    write(file, [{"input": f"text {n}", "target": f"t{n}"} for n in range(20)])
+    parts = [load_corpus(str(file)).examples(SPANISH, split) for split in SPLITS]
+    assert [len(part) for part in parts] == [16, 2, 2]
+    assert {e.id for part in parts for e in part} == {f"rows-{n}" for n in range(1, 21)}
+
+
+def test_exported_turns_keep_their_conversation_whole(tmp_path: Path) -> None:
+    write_csv(tmp_path / "chats.csv", chats(30))
+    every = load_corpus(f"persona-chat:{tmp_path / 'chats.csv'}").examples(REPLY, "all")
+    write_examples(tmp_path / "mine.jsonl", every, REPLY)
+    corpus = load_corpus(str(tmp_path / "mine.jsonl"))
+    groups = [{e.meta["group"] for e in corpus.examples(REPLY, split)} for split in SPLITS]
+    assert [len(each) for each in groups] == [24, 3, 3]
+    assert len(set.union(*groups)) == 30
+
+
+def test_a_folder_is_not_copied_into_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache))
+    data_parquet(tmp_path / "hub", {"train": chats(3)})
+    assert load_corpus(f"persona-chat:{tmp_path / 'hub'}").examples(REPLY, "train")
+    assert not list(cache.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("smalltown", "smalltown"),
+        ("dialogsum", "dialogsum"),
+        ("ted:hub:a/b@c", "ted:hub:a/b@c"),
+        ("ted:talks", "ted:recipes/talks"),
+        ("ted:/talks", "ted:/talks"),
+        ("mine.jsonl", "recipes/mine.jsonl"),
+    ],
+)
+def test_paths_in_a_recipe_are_relative_to_it(name: str, seen: str) -> None:
+    assert corpus_seen_from(Path("recipes"), name) == seen
 
 
 def test_ids_are_unique_where_a_split_has_several_files(tmp_path: Path) -> None:

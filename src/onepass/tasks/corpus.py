@@ -17,6 +17,7 @@ input: the same on every machine, whatever the order of its lines, and never wit
 conversation or one talk in two splits.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -62,7 +63,7 @@ def load_corpus(name: str) -> Corpus:
     if kind in CORPORA:
         return CORPORA.get(kind)(name, rest)
     path = Path(name)
-    if path.suffix == ".jsonl" or path.exists():
+    if path.suffix == ".jsonl" or os.path.exists(path):
         return Rows(name, PAIRS, open_path(name, path))
     forms = ", ".join(kind if kind == "smalltown" else f"{kind}:PATH" for kind in CORPORA)
     raise OnepassError(f"unknown corpus {name!r}: give {forms}, or the path of a .jsonl file")

@@ -3,9 +3,11 @@
 The one place that calls `datasets`. Loading scripts are never run: `datasets` refuses them.
 """
 
+import glob
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from onepass.core.errors import OnepassError
@@ -22,27 +24,30 @@ def hub_splits(repository: str, revision: str | None) -> Mapping[str, Any]:
     """
     datasets = _library(f"the hub's data set {repository}")
     try:
-        found = datasets.load_dataset(repository, revision=revision)
+        return dict(datasets.load_dataset(repository, revision=revision))
     except Exception as error:  # whatever its builders, the network or the file system raise
         raise _hub_error(repository, revision, error) from error
-    return dict(found)
 
 
 def local_splits(path: Path) -> Mapping[str, Any]:
     """What the folder, or the one .json or .parquet file, at `path` holds, split by split.
 
-    It is streamed: nothing is copied into a cache.
+    It is streamed: nothing is copied, and the cache is left alone.
     """
     datasets = _library(str(path))
+    place = str(path.resolve())
+    if glob.has_magic(place):
+        raise OnepassError(f"{place}: datasets takes *, ? and [ for a pattern; rename that folder")
+    asked = (
+        {"path": place}
+        if path.is_dir()
+        else {"path": BUILDERS[path.suffix.lower()], "data_files": place}
+    )
     try:
-        if path.is_dir():
-            found = datasets.load_dataset(str(path.resolve()), streaming=True)
-        else:
-            builder = BUILDERS[path.suffix.lower()]
-            found = datasets.load_dataset(builder, data_files=str(path.resolve()), streaming=True)
+        with TemporaryDirectory() as cache:  # for its lock files
+            return dict(datasets.load_dataset(**asked, streaming=True, cache_dir=cache))
     except Exception as error:
         raise _local_error(path, error) from error
-    return dict(found)
 
 
 def records(where: str, split: str, rows: Any) -> Iterator[Record]:

@@ -119,7 +119,8 @@ class Repository:
 
 def open_path(name: str, path: Path) -> Source:
     """The source that is the file or folder `path`; `name` is what the user called it."""
-    if not path.exists():
+    # Not path.exists(), which raises for some paths that cannot be (a name too long).
+    if not os.path.exists(path):
         raise OnepassError(f"corpus {name!r}: there is no file or folder {path}")
     if not path.is_dir():
         return OneFile(path)
