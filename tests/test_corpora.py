@@ -119,6 +119,21 @@ def test_ted_is_the_same_in_every_layout(layout: HubLayout, tmp_path: Path) -> N
     assert all_of(f"ted:{tmp_path / 'hub'}", *TRANSLATIONS) == wanted
 
 
+def test_several_translations_are_several_targets(tmp_path: Path) -> None:
+    pairs = {"language": ["es", "en", "es"], "translation": ["Hola .", "Hi .", "Buenas ."]}
+    data_parquet(tmp_path, {"train": [{"talk_name": "t", "translations": pairs}]})
+    (example,) = load_corpus(f"ted:{tmp_path}").examples(SPANISH, "train")
+    assert (example.input, example.targets) == ("Hi .", ("Hola .", "Buenas ."))
+
+
+def test_the_files_of_a_folder_come_before_those_of_folders_in_it(tmp_path: Path) -> None:
+    write_csv(tmp_path / "old" / "train.csv", chats(4))
+    corpus = load_corpus(f"persona-chat:{tmp_path}")
+    assert len(corpus.examples(REPLY, "train")) == 10
+    write_csv(tmp_path / "train.csv", chats(1))
+    assert len(corpus.examples(REPLY, "train")) == 1
+
+
 def test_tones_are_a_column_each_and_any_may_be_missing(tmp_path: Path) -> None:
     rows: Rows = [
         {"text": "We are late.", "casual": "We're running late!", "witty": ""},

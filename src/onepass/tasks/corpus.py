@@ -10,11 +10,11 @@ A corpus is given by name:
 - PATH, a file or folder of rows with "input" and "target" (or "targets").
 
 A PATH may be a file of JSON lines (.jsonl), .csv, .tsv, .json or .parquet, or a folder. In a folder
-the split of a .jsonl, .csv or .tsv file is told by its name (train.jsonl, dialogsum.dev.jsonl). A
-folder without such files, or with a README.md that has `configs:`, is read as the hub would
-(data/train-00000-of-00001.parquet). One file alone is split here, 80/10/10, by a hash of the
-input: the same on every machine, whatever the order of its lines, and never with one input, one
-conversation or one talk in two splits.
+the split of a .jsonl, .csv or .tsv file is told by its name (train.jsonl, dialogsum.dev.jsonl); if
+it has no such files, those of the folders in it count. A folder without any, or with a README.md
+that has `configs:`, is read as the hub would (data/train-00000-of-00001.parquet). One file alone is
+split here, 80/10/10, by a hash of the input: the same on every machine, whatever the order of its
+lines, and never with one input, one conversation or one talk in two splits.
 """
 
 import os

@@ -132,7 +132,7 @@ def open_path(name: str, path: Path) -> Source:
         raise OnepassError(
             f"corpus {name!r}: the folder {path} is empty; put data files there, one per split"
         )
-    if any(map(split_of, plain_files(path))) and not _has_configs(path / "README.md"):
+    if plain_files(path) and not _has_configs(path / "README.md"):
         return Folder(path)
     return Repository(path)
 
@@ -146,12 +146,18 @@ def open_hub(name: str, spelt: str) -> Source:
 
 
 def plain_files(folder: Path) -> list[Path]:
-    """The plain files in a folder and the folders in it, but for hidden ones and links to them."""
+    """The plain files of a folder whose names tell a split.
+
+    Where it has none itself, those of the folders in it, but for hidden ones and links.
+    """
     found: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(file for file in found if file.suffix.lower() in files.PLAIN)
+        files_here = (Path(parent, name) for name in names if not name.startswith("."))
+        found += [f for f in files_here if f.suffix.lower() in files.PLAIN and split_of(f)]
+        if found and parent == str(folder):
+            break
+    return sorted(found)
 
 
 def split_of(file: Path) -> str | None:

@@ -7,7 +7,7 @@ spaces are not.
 """
 
 import html
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from onepass.core.errors import OnepassError
 from onepass.tasks.corpora.kind import Kind
@@ -24,34 +24,30 @@ _MISSING = ("__NULL__", "_ _ NULL _ _")  # the second is the first, tokenised
 
 def read(rows: Iterable[Row], task: Task) -> Iterator[tuple[str, Example]]:
     for row in rows:
-        texts = _texts(row, ("en", task.language))
-        source, target = texts.get("en"), texts.get(task.language)
-        if not _there(source) or not _there(target):
-            continue
-        input_, output = (
-            clean(html.unescape(str(text)), language, row.where)
-            for language, text in (("en", source), (task.language, target))
-        )
-        talk = row.fields.get("talk_name")
-        meta = {"group": talk} if talk else {}
-        yield row.where, Example(row.name, input_, (output,), meta)
+        sources, targets = _texts(row, "en"), _texts(row, task.language)
+        if sources and targets:
+            talk = row.fields.get("talk_name")
+            meta = {"group": talk} if talk else {}
+            yield row.where, Example(row.name, sources[0], tuple(targets), meta)
 
 
-def _texts(row: Row, wanted: tuple[str, ...]) -> Mapping[str, object]:
-    """The texts of a row by language, whichever its layout."""
+def _texts(row: Row, language: str) -> list[str]:
+    """What a row has in a language: on the hub there may be several."""
     if "translations" not in row.fields:
-        for language in wanted:
-            if language not in row.fields:
-                raise row.wrong_layout(language, LAYOUT)
-        return row.fields
-    pairs = row.fields["translations"]
-    try:
-        return dict(zip(pairs["language"], pairs["translation"], strict=True))
-    except (TypeError, KeyError, ValueError) as error:
-        raise OnepassError(
-            f'{row.where}: "translations" must have as many in "language" as in "translation", '
-            f"found {pairs!r:.60}"
-        ) from error
+        if language not in row.fields:
+            raise row.wrong_layout(language, LAYOUT)
+        found = [row.fields[language]]
+    else:
+        pairs = row.fields["translations"]
+        try:
+            both = zip(pairs["language"], pairs["translation"], strict=True)
+            found = [text for code, text in both if code == language]
+        except (TypeError, KeyError, ValueError) as error:
+            raise OnepassError(
+                f'{row.where}: "translations" must have as many in "language" as in "translation", '
+                f"found {pairs!r:.60}"
+            ) from error
+    return [clean(html.unescape(text), language, row.where) for text in found if _there(text)]
 
 
 def _there(text: object) -> bool:
