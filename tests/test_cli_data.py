@@ -58,6 +58,11 @@ def test_one_file_and_a_folder_in_the_hubs_layout(tmp_path: Path, capsys: Captur
 
 
 def test_a_broken_row_is_named(tmp_path: Path, capsys: Capture) -> None:
+    chat = {"id": "1", "summary": "x"}
+    file = write_rows(tmp_path / "train.jsonl", [{**chat, "dialogue": t} for t in ("A", "B")])
+    onepass(capsys, "data", "describe", f"dialogsum:{tmp_path}").refused(
+        f"{file}, line 2: the id '1' is also that of {file}, line 1"
+    )
     file = write_rows(tmp_path / "train.jsonl", [{"dialogue": "A: hi", "summary": ""}])
     onepass(capsys, "data", "describe", f"dialogsum:{tmp_path}").refused(
         f"{file}, line 1", '"summary" must be a text that is not empty'

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from onepass.cli.show import print_table
 from onepass.tasks.corpora.facts import Facts, checksum, data_files, facts_of, sizes
-from onepass.tasks.corpora.kind import Rows
+from onepass.tasks.corpora.kind import Rows, unique
 from onepass.tasks.corpus import CORPORA, HUB, load_corpus
 from onepass.tasks.task import parse_task
 
@@ -25,8 +25,8 @@ def data_describe(
 
     Of a path it tells which data files there are, whether each is upstream's by its sha256
     (matches, differs or unknown), and for each split how many rows there are and should be, and how
-    many examples they make. A row that cannot be read is named. Nothing is downloaded, unless you
-    give NAME:hub:OWNER/NAME.
+    many examples they make. A row that cannot be read, or an id that stands twice, is named.
+    Nothing is downloaded, unless you give NAME:hub:OWNER/NAME.
 
     \b
     Examples:
@@ -56,7 +56,7 @@ def _splits(corpus: Rows, facts: Facts) -> list[tuple[str, str, str, str]]:
         with Console(stderr=True).status(f"reading {split}"):
             count = sum(1 for _ in source.rows(rows))
             examples = [
-                f"{sum(1 for _ in read(source.rows(rows), parse_task(task))):,} of {task}"
+                f"{len(unique(read(source.rows(rows), parse_task(task)))):,} of {task}"
                 for task in facts.tasks
             ]
         known = (facts.rows or {}).get(split, [])

@@ -69,7 +69,7 @@ class Rows:
                 'give JSON lines of {"input", "target"}'
             )
         shared = self.source.whole and split != "all"
-        found = _unique(self.kind.read(self.source.rows("all" if shared else split), task))
+        found = unique(self.kind.read(self.source.rows("all" if shared else split), task))
         if shared:
             found = _share(found, split)
         if not found:
@@ -82,7 +82,8 @@ class Rows:
         return found[:limit]
 
 
-def _unique(found: Iterable[tuple[str, Example]]) -> list[Example]:
+def unique(found: Iterable[tuple[str, Example]]) -> list[Example]:
+    """The examples of a reader; an `OnepassError` naming both places if two have one id."""
     places: dict[str, str] = {}
     examples = []
     for where, example in found:
