@@ -5,10 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import httpx
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from onepass.core.errors import OnepassError
+from onepass.model import load, quantized
 from onepass.model.load import PROJECTIONS, Base, base_shape, load_base
 
 WEIGHTS = "model.safetensors"
@@ -100,3 +110,95 @@ def test_unknown_devices_and_dtypes_are_refused(base_folder: Path) -> None:
         load_base(base_folder, device="toaster")
     with pytest.raises(OnepassError, match="did you mean 'bfloat16'"):
         load_base(base_folder, device="cpu", dtype="bfloat15")
+
+
+# ---------------------------------------------------------------- the hub
+
+RESPONSE = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co/acme/x"))
+ANSWERS = {
+    "gated": (
+        GatedRepoError("403 Client Error", response=RESPONSE),
+        ["accept the model's licence", "huggingface.co/acme/chat", "hf auth login", "HF_TOKEN"],
+    ),
+    "absent": (
+        RepositoryNotFoundError("401 Client Error", response=RESPONSE),
+        ["no such model on the hub", "check the spelling", "hf auth login"],
+    ),
+    "offline": (
+        OfflineModeIsEnabled("offline mode is enabled"),
+        ["safetensors weights of", "would be downloaded", "hf download acme/chat", "HF_HOME"],
+    ),
+    "unreachable": (
+        LocalEntryNotFoundError("cannot find the file in the cache"),
+        ["hf download acme/chat --local-dir FOLDER", "name that FOLDER"],
+    ),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_what_the_hub_answers_is_told_with_what_to_do(
+    answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error, words = ANSWERS[answer]
+
+    def refuse(*args: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(transformers.utils.hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(HfApi, "resolve_revision", refuse)
+    with pytest.raises(OnepassError) as refused:
+        load_base("acme/chat", device="cpu")
+    for word in words:
+        assert word in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_name_that_the_hub_cannot_have_is_refused() -> None:
+    with pytest.raises(OnepassError, match="cannot be a hub name, which is OWNER/MODEL"):
+        load_base("two words", device="cpu")
+
+
+def test_a_folder_of_the_hubs_cache_needs_its_snapshot(tmp_path: Path) -> None:
+    folder = tmp_path / "models--acme--chat"
+    (folder / "snapshots").mkdir(parents=True)
+    with pytest.raises(OnepassError, match="name a folder in its snapshots"):
+        load_base(folder, device="cpu")
+
+
+# ---------------------------------------------------------------- devices and quantisation
+
+
+def test_quantisation_needs_a_gpu(base_folder: Path) -> None:
+    with pytest.raises(OnepassError, match="quantization 4bit needs a CUDA GPU"):
+        load_base(base_folder, device="cpu", quantization="4bit")
+    with pytest.raises(OnepassError, match="did you mean '4bit'"):
+        load_base(base_folder, device="cpu", quantization="4bits")
+
+
+def test_quantisation_names_the_package_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(quantized, "is_bitsandbytes_available", lambda: False)
+    with pytest.raises(OnepassError, match=r"pip install 'onepass\[quantized\]'"):
+        quantized.quantization_config("8bit", gpu, torch.bfloat16)
+    monkeypatch.setattr(quantized, "is_bitsandbytes_available", lambda: True)
+    four = quantized.quantization_config("4bit", gpu, torch.bfloat16)
+    assert four.load_in_4bit
+    assert four.bnb_4bit_compute_dtype is torch.bfloat16
+    assert quantized.quantization_config("8bit", gpu, torch.bfloat16).load_in_8bit
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_balanced_base_needs_gpus(base_folder: Path) -> None:
+    with pytest.raises(OnepassError, match="'balanced' spreads a base over GPUs"):
+        load_base(base_folder, device="balanced")
+
+
+def test_a_base_placed_by_accelerate_is_the_same(
+    base_folder: Path, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without GPUs accelerate puts all on the CPU, but the way there is that of several GPUs."""
+    monkeypatch.setattr(load, "_device", lambda name: torch.device("cpu"))
+    placed = load_base(base_folder, device="balanced")
+    ids = torch.arange(8)[None]
+
+    assert torch.equal(placed.model(ids).logits, base.model(ids).logits)
