@@ -4,10 +4,11 @@ A cell is one method on one task with one budget and one seed. A job is what a w
 training and its cells, a single one except for shared methods. Both are plain, picklable data.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from onepass.bench.recipe import Recipe
 from onepass.core.errors import OnepassError
@@ -101,12 +102,29 @@ def _matches(cell: Cell, pattern: str) -> bool:
 
 def work(job: Job, recipe: Recipe) -> float:
     """Roughly how many examples pass through the model, forward; for sorting only."""
-    tested = len(job.cells) * recipe.test * len(recipe.splits)
-    options = recipe.options.get(job.method, {})
-    trained = job.examples * len(job.together) * float(options.get("epochs") or 3.0)
-    if options.get("max_steps"):
-        per_step = (options.get("batch_size") or 16) * (options.get("accumulation") or 1)
-        trained = float(options["max_steps"] * per_step) if job.examples else 0.0
     # A training step is a forward and a backward pass; generating takes a pass for every token,
     # though each over one token only.
-    return 3 * trained + 4 * tested
+    return 3 * trained_examples(job, recipe) + 4 * tested_examples(job, recipe)
+
+
+def tested_examples(job: Job, recipe: Recipe) -> int:
+    """At most so many outputs are generated to test what the job makes."""
+    return len(job.cells) * recipe.test * len(recipe.splits)
+
+
+def trained_examples(job: Job, recipe: Recipe) -> float:
+    """How many examples the job's training goes through, each counted as often as it is seen.
+
+    An upper bound: trainings may stop early.
+    """
+    if not job.examples:
+        return 0.0
+    return seen_examples(job.examples * len(job.together), recipe.options.get(job.method, {}))
+
+
+def seen_examples(examples: int, options: Mapping[str, Any]) -> float:
+    """How many examples a training on so many goes through, by its options."""
+    if not options.get("max_steps"):
+        return examples * float(options.get("epochs") or 3.0)
+    per_step = (options.get("batch_size") or 16) * (options.get("accumulation") or 1)
+    return float(options["max_steps"] * per_step)

@@ -94,7 +94,7 @@ def _settings(job: Job, recipe: Recipe, state: Path) -> dict[str, Setting]:
     """The setting of each task the job is about; those of a shared method know all of them."""
     settings = {
         task: Setting(
-            base=base_of(recipe.base),
+            base=base_of(recipe),
             task=parse_task(task),
             adapters=adapters_for(recipe, task),
             train=train_examples(recipe, task, job.examples),

@@ -26,8 +26,12 @@ _MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "token
 
 
 @cache
-def base_of(name: str) -> Base:
-    return load_base(name)
+def _base(name: str, device: str, dtype: str, quantization: str) -> Base:
+    return load_base(name, device, dtype, quantization)
+
+
+def base_of(recipe: Recipe) -> Base:
+    return _base(recipe.base, recipe.device, recipe.dtype, recipe.quantization)
 
 
 @cache
@@ -36,29 +40,30 @@ def adapter_at(folder: Path) -> Adapter:
 
 
 @cache
-def _examples(corpus: str, task: str, split: str, limit: int) -> tuple[Example, ...]:
+def corpus_examples(corpus: str, task: str, split: str, limit: int | None) -> tuple[Example, ...]:
+    """The first `limit` examples (None: all; 0: none, so none need exist)."""
+    if limit == 0:
+        return ()
     return tuple(load_corpus(corpus).examples(parse_task(task), split, limit))
 
 
 def train_examples(recipe: Recipe, task: str, budget: int) -> tuple[Example, ...]:
     """As many as the budget; an `OnepassError` if there are fewer, which a plot would hide."""
-    found = _examples(recipe.corpus, task, "train", budget or SHOWN_EXAMPLES)
+    found = corpus_examples(recipe.corpus_of(task), task, "train", budget or SHOWN_EXAMPLES)
     if len(found) < budget:
         raise OnepassError(
-            f"recipe {recipe.name}, field examples: the budget is {budget}, but {recipe.corpus} "
-            f"has {len(found)} training examples of {task}; lower it"
+            f"recipe {recipe.name}, field examples: the budget is {budget}, but "
+            f"{recipe.corpus_of(task)} has {len(found)} training examples of {task}; lower it"
         )
     return found
 
 
 def validation_examples(recipe: Recipe, task: str) -> tuple[Example, ...]:
-    if not recipe.validation:
-        return ()
-    return _examples(recipe.corpus, task, "validation", recipe.validation)
+    return corpus_examples(recipe.corpus_of(task), task, "validation", recipe.validation)
 
 
 def split_examples(recipe: Recipe, task: str, split: str) -> tuple[Example, ...]:
-    return _examples(recipe.corpus, task, split, recipe.test)
+    return corpus_examples(recipe.corpus_of(task), task, split, recipe.test)
 
 
 def adapters_for(recipe: Recipe, task: str) -> dict[str, Adapter]:
@@ -70,8 +75,13 @@ def adapters_for(recipe: Recipe, task: str) -> dict[str, Adapter]:
 def fingerprint(recipe: Recipe, cell: Cell, job: Job) -> str:
     """Changes when anything does that the cell's result depends on.
 
-    What does not count: other cells, paths, the batch size of generation, the code.
+    What does not count: other cells, paths, the batch size of generation, the device, the code.
     """
+    weights = {
+        field: getattr(recipe, field)
+        for field in ("dtype", "quantization")
+        if getattr(recipe, field) != Recipe.model_fields[field].default
+    }
     return _hash(
         {
             "cell": [cell.method, cell.task, cell.examples, cell.seed],
@@ -79,11 +89,12 @@ def fingerprint(recipe: Recipe, cell: Cell, job: Job) -> str:
             "options": recipe.options.get(cell.method, {}),
             "together": [_task_identity(recipe, task, cell) for task in job.together],
             "splits": {
-                split: _data_identity(recipe.corpus, cell.task, split, recipe.test)
+                split: _data_identity(recipe.corpus_of(cell.task), cell.task, split, recipe.test)
                 for split in recipe.splits
             },
             "metrics": recipe.metrics,
             "max_new_tokens": recipe.max_new_tokens,
+            **weights,
         }
     )
 
@@ -91,18 +102,19 @@ def fingerprint(recipe: Recipe, cell: Cell, job: Job) -> str:
 def _task_identity(recipe: Recipe, task: str, cell: Cell) -> list[Any]:
     folders = {part: recipe.adapter_folder(part) for part in parse_task(task).parts}
     learns = METHODS.get(cell.method).learns
+    corpus = recipe.corpus_of(task)
     shown = len(train_examples(recipe, task, cell.examples))
     return [
         task,
         {part: folder and _adapter_identity(folder) for part, folder in folders.items()},
-        _data_identity(recipe.corpus, task, "train", shown),
-        _data_identity(recipe.corpus, task, "validation", recipe.validation) if learns else "",
+        _data_identity(corpus, task, "train", shown),
+        _data_identity(corpus, task, "validation", recipe.validation) if learns else "",
     ]
 
 
 @cache
 def _data_identity(corpus: str, task: str, split: str, limit: int) -> str:
-    examples = _examples(corpus, task, split, limit) if limit else ()
+    examples = corpus_examples(corpus, task, split, limit)
     return _hash([[e.id, e.input, e.targets, dict(e.meta)] for e in examples])
 
 

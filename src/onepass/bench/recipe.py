@@ -5,7 +5,7 @@ Paths in a recipe are relative to its file, so that it means the same wherever i
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     TypeAdapter,
     ValidationError,
@@ -27,11 +28,42 @@ from onepass.methods import METHODS
 from onepass.model.assets import embedded_adapter
 from onepass.model.options import TrainOptions
 from onepass.tasks.corpus import corpus_seen_from
-from onepass.tasks.task import COMPOSITIONAL_TASKS, SINGLE_TASKS, parse_task
+from onepass.tasks.task import COMPOSITIONAL_TASKS, SINGLE_TASKS, parse_task, slug
 
+Corpora = str | dict[str, str]
+"""One corpus for all tasks, or corpora by task, see `corpus_for`."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _SHOWN = 60  # characters of a wrong value that an error repeats
 _TRAINING = {field.name for field in fields(TrainOptions)}
+
+
+class Training(BaseModel):
+    """How the bench trains the task adapters that are not there yet."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    corpus: Corpora | None = None
+    """Of single tasks; default: the recipe's."""
+    rank: PositiveInt = 32
+    alpha: PositiveFloat | None = None
+    examples: PositiveInt | None = None
+    """Default: all there are."""
+    validation: NonNegativeInt = 500
+    options: dict[str, Any] = {}
+    """Of training; the learning rate is by default what suits the base's width."""
+
+    @field_validator("corpus")
+    @classmethod
+    def _known_keys(cls, value: Corpora | None) -> Corpora | None:
+        return value and _checked_corpora(value)
+
+    @field_validator("options")
+    @classmethod
+    def _known_options(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name not in _TRAINING:
+                raise unknown("training option", name, sorted(_TRAINING))
+        return _typed("train", value)
 
 
 class Recipe(BaseModel):
@@ -41,9 +73,16 @@ class Recipe(BaseModel):
 
     name: Name
     base: str = "tiny"
-    corpus: str = "smalltown"
-    adapters: dict[str, str] = {}
-    """Single task to adapter folder; for the base "tiny" the embedded ones stand in."""
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    """Of the base, as `load_base` has them."""
+    corpus: Corpora = "smalltown"
+    adapters: str | dict[str, str] = {}
+    """Single task to adapter folder, or a folder that has one for each ("translate-es"); for the
+    base "tiny" the embedded ones stand in."""
+    train: Training | None = None
+    """If given, adapters that are not there are trained before anything else."""
     tasks: list[str] = Field(default=list(COMPOSITIONAL_TASKS), min_length=1)
     methods: list[str] = Field(default_factory=METHODS.names, min_length=1)
     options: dict[str, dict[str, Any]] = {}
@@ -87,10 +126,15 @@ class Recipe(BaseModel):
     def _known_metrics(cls, value: list[str] | None) -> list[str] | None:
         return value and [METRICS.get(name).name for name in value]
 
+    @field_validator("corpus")
+    @classmethod
+    def _known_keys(cls, value: Corpora) -> Corpora:
+        return _checked_corpora(value)
+
     @field_validator("adapters")
     @classmethod
-    def _single_tasks(cls, value: dict[str, str]) -> dict[str, str]:
-        for task in value:
+    def _single_tasks(cls, value: str | dict[str, str]) -> str | dict[str, str]:
+        for task in [] if isinstance(value, str) else value:
             if task not in SINGLE_TASKS:
                 raise unknown("single task", task, list(SINGLE_TASKS))
         return value
@@ -108,8 +152,21 @@ class Recipe(BaseModel):
                 raise OnepassError(f"{item!r} stands there twice")
         return value
 
+    def corpus_of(self, task: str) -> str:
+        """The name of the corpus of a task; an `OnepassError` if there is none."""
+        found = corpus_for(self.corpus, task)
+        if found is None:
+            raise OnepassError(
+                f"recipe {self.name}, field corpus: there is none for {task}; it has "
+                f"{', '.join(self.corpus)}"
+            )
+        return found
+
     def adapter_folder(self, task: str) -> Path | None:
         """Where the adapter of a single task is; None if there is none."""
+        if isinstance(self.adapters, str):
+            found = Path(self.adapters, slug(task))
+            return found if found.is_dir() else None
         if task in self.adapters:
             return Path(self.adapters[task])
         if self.base != "tiny":
@@ -118,17 +175,49 @@ class Recipe(BaseModel):
         return folder if folder.is_dir() else None
 
 
+def corpus_for(corpora: Corpora, task: str) -> str | None:
+    """The corpus of a task: that of its own name, of its first part, or of that part's kind.
+
+    So `{summarize: A, reply: B, translate: C}` has a corpus for each of summarize,
+    reply+tone:witty and translate:es, and none for tone:witty.
+    """
+    if isinstance(corpora, str):
+        return corpora
+    first = task.partition("+")[0]
+    keys = (task, first, first.partition(":")[0])
+    return next((corpora[key] for key in keys if key in corpora), None)
+
+
 def load_recipe(path: Path | str) -> Recipe:
     """The recipe in a YAML file, its paths made absolute.
 
     Raises `OnepassError` naming the file, and the line or the field with its value.
     """
     path = Path(path)
-    return _resolved(parse_recipe(read_text(path), path), path.resolve().parent, path)
+    return recipe_from(read_text(path), path)
+
+
+def recipe_from(text: str, path: Path) -> Recipe:
+    """The recipe a text holds, its paths made absolute as those of the file `path`."""
+    return _resolved(parse_recipe(text, path), path.resolve().parent, path)
 
 
 def parse_recipe(text: str, path: Path) -> Recipe:
     """The recipe a text holds, its paths as they are written; `path` is named in errors."""
+    data = recipe_fields(text, path)
+    for field in data:
+        if field not in Recipe.model_fields:
+            raise OnepassError(f"{path}: {unknown('field', str(field), list(Recipe.model_fields))}")
+    for field in ("name", *data):  # one by one, so that an error can name its field
+        _check_field(field, data, path)
+    recipe = Recipe.model_validate(data)
+    for task in recipe.tasks:
+        recipe.corpus_of(task)
+    return recipe
+
+
+def recipe_fields(text: str, path: Path) -> dict[Any, Any]:
+    """What a recipe's text says, unchecked."""
     try:
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
@@ -138,12 +227,7 @@ def parse_recipe(text: str, path: Path) -> Recipe:
         raise OnepassError(f"{path}: not YAML ({error})") from error
     if not isinstance(data, dict):
         raise OnepassError(f"{path}: a recipe is fields with values; write at least a name")
-    for field in data:
-        if field not in Recipe.model_fields:
-            raise OnepassError(f"{path}: {unknown('field', str(field), list(Recipe.model_fields))}")
-    for field in ("name", *data):  # one by one, so that an error can name its field
-        _check_field(field, data, path)
-    return Recipe.model_validate(data)
+    return data
 
 
 def _check_field(field: str, data: dict[Any, Any], path: Path) -> None:
@@ -163,6 +247,20 @@ def _check_field(field: str, data: dict[Any, Any], path: Path) -> None:
 def _checked(method: str, options: dict[str, Any]) -> dict[str, Any]:
     """The options of a method, those of training in their proper types."""
     METHODS.get(method).check_options(options)
+    return _typed(method, options)
+
+
+def _checked_corpora(value: Corpora) -> Corpora:
+    known = [*SINGLE_TASKS, "translate", "tone"]
+    for task in [] if isinstance(value, str) else value:
+        if "+" in task:
+            parse_task(task)
+        elif task not in known:
+            raise unknown("task", task, known)
+    return value
+
+
+def _typed(method: str, options: dict[str, Any]) -> dict[str, Any]:
     training = {name: value for name, value in options.items() if name in _TRAINING}
     try:
         # YAML reads 2e-2 as text, and pydantic knows better.
@@ -178,14 +276,44 @@ def _checked(method: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resolved(recipe: Recipe, folder: Path, path: Path) -> Recipe:
-    adapters = {task: str(folder / Path(p).expanduser()) for task, p in recipe.adapters.items()}
-    for task, place in adapters.items():
-        if not Path(place).is_dir():
+    if isinstance(recipe.adapters, str):
+        adapters: str | dict[str, str] = str(folder / Path(recipe.adapters).expanduser())
+        places = {"adapters": str(adapters)}
+    else:
+        adapters = {task: str(folder / Path(p).expanduser()) for task, p in recipe.adapters.items()}
+        places = {f"adapters.{task}": place for task, place in adapters.items()}
+    for field, place in places.items():
+        if not Path(place).is_dir() and recipe.train is None:
             raise OnepassError(
-                f"{path}, field adapters.{task}: there is no folder {place}; give the folder of an "
+                f"{path}, field {field}: there is no folder {place}; give the folder of an "
                 "adapter in PEFT format, relative to the recipe"
             )
-    local = folder / Path(recipe.base).expanduser()
-    base = str(local) if recipe.base != "tiny" and local.is_dir() else recipe.base
-    corpus = corpus_seen_from(folder, recipe.corpus)
-    return recipe.model_copy(update={"adapters": adapters, "base": base, "corpus": corpus})
+    train = recipe.train
+    if train is not None and train.corpus is not None:
+        train = train.model_copy(update={"corpus": _resolved_corpora(train.corpus, folder)})
+    return recipe.model_copy(
+        update={
+            "adapters": adapters,
+            "base": _resolved_base(recipe.base, folder, path),
+            "corpus": _resolved_corpora(recipe.corpus, folder),
+            "train": train,
+        }
+    )
+
+
+def _resolved_base(base: str, folder: Path, path: Path) -> str:
+    local = folder / Path(base).expanduser()
+    if base != "tiny" and local.is_dir():
+        return str(local)
+    if base.startswith((".", "~", "/")) or base.count("/") > 1:
+        raise OnepassError(
+            f"{path}, field base: there is no folder {local}; give tiny, a hub name, or a model's "
+            "folder, relative to the recipe"
+        )
+    return base
+
+
+def _resolved_corpora(corpora: Corpora, folder: Path) -> Corpora:
+    if isinstance(corpora, dict):
+        return {task: corpus_seen_from(folder, name) for task, name in corpora.items()}
+    return corpus_seen_from(folder, corpora)

@@ -12,7 +12,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from onepass.cli.plan import print_plan
+
 if TYPE_CHECKING:
+    from onepass.adapters.adapter import Adapter
+    from onepass.bench.recipe import Recipe
     from onepass.bench.workers import Event, Failed
 
 FAILED = 1
@@ -24,33 +28,75 @@ def bench(
         Path | None, typer.Option(help="Where the runs go.", show_default="runs/NAME")
     ] = None,
     workers: Annotated[
-        int,
-        typer.Option(min=0, help="Processes, one thread each; 0: here.", show_default="cores"),
-    ] = os.cpu_count() or 1,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes, one thread each; 0: here.",
+            show_default="cores; 1 on a GPU",
+        ),
+    ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="METHOD[/TASK]", help="Only cells like this; * and ? match any."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Change a field of the recipe: base=FOLDER, device=cuda, options.lc.max_steps=50.",
+        ),
+    ] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Print what it would cost, roughly, and run nothing.")
+    ] = False,
+    flops: Annotated[
+        float | None,
+        typer.Option(
+            min=1.0,
+            help="For --plan: FLOP/s that a worker really reaches. By default as the runs did that "
+            "are finished, or else a share of what a matrix product reaches here.",
+        ),
     ] = None,
 ) -> None:
     """Run the cells of a recipe that are not yet done.
 
     A cell is one method on one task with one budget of examples and one seed. Finished cells are
     never done again unless what they depend on has changed, and Ctrl-C loses nothing but seconds.
+    A recipe with a section `train` has the adapters that are missing trained first.
+
+    
+    Examples:
+      onepass bench recipes/smalltown.yaml --workers 2
+      onepass bench recipes/smalltown.yaml --only 'lc*' --only linear/summarize+translate:es
+      onepass bench recipes/paper/all.yaml --plan
+      onepass bench recipes/paper/all.yaml --set base=MODEL_FOLDER --out runs/model
     """
+    from onepass.bench.adapters import missing, with_places
     from onepass.bench.bench import make_plan, run_bench
-    from onepass.bench.recipe import load_recipe
+    from onepass.bench.changes import changed_text
+    from onepass.bench.recipe import recipe_from
     from onepass.bench.workers import in_processes, in_this_process
     from onepass.core.files import read_text
 
-    loaded = load_recipe(recipe)
+    text = changed_text(read_text(recipe), recipe, changes or ())
+    loaded = recipe_from(text, recipe)
     folder = out or Path("runs") / loaded.name
-    plan = make_plan(loaded, folder, only or ())
+    loaded = with_places(loaded, folder)
     console = Console(stderr=True)
+    if workers is None:
+        workers = 1 if _on_gpu(loaded.device) else os.cpu_count() or 1
+    if plan_only:
+        print_plan(loaded, folder, only or (), flops, max(workers, 1))
+        return
+    if missing(loaded):
+        _train(loaded, text, folder, console)
+    plan = make_plan(loaded, folder, only or ())
     console.print(
         f"{loaded.name}: {plan.cells} cells, {plan.done} of them done already", soft_wrap=True
     )
     backend = in_processes(workers) if workers else in_this_process
-    events = run_bench(plan, loaded, read_text(recipe), folder, backend)
+    events = run_bench(plan, loaded, text, folder, backend)
     try:
         with closing(events):
             failures = _follow(events, plan.cells, plan.done, console)
@@ -62,6 +108,37 @@ def bench(
         console.print(f"{len(failures)} jobs failed; details are in {folder / '.failures'}")
         raise typer.Exit(FAILED)
     console.print(f"done; see them with: onepass report {folder}", soft_wrap=True)
+
+
+def _on_gpu(device: str) -> bool:
+    """Whether all workers would share a GPU, of whose memory each takes a base's share."""
+    import torch
+
+    return device.startswith("cuda") or (
+        device in ("auto", "balanced") and torch.cuda.is_available()
+    )
+
+
+def _train(recipe: "Recipe", text: str, folder: Path, console: Console) -> None:
+    """Train the adapters that are missing, one after the other."""
+    from onepass.bench.adapters import missing, train_missing
+    from onepass.bench.runs import open_folder
+
+    open_folder(folder, recipe, text)
+    console.print(
+        f"{recipe.name}: training adapters first, for {', '.join(missing(recipe))}",
+        soft_wrap=True,
+    )
+
+    def told(task: str, adapter: "Adapter") -> None:
+        loss = adapter.card["validation_loss"]
+        validated = "" if loss is None else f", validation loss {loss:.4f} nats per token"
+        console.print(f"adapter {task}: {adapter.card['steps']} steps{validated}", soft_wrap=True)
+
+    try:
+        train_missing(recipe, folder, told)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"the same command goes on from here ({folder})") from None
 
 
 def _follow(events: "Iterator[Event]", total: int, done: int, console: Console) -> "list[Failed]":

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,9 +12,6 @@ from onepass.cli.outputs import check_writable, resumable
 from onepass.cli.show import note
 from onepass.tasks.corpus import load_corpus
 from onepass.tasks.task import parse_task, slug
-
-if TYPE_CHECKING:
-    from onepass.model.load import Base
 
 
 def train(
@@ -74,7 +71,7 @@ def train(
     from onepass.adapters.composition import Composition, Pass, Weighted
     from onepass.adapters.storage import check_replaceable
     from onepass.cli.held_out import print_scores
-    from onepass.model.adapter_training import train_adapter
+    from onepass.model.adapter_training import default_rate, train_adapter
     from onepass.model.load import load_base
     from onepass.model.options import TrainOptions
 
@@ -103,9 +100,3 @@ def train(
         pass_ = Pass(wanted.name, (Weighted(adapter),))
         alone = Composition(base.shape, wanted.name, (pass_,), "adapter")
         print_scores(base, alone, wanted, tested)
-
-
-def default_rate(base: "Base") -> float:
-    """The learning rate of an adapter: narrow bases take, and need, larger steps."""
-    width = int(base.model.config.hidden_size)
-    return min(2e-3, 2e-4 * 2048 / width)

@@ -88,6 +88,12 @@ def train_adapter(
     )
 
 
+def default_rate(base: Base) -> float:
+    """The learning rate of an adapter: narrow bases take, and need, larger steps."""
+    width = int(base.model.config.hidden_size)
+    return min(2e-3, 2e-4 * 2048 / width)
+
+
 def _lora(layer: Any) -> Lora:
     down = layer.lora_A["default"].weight.detach().to("cpu", torch.float32, copy=True)
     up = layer.lora_B["default"].weight.detach().to("cpu", torch.float32)

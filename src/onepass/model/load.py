@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from onepass.adapters.composition import BaseShape
@@ -121,9 +121,7 @@ def load_base(
     source, name = _source(str(name_or_path))
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            # Texts too long are shortened here, with a notice of ours; transformers need not warn.
-            tokenizer.deprecation_warnings[_TOO_LONG] = True
+            tokenizer = _tokenizer(source)
             model, found = AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=kind,
@@ -134,11 +132,7 @@ def load_base(
                 **placed,
             )
     except Exception as error:  # the libraries below raise everything, bare Exception included
-        raise OnepassError(
-            f"cannot load the base {name_or_path}: {explain(source, error)}; expected 'tiny', a "
-            "folder with config.json, tokenizer and safetensors weights, or the hub name of such "
-            "a model"
-        ) from error
+        raise _not_loaded(name_or_path, source, error) from error
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
         raise OnepassError(
@@ -152,6 +146,31 @@ def load_base(
     if not placed:
         model.to(where)
     return Base(model, tokenizer, name, where, quantization)
+
+
+def load_tokenizer(name_or_path: str | Path) -> Any:
+    """The tokenizer of a base alone; errors are those of `load_base`."""
+    source, _ = _source(str(name_or_path))
+    try:
+        with _quiet():
+            return _tokenizer(source)
+    except Exception as error:  # as above
+        raise _not_loaded(name_or_path, source, error) from error
+
+
+def load_skeleton(name_or_path: str | Path) -> PreTrainedModel:
+    """A base without its weights, on the meta device, where it takes no memory.
+
+    Needs nothing but its config.json; errors are those of `load_base`.
+    """
+    source, _ = _source(str(name_or_path))
+    try:
+        with _quiet():
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            with torch.device("meta"):
+                return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # as above
+        raise _not_loaded(name_or_path, source, error) from error
 
 
 def base_shape(
@@ -174,6 +193,20 @@ def base_shape(
             "only models with Llama-like blocks can be composed"
         )
     return BaseShape(name, modules)
+
+
+def _tokenizer(source: str) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    # Texts too long are shortened here, with a notice of ours; transformers need not warn.
+    tokenizer.deprecation_warnings[_TOO_LONG] = True
+    return tokenizer
+
+
+def _not_loaded(given: str | Path, source: str, error: BaseException) -> OnepassError:
+    return OnepassError(
+        f"cannot load the base {given}: {explain(source, error)}; expected 'tiny', a folder with "
+        "config.json, tokenizer and safetensors weights, or the hub name of such a model"
+    )
 
 
 def _source(name: str) -> tuple[str, str]:

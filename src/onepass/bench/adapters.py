@@ -1,0 +1,95 @@
+"""Training the task adapters that a recipe needs and that are not there yet."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from onepass.adapters.adapter import Adapter, save_adapter
+from onepass.bench.materials import base_of, corpus_examples
+from onepass.bench.recipe import Recipe, Training, corpus_for
+from onepass.bench.runs import STATE
+from onepass.core.errors import OnepassError
+from onepass.model.adapter_training import default_rate, train_adapter
+from onepass.model.options import TrainOptions
+from onepass.tasks.example import Example
+from onepass.tasks.task import SINGLE_TASKS, parse_task, slug
+
+ADAPTERS = "adapters"
+
+
+def with_places(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe, with a folder named for every adapter that is to be trained.
+
+    They go where the field `adapters` says, or else into the `folder` of the runs.
+    """
+    if recipe.train is None:
+        return recipe
+    given = recipe.adapters
+    home = Path(given) if isinstance(given, str) else folder / ADAPTERS
+    places = {} if isinstance(given, str) else dict(given)
+    for part in _parts(recipe):
+        found = None if part in places else recipe.adapter_folder(part)
+        places.setdefault(part, str(found or home.absolute() / slug(part)))
+    return recipe.model_copy(update={"adapters": places})
+
+
+def missing(recipe: Recipe) -> list[str]:
+    """The single tasks whose adapters are to be trained: in a recipe made by `with_places`."""
+    if recipe.train is None:
+        return []
+    folders = {part: recipe.adapter_folder(part) for part in _parts(recipe)}
+    return [part for part, folder in folders.items() if folder is None or not folder.is_dir()]
+
+
+def training_examples(recipe: Recipe, part: str) -> tuple[list[Example], list[Example]]:
+    """What the adapter of a single task is trained on, and what it is validated on."""
+    train = _training(recipe)
+    corpus = corpus_for(recipe.corpus if train.corpus is None else train.corpus, part)
+    if corpus is None:
+        raise OnepassError(
+            f"recipe {recipe.name}, field train.corpus: there is none for {part}, whose adapter is "
+            "to be trained; give one, or the adapter"
+        )
+    training = corpus_examples(corpus, part, "train", train.examples)
+    held_out = corpus_examples(corpus, part, "validation", train.validation)
+    return list(training), list(held_out)
+
+
+def train_missing(
+    recipe: Recipe, folder: Path, on_done: Callable[[str, Adapter], None], progress: bool = True
+) -> None:
+    """Train each missing adapter and save it in its place; stopped, it goes on when called again.
+
+    `folder` is that of the runs, which keeps the state of the training in flight.
+    """
+    train = _training(recipe)
+    for part in missing(recipe):
+        training, held_out = training_examples(recipe, part)
+        place = recipe.adapter_folder(part)
+        assert place is not None  # with_places gave it one
+        base = base_of(recipe)
+        adapter = train_adapter(
+            base,
+            parse_task(part),
+            training,
+            held_out,
+            train.rank,
+            train.alpha,
+            TrainOptions(**{"learning_rate": default_rate(base), **train.options}),
+            folder / STATE / f"adapter-{slug(part)}",
+            progress,
+        )
+        adapter = replace(adapter, card={**adapter.card, "recipe": recipe.name})
+        place.parent.mkdir(parents=True, exist_ok=True)
+        save_adapter(adapter, place)
+        on_done(part, adapter)
+
+
+def _training(recipe: Recipe) -> Training:
+    assert recipe.train is not None  # or nothing is missing
+    return recipe.train
+
+
+def _parts(recipe: Recipe) -> list[str]:
+    wanted = {part for task in recipe.tasks for part in parse_task(task).parts}
+    return [part for part in SINGLE_TASKS if part in wanted]
