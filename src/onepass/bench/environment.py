@@ -3,13 +3,18 @@
 import os
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onepass import __version__
+
+if TYPE_CHECKING:
+    import torch
 
 _PACKAGES = ("torch", "transformers", "peft", "tokenizers")
 
@@ -17,6 +22,23 @@ _PACKAGES = ("torch", "transformers", "peft", "tokenizers")
 def environment(device: str) -> dict[str, str]:
     """Versions, processor, threads, date (UTC) and the commit of the code, where it has one."""
     return {**_lasting(), "device": device, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def peak_memory(device: "torch.device") -> int:
+    """The most bytes this process has held so far: of the GPU's memory, or else of the machine's.
+
+    0 where the system does not tell.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @cache

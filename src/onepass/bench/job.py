@@ -16,7 +16,7 @@ import torch
 
 from onepass.adapters.composition import Composition, cost
 from onepass.bench.cells import Cell, Job
-from onepass.bench.environment import environment
+from onepass.bench.environment import environment, peak_memory
 from onepass.bench.materials import (
     adapters_for,
     base_of,
@@ -160,7 +160,10 @@ def _test(
             "generate": round(sum(result.seconds for result in splits.values()), 2),
         },
         card=composition.card,
-        environment=environment(str(setting.base.device)),
+        environment={
+            **environment(str(setting.base.device)),
+            "peak_memory_mb": f"{peak_memory(setting.base.device) / 1e6:.0f}",
+        },
     )
     return made, predictions
 

@@ -109,6 +109,57 @@ def costs(results: Results) -> Table:
     return Table("Cost of methods", columns, rows, note)
 
 
+def measured(results: Results) -> Table:
+    """What each method took when it was run: means per cell, over tasks, budgets and seeds."""
+    columns = [
+        Column("method"),
+        Column("cells", digits=0),
+        Column("inferences", digits=0),
+        Column("parameters", "additional parameters", digits=0),
+        Column("storage_mb", "additional storage, MB", digits=3),
+        Column("build_seconds", "seconds to build", digits=1),
+        Column("generate_seconds", "seconds to generate", digits=2),
+        Column("outputs", digits=0),
+        Column("tokens", digits=0),
+        Column("tokens_per_second", "tokens/s", digits=0),
+        Column("peak_mb", "peak memory, MB", digits=0),
+    ]
+    rows: list[list[Value]] = []
+    for name in results.methods:
+        runs = [run for run in results.runs if run.method == name]
+        found = [result for run in runs for result in run.splits.values()]
+        seconds, tokens = (sum(getattr(r, field) for r in found) for field in ("seconds", "tokens"))
+        peaks = [float(run.environment.get("peak_memory_mb", 0)) for run in runs]
+        rows.append(
+            [
+                name,
+                len(runs),
+                max(run.cost.passes for run in runs),
+                round(fmean(run.cost.extra_parameters / run.cost.shared_by for run in runs)),
+                fmean(run.cost.extra_bytes / run.cost.shared_by for run in runs) / _MIB,
+                # A shared training builds the cells of all its tasks at once.
+                fmean(run.seconds["build"] / run.cost.shared_by for run in runs),
+                seconds / len(runs),
+                round(sum(result.count for result in found) / len(runs)),
+                round(tokens / len(runs)),
+                tokens / seconds if seconds else None,
+                max(peaks) or None,
+            ]
+        )
+    devices = sorted({run.environment.get("device", "") for run in results.runs})
+    processors = sorted(
+        {
+            run.environment.get("accelerator") or run.environment.get("processor", "")
+            for run in results.runs
+        }
+    )
+    note = (
+        f"Means per cell, on {', '.join(devices)} ({', '.join(processors)}). Tokens are those "
+        "generated, by all passes. Peak memory is that of the process, whatever it did before."
+    )
+    return Table("Measured", columns, rows, note)
+
+
 def tests(results: Results) -> Table | None:
     """Each method against `REFERENCE` on the same conversations; None without the latter."""
     if REFERENCE not in results.methods:
