@@ -355,3 +355,18 @@ def test_parts_for_another_base_are_refused() -> None:
         Weighted(random_adapter(0), float("nan"))
     with pytest.raises(OnepassError, match="has no passes"):
         Composition(small_base(), TASK, (), "none")
+
+
+def test_a_pass_without_instruction_stays_one(tmp_path: Path) -> None:
+    base = small_base()
+    passes = (Pass("summarize", instructed=False), Pass("translate:es"))
+    save_composition(Composition(base, "summarize+translate:es", passes, "multi-step"), tmp_path)
+    assert [p.instructed for p in load_composition(tmp_path).passes] == [False, True]
+
+
+def test_a_composition_saved_before_there_were_bare_passes_still_loads(tmp_path: Path) -> None:
+    save_composition(Composition(small_base(), "summarize", (Pass("summarize"),), "x"), tmp_path)
+    manifest = json.loads((tmp_path / "composition.json").read_text())
+    del manifest["passes"][0]["instructed"]
+    (tmp_path / "composition.json").write_text(json.dumps(manifest))
+    assert load_composition(tmp_path).passes[0].instructed

@@ -89,3 +89,13 @@ def test_fitting_a_very_long_text_counts_rarely() -> None:
 
     fit_prompt(TASK, "Ana: again and again\n" * 100_000, count, 500)
     assert calls < 30
+
+
+def test_a_task_that_is_not_instructed_is_given_the_text_alone() -> None:
+    bare = parse_task("summarize", instructed=False)
+    assert bare.instruction == ""
+    assert build_prompt(bare, " Ana: Hi. ") == "Ana: Hi."
+    shown = build_prompt(bare, "Ana: Hi.", [("Ben: Tea?", "Tea.")])
+    assert shown.startswith("Input:\nBen: Tea?\nOutput:\nTea.")
+    fitted = fit_prompt(bare, "first line\nsecond line", len, 11)
+    assert (fitted.prompt, fitted.dropped_turns) == ("second line", 1)

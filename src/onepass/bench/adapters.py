@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from onepass.adapters.adapter import Adapter, save_adapter
-from onepass.bench.materials import base_of, corpus_examples
+from onepass.bench.materials import base_of, corpus_examples, read_examples
 from onepass.bench.recipe import Recipe, Training, corpus_for
 from onepass.bench.runs import STATE
 from onepass.core.errors import OnepassError
@@ -60,11 +62,13 @@ def train_missing(
 ) -> None:
     """Train each missing adapter and save it in its place; stopped, it goes on when called again.
 
-    `folder` is that of the runs, which keeps the state of the training in flight.
+    `on_done` is told each task and its adapter. `folder` is that of the runs, which keeps the state
+    of the training in flight.
     """
     train = _training(recipe)
-    for part in missing(recipe):
-        training, held_out = training_examples(recipe, part)
+    read_examples(recipe)  # what is wrong with any of them should be known before hours of work
+    data = {part: training_examples(recipe, part) for part in missing(recipe)}
+    for part, (training, held_out) in data.items():
         place = recipe.adapter_folder(part)
         assert place is not None  # with_places gave it one
         base = base_of(recipe)
@@ -81,7 +85,7 @@ def train_missing(
         )
         adapter = replace(adapter, card={**adapter.card, "recipe": recipe.name})
         place.parent.mkdir(parents=True, exist_ok=True)
-        save_adapter(adapter, place)
+        save_adapter(adapter, place, torch.float16)
         on_done(part, adapter)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onepass.adapters.adapter import CONFIG, WEIGHTS, Adapter, load_adapter
-from onepass.bench.cells import SHOWN_EXAMPLES, Cell, Job
+from onepass.bench.cells import SHOWN_EXAMPLES, Cell, Job, jobs_of
 from onepass.bench.recipe import Recipe
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS
@@ -64,6 +64,17 @@ def validation_examples(recipe: Recipe, task: str) -> tuple[Example, ...]:
 
 def split_examples(recipe: Recipe, task: str, split: str) -> tuple[Example, ...]:
     return corpus_examples(recipe.corpus_of(task), task, split, recipe.test)
+
+
+def read_examples(recipe: Recipe) -> None:
+    """Read all examples that a recipe needs, so that what is wrong with them shows now."""
+    for job in jobs_of(recipe):
+        for task in job.together:
+            train_examples(recipe, task, job.examples)
+            if job.examples:
+                validation_examples(recipe, task)
+            for split in recipe.splits:
+                split_examples(recipe, task, split)
 
 
 def adapters_for(recipe: Recipe, task: str) -> dict[str, Adapter]:

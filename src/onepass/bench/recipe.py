@@ -27,6 +27,7 @@ from onepass.evaluate.metrics import METRICS
 from onepass.methods import METHODS
 from onepass.model.assets import embedded_adapter
 from onepass.model.options import TrainOptions
+from onepass.model.quantized import QUANTIZATIONS
 from onepass.tasks.corpus import corpus_seen_from
 from onepass.tasks.task import COMPOSITIONAL_TASKS, SINGLE_TASKS, parse_task, slug
 
@@ -75,7 +76,7 @@ class Recipe(BaseModel):
     base: str = "tiny"
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    quantization: Literal["none", "8bit", "4bit"] = "none"
+    quantization: str = "none"
     """Of the base, as `load_base` has them."""
     corpus: Corpora = "smalltown"
     adapters: str | dict[str, str] = {}
@@ -125,6 +126,13 @@ class Recipe(BaseModel):
     @classmethod
     def _known_metrics(cls, value: list[str] | None) -> list[str] | None:
         return value and [METRICS.get(name).name for name in value]
+
+    @field_validator("quantization")
+    @classmethod
+    def _known_quantization(cls, value: str) -> str:
+        if value not in QUANTIZATIONS:
+            raise unknown("quantization", value, list(QUANTIZATIONS))
+        return value
 
     @field_validator("corpus")
     @classmethod
