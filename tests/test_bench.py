@@ -85,8 +85,9 @@ def test_a_run_is_what_the_method_gives(small: Small, tmp_path: Path, base: Base
     (recipe, text), out = small(methods=["linear"]), tmp_path / "out"
     bench((recipe, text), out)
     task = parse_task(TASKS[0])
-    examples = load_corpus(recipe.corpus).examples(task, "test", 6)
-    adapters = {part: load_adapter(recipe.adapters[part]) for part in task.parts}
+    examples = load_corpus(recipe.corpus_of(task.name)).examples(task, "test", 6)
+    folders = {part: recipe.adapter_folder(part) for part in task.parts}
+    adapters = {part: load_adapter(folder) for part, folder in folders.items() if folder}
     composition = METHODS.get("linear").build(Setting(base, task, adapters))
     texts = run(base, composition, [example.input for example in examples], 6).texts
     stored = (out / "linear" / "summarize+translate-es" / "0-0" / "predictions.jsonl").read_text(
@@ -134,6 +135,7 @@ def test_runs_outlive_a_move(
 def test_a_failing_cell_does_not_stop_the_others(small: Small, tmp_path: Path) -> None:
     out = tmp_path / "out"
     recipe, text = small()
+    assert isinstance(recipe.adapters, dict)
     lacking = dict(recipe.adapters)
     del lacking["tone:witty"]
     events = bench((recipe.model_copy(update={"adapters": lacking}), text), out)

@@ -49,7 +49,7 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
         )
     )
     assert Path(recipe.base) == tmp_path / "models/small"
-    assert Path(recipe.corpus) == tmp_path / "data.jsonl"
+    assert recipe.corpus == str(tmp_path / "data.jsonl")
     assert recipe.adapter_folder("translate:es") == tmp_path / "adapters/es"
     assert recipe.adapter_folder("summarize") is None
     named = load_recipe(written(tmp_path, "{name: n, base: org/model, corpus: 'dialogsum:d'}"))

@@ -125,7 +125,7 @@ def paper_table(
     """Header and rows of table 2: what one more compositional task costs, the mean over models."""
     from onepass.adapters.cost import lc_parameters, lcpp_parameters, lora_parameters
 
-    counts = {
+    counts: dict[str, tuple[int, list[float]]] = {
         "multi-step": (2, [0.0]),
         "joint-expert": (1, [lora_parameters(shape, rank) for shape in shapes]),
         "lc": (1, [lc_parameters(shape) for shape in shapes]),
