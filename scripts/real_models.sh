@@ -4,9 +4,10 @@
 # which nothing but the model's path changes. The models know nothing, so the figures are low; that
 # the whole way is gone, its time and its memory are the point. Some minutes on two cores.
 #   scripts/real_models.sh DIALOGSUM PERSONA_CHAT OUT >results/real-models.txt
-# DIALOGSUM and PERSONA_CHAT are files or folders of the two sets; OUT is a folder for all that is
+# DIALOGSUM and PERSONA_CHAT are a file of the two sets each, which is split, or a folder with all
+# three splits; OUT is a folder for all that is
 # made. BIN names the folder of python and onepass where it is not .venv/bin.
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 dialogsum=$(realpath "${1:?name a DialogSum file or folder}")
@@ -14,6 +15,8 @@ persona_chat=$(realpath "${2:?name a Synthetic-Persona-Chat file or folder}")
 mkdir -p "${3:?name a folder to write}"
 out=$(realpath "$3")
 bin=${BIN:-.venv/bin}
+: >"$out/log.txt"
+trap 'tail -n 5 "$out/log.txt" >&2' ERR
 
 onepass() {
   local shown=$*

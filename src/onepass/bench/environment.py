@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -24,8 +25,19 @@ def environment(device: str) -> dict[str, str]:
     return {**_lasting(), "device": device, "date": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
+def forget_peak_memory() -> None:
+    """Let `peak_memory` count from now on; on other systems than Linux only that of GPUs."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        for number in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(number)
+    with suppress(OSError):  # proc(5): 5 resets the peak resident set size
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_memory(device: "torch.device") -> int:
-    """The most bytes this process has held so far: of the GPU's memory, or else of the machine's.
+    """The most bytes this process has held: of the memory of GPUs, or else of the machine.
 
     0 where the system does not tell.
     """

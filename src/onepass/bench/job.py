@@ -16,7 +16,7 @@ import torch
 
 from onepass.adapters.composition import Composition, cost
 from onepass.bench.cells import Cell, Job
-from onepass.bench.environment import environment, peak_memory
+from onepass.bench.environment import environment, forget_peak_memory, peak_memory
 from onepass.bench.materials import (
     adapters_for,
     base_of,
@@ -71,6 +71,7 @@ def do_job(
         }
         if not ours or not todo:
             return Tally(0, 0, 0.0)
+        forget_peak_memory()
         settings = _settings(job, recipe, state)
         began = time.perf_counter()
         built = METHODS.get(job.method).build(settings[next(iter(todo)).task])

@@ -155,7 +155,7 @@ def measured(results: Results) -> Table:
     )
     note = (
         f"Means per cell, on {', '.join(devices)} ({', '.join(processors)}). Tokens are those "
-        "generated, by all passes. Peak memory is that of the process, whatever it did before."
+        "generated, by all passes. Peak memory is that of a worker, PyTorch and the model included."
     )
     return Table("Measured", columns, rows, note)
 
