@@ -199,6 +199,8 @@ def test_missing_adapters_are_trained_once_and_used(
     untrained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = untrained.parent / "runs"
+    alone = bench(capsys, untrained, out, "--only", "zero-shot").succeeded()
+    assert "training adapters" not in alone.err  # of which it needs none
     first = bench(capsys, untrained, out, "--only", "linear").succeeded()
     assert "training adapters first, for summarize, translate:es" in first.err
     assert "adapter translate:es: 2 steps" in first.err
@@ -216,7 +218,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_adapters(
 ) -> None:
     whole, cut = untrained.parent / "whole", untrained.parent / "cut"
     recipe = load_recipe(untrained)
-    train_missing(with_places(recipe, whole), whole, lambda task, adapter: None, progress=False)
+    train_missing(with_places(recipe, whole), whole, progress=False)
 
     step, steps = train._Training.step, []
 
@@ -230,9 +232,9 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_adapters(
     with monkeypatch.context() as patched:
         patched.setattr(train._Training, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train_missing(placed, cut, lambda task, adapter: None, progress=False)
+            train_missing(placed, cut, progress=False)
     assert missing(placed) == ["translate:es"]
-    train_missing(placed, cut, lambda task, adapter: None, progress=False)
+    train_missing(placed, cut, progress=False)
     for weights in whole.glob("adapters/*/*.safetensors"):
         assert (cut / weights.relative_to(whole)).read_bytes() == weights.read_bytes()
 
@@ -252,8 +254,7 @@ def test_no_corpus_for_an_adapter_is_told(untrained: Path) -> None:
     recipe = recipe_from(yaml.safe_dump(fields), untrained)
     with pytest.raises(OnepassError, match=r"train\.corpus: there is none for translate:es"):
         train_missing(
-            with_places(recipe, untrained.parent / "x"), untrained.parent / "x",
-            lambda task, adapter: None, progress=False,
+            with_places(recipe, untrained.parent / "x"), untrained.parent / "x", progress=False
         )  # fmt: skip
 
 
@@ -278,7 +279,7 @@ def test_a_plan_counts_what_is_left_and_runs_nothing(
 def test_a_plan_is_reckoned_with_the_rate_that_was_given(recipe: Path) -> None:
     loaded = load_recipe(recipe)
     plan = make_plan(loaded, recipe.parent / "runs")
-    slow, fast = (estimate(plan, loaded, recipe.parent / "runs", rate) for rate in (1e9, 4e9))
+    slow, fast = (estimate(plan, loaded, recipe.parent / "runs", rate=rate) for rate in (1e9, 4e9))
     for one, other in zip(slow.rows, fast.rows, strict=True):
         assert slow.seconds(one) == pytest.approx(4 * fast.seconds(other))
         assert slow.seconds(one) == one.operations(slow.parameters) / 1e9

@@ -1,16 +1,19 @@
 """Training the task adapters that a recipe needs and that are not there yet."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from onepass.adapters.adapter import Adapter, save_adapter
-from onepass.bench.materials import base_of, corpus_examples, read_examples
+from onepass.bench.cells import jobs_of
+from onepass.bench.materials import base_of, corpus_examples, forget, read_examples
 from onepass.bench.recipe import Recipe, Training, corpus_for
 from onepass.bench.runs import STATE
 from onepass.core.errors import OnepassError
+from onepass.methods import METHODS
 from onepass.model.adapter_training import default_rate, train_adapter
 from onepass.model.options import TrainOptions
 from onepass.tasks.example import Example
@@ -29,17 +32,26 @@ def with_places(recipe: Recipe, folder: Path) -> Recipe:
     given = recipe.adapters
     home = Path(given) if isinstance(given, str) else folder / ADAPTERS
     places = {} if isinstance(given, str) else dict(given)
-    for part in _parts(recipe):
+    for part in _parts(recipe.tasks):
         found = None if part in places else recipe.adapter_folder(part)
         places.setdefault(part, str(found or home.absolute() / slug(part)))
     return recipe.model_copy(update={"adapters": places})
 
 
-def missing(recipe: Recipe) -> list[str]:
-    """The single tasks whose adapters are to be trained: in a recipe made by `with_places`."""
+def missing(recipe: Recipe, only: Sequence[str] = ()) -> list[str]:
+    """The single tasks whose adapters are to be trained: in a recipe made by `with_places`.
+
+    Those that a cell needs, or one of the cells that `only` names (see `jobs_of`).
+    """
     if recipe.train is None:
         return []
-    folders = {part: recipe.adapter_folder(part) for part in _parts(recipe)}
+    tasks = {
+        task
+        for job in jobs_of(recipe, only)
+        if METHODS.get(job.method).uses_adapters
+        for task in job.together
+    }
+    folders = {part: recipe.adapter_folder(part) for part in _parts(tasks)}
     return [part for part, folder in folders.items() if folder is None or not folder.is_dir()]
 
 
@@ -58,19 +70,24 @@ def training_examples(recipe: Recipe, part: str) -> tuple[list[Example], list[Ex
 
 
 def train_missing(
-    recipe: Recipe, folder: Path, on_done: Callable[[str, Adapter], None], progress: bool = True
+    recipe: Recipe,
+    folder: Path,
+    only: Sequence[str] = (),
+    on_done: Callable[[str, Adapter], None] = lambda task, adapter: None,
+    progress: bool = True,
 ) -> None:
-    """Train each missing adapter and save it in its place; stopped, it goes on when called again.
+    """Train each adapter that is `missing`, and save it in its place.
 
-    `on_done` is told each task and its adapter. `folder` is that of the runs, which keeps the state
-    of the training in flight.
+    `folder` is that of the runs, which keeps the state of the training in flight: stopped, it goes
+    on when called again. `on_done` is told each task and its adapter.
     """
     train = _training(recipe)
     read_examples(recipe)  # what is wrong with any of them should be known before hours of work
-    data = {part: training_examples(recipe, part) for part in missing(recipe)}
+    data = {part: training_examples(recipe, part) for part in missing(recipe, only)}
     for part, (training, held_out) in data.items():
         place = recipe.adapter_folder(part)
         assert place is not None  # with_places gave it one
+        state = folder / STATE / f"adapter-{slug(part)}"
         base = base_of(recipe)
         adapter = train_adapter(
             base,
@@ -80,13 +97,15 @@ def train_missing(
             train.rank,
             train.alpha,
             TrainOptions(**{"learning_rate": default_rate(base), **train.options}),
-            folder / STATE / f"adapter-{slug(part)}",
+            state,
             progress,
         )
         adapter = replace(adapter, card={**adapter.card, "recipe": recipe.name})
         place.parent.mkdir(parents=True, exist_ok=True)
         save_adapter(adapter, place, torch.float16)
+        shutil.rmtree(state, ignore_errors=True)
         on_done(part, adapter)
+    forget()
 
 
 def _training(recipe: Recipe) -> Training:
@@ -94,6 +113,6 @@ def _training(recipe: Recipe) -> Training:
     return recipe.train
 
 
-def _parts(recipe: Recipe) -> list[str]:
-    wanted = {part for task in recipe.tasks for part in parse_task(task).parts}
+def _parts(tasks: Iterable[str]) -> list[str]:
+    wanted = {part for task in tasks for part in parse_task(task).parts}
     return [part for part in SINGLE_TASKS if part in wanted]

@@ -72,16 +72,23 @@ class Estimate:
         return row.operations(self.parameters) / self.rate
 
 
-def estimate(plan: Plan, recipe: Recipe, folder: Path, rate: float | None = None) -> Estimate:
+def estimate(
+    plan: Plan,
+    recipe: Recipe,
+    folder: Path,
+    only: Sequence[str] = (),
+    rate: float | None = None,
+) -> Estimate:
     """What the jobs of `plan`, and the adapters to be trained before them, would cost.
 
+    `only` is what the plan was made with.
     `rate`: FLOP/s per worker; by default that of the finished runs in `folder`, and where there are
     none `UTILISATION` of what this machine's matrix products reach.
     """
     model = load_skeleton(recipe.base)
     parameters = sum(weight.numel() for weight in model.parameters())
     counter = _Counter(recipe)
-    rows = [_adapter_row(recipe, part, counter, model) for part in missing(recipe)]
+    rows = [_adapter_row(recipe, part, counter, model) for part in missing(recipe, only)]
     rows += [_method_row(name, jobs, recipe, counter) for name, jobs in _by_method(plan.jobs)]
     basis = "the rate that was given"
     if rate is None:

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from onepass.adapters.adapter import CONFIG, WEIGHTS, Adapter, load_adapter
 from onepass.bench.cells import SHOWN_EXAMPLES, Cell, Job, jobs_of
 from onepass.bench.recipe import Recipe
@@ -32,6 +34,15 @@ def _base(name: str, device: str, dtype: str, quantization: str) -> Base:
 
 def base_of(recipe: Recipe) -> Base:
     return _base(recipe.base, recipe.device, recipe.dtype, recipe.quantization)
+
+
+def forget() -> None:
+    """Free the memory of bases, and look at adapters anew: some may just have been trained."""
+    _base.cache_clear()
+    adapter_at.cache_clear()
+    _adapter_identity.cache_clear()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 @cache
@@ -80,7 +91,12 @@ def read_examples(recipe: Recipe) -> None:
 def adapters_for(recipe: Recipe, task: str) -> dict[str, Adapter]:
     """The adapters there are of the task's parts, by part."""
     folders = {part: recipe.adapter_folder(part) for part in parse_task(task).parts}
-    return {part: adapter_at(folder) for part, folder in folders.items() if folder is not None}
+    return {
+        part: adapter_at(folder)
+        for part, folder in folders.items()
+        # Where adapters can be trained, some may be left out that nobody needs.
+        if folder is not None and (recipe.train is None or folder.is_dir())
+    }
 
 
 def fingerprint(recipe: Recipe, cell: Cell, job: Job) -> str:

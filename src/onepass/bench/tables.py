@@ -155,7 +155,8 @@ def measured(results: Results) -> Table:
     )
     note = (
         f"Means per cell, on {', '.join(devices)} ({', '.join(processors)}). Tokens are those "
-        "generated, by all passes. Peak memory is that of a worker, PyTorch and the model included."
+        "generated, by all passes. Peak memory is that of a worker, PyTorch, the model and what "
+        "earlier cells left in it included."
     )
     return Table("Measured", columns, rows, note)
 

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -89,8 +89,11 @@ def bench(
     if plan_only:
         print_plan(loaded, folder, only or (), flops, max(workers, 1))
         return
-    if missing(loaded):
-        _train(loaded, text, folder, console)
+    if untrained := missing(loaded, only or ()):
+        console.print(
+            f"{loaded.name}: training adapters first, for {', '.join(untrained)}", soft_wrap=True
+        )
+        _train(loaded, text, folder, only or (), console)
     plan = make_plan(loaded, folder, only or ())
     console.print(
         f"{loaded.name}: {plan.cells} cells, {plan.done} of them done already", soft_wrap=True
@@ -119,16 +122,14 @@ def _on_gpu(device: str) -> bool:
     )
 
 
-def _train(recipe: "Recipe", text: str, folder: Path, console: Console) -> None:
+def _train(
+    recipe: "Recipe", text: str, folder: Path, only: Sequence[str], console: Console
+) -> None:
     """Train the adapters that are missing, one after the other."""
-    from onepass.bench.adapters import missing, train_missing
+    from onepass.bench.adapters import train_missing
     from onepass.bench.runs import open_folder
 
     open_folder(folder, recipe, text)
-    console.print(
-        f"{recipe.name}: training adapters first, for {', '.join(missing(recipe))}",
-        soft_wrap=True,
-    )
 
     def told(task: str, adapter: "Adapter") -> None:
         loss = adapter.card["validation_loss"]
@@ -136,7 +137,7 @@ def _train(recipe: "Recipe", text: str, folder: Path, console: Console) -> None:
         console.print(f"adapter {task}: {adapter.card['steps']} steps{validated}", soft_wrap=True)
 
     try:
-        train_missing(recipe, folder, told)
+        train_missing(recipe, folder, only, told)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from here ({folder})") from None
 

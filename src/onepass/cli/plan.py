@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 HEADER = (
     "method", "cells", "trainings", "examples seen", "tokens trained on", "read", "written",
-    "hours", "disk, MB",
+    "time", "disk, MB",
 )  # fmt: skip
 
 
@@ -23,14 +23,14 @@ def print_plan(
     from onepass.bench.estimate import estimate
 
     plan = make_plan(recipe, folder, only)
-    found = estimate(plan, recipe, folder, flops)
+    found = estimate(plan, recipe, folder, only, flops)
     rows = []
     for row in found.rows:
         counts = (row.examples, row.trained, row.read, row.written)
         rows.append(
             [
                 row.name, str(row.cells), str(row.trainings), *(f"{n:,.0f}" for n in counts),
-                _hours(found.seconds(row)), f"{row.disk / 1e6:.1f}",
+                _time(found.seconds(row)), f"{row.disk / 1e6:.1f}",
             ]
         )  # fmt: skip
     seconds = sum(map(found.seconds, found.rows))
@@ -43,13 +43,13 @@ def print_plan(
             [
                 "all", str(sum(row.cells for row in found.rows)),
                 str(sum(row.trainings for row in found.rows)), *(f"{n:,.0f}" for n in totals),
-                _hours(seconds), f"{sum(row.disk for row in found.rows) / 1e6:.1f}",
+                _time(seconds), f"{sum(row.disk for row in found.rows) / 1e6:.1f}",
             ]
         )  # fmt: skip
         print_table(HEADER, rows, numbers=True)
     note(
         f"{recipe.name}: {plan.cells} cells, {plan.done} of them done; {len(plan.jobs)} jobs left, "
-        f"about {_hours(seconds / workers)} hours with {workers} "
+        f"about {_time(seconds / workers)} with {workers} "
         f"{'worker' if workers == 1 else 'workers'}"
     )
     if found.state_bytes:
@@ -64,5 +64,8 @@ def print_plan(
     )
 
 
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.3g}" if seconds >= 36 else f"{seconds / 3600:.2g}"
+def _time(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} s"

@@ -4,7 +4,13 @@ from onepass.adapters.composition import Composition, Pass
 from onepass.methods.setting import Setting, method
 
 
-@method("in-context", "In-context learning", reference="in-context-learning", options=("shots",))
+@method(
+    "in-context",
+    "In-context learning",
+    reference="in-context-learning",
+    options=("shots",),
+    uses_adapters=False,
+)
 def in_context(setting: Setting) -> Composition:
     """`shots` (default 2) training examples, the shortest of the first 50: contexts are small."""
     count = int(setting.option("shots", 2))

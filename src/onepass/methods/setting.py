@@ -108,7 +108,7 @@ class Method:
     `reference` is its row in the paper's table 1, if it has one there. `options` are the options it
     reads beside those of training. `learns`: needs training examples, so the budget matters.
     `shared`: what it learns serves all tasks of a recipe at once. `efficient`: one pass, and far
-    less storage than an adapter.
+    less storage than an adapter. `uses_adapters`: needs those of the task's parts.
     """
 
     name: str
@@ -119,6 +119,7 @@ class Method:
     learns: bool = False
     shared: bool = False
     efficient: bool = True
+    uses_adapters: bool = True
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse an option that this method would silently ignore."""

@@ -4,7 +4,7 @@ from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.methods.setting import Setting, method
 
 
-@method("zero-shot", "Zero-shot", reference="zero-shot")
+@method("zero-shot", "Zero-shot", reference="zero-shot", uses_adapters=False)
 def zero_shot(setting: Setting) -> Composition:
     return setting.compose(Pass(setting.task.name))
 
