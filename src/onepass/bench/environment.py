@@ -29,7 +29,7 @@ def forget_peak_memory() -> None:
     """Let `peak_memory` count from now on; on other systems than Linux only that of GPUs."""
     import torch
 
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for number in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(number)
     with suppress(OSError):  # proc(5): 5 resets the peak resident set size

@@ -41,7 +41,7 @@ def forget() -> None:
     _base.cache_clear()
     adapter_at.cache_clear()
     _adapter_identity.cache_clear()
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
 
 
