@@ -270,7 +270,7 @@ def test_no_credit_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     "limit",
     [
-        {"max_tokens": 50},
+        {"max_total_tokens": 50},
         {"max_cost": 50e-6, "input_price": 1.0, "output_price": 1.0},
         {"max_cost": 8e-6, "input_price": 0.0, "output_price": 1.0},
     ],
@@ -282,7 +282,7 @@ def test_a_limit_stops_the_asking_and_keeps_what_came(limit: dict[str, Any]) -> 
         where = endpoint(stub, concurrency=1, **limit)
         with pytest.raises(OnepassError, match=r"reached max_.* of 12 prompts answered"):
             ask(where, PROMPTS, max_new_tokens=5, on_answer=kept.__setitem__, spent=spent)
-        count = 5 if "max_tokens" in limit or limit["input_price"] else 4
+        count = 5 if "max_total_tokens" in limit or limit["input_price"] else 4
         assert len(kept) == len(stub.asked) == count
         assert (spent.prompt_tokens, spent.completion_tokens) == (10 * count, 2 * count)
         with pytest.raises(OnepassError, match="0 of 12"):  # what was spent before counts
@@ -359,7 +359,7 @@ def test_an_error_of_the_caller_stops_the_asking() -> None:
         ({"max_cost": 1.0}, "max_cost needs input_price and output_price"),
         ({"max_cost": -1.0, "input_price": 1.0, "output_price": 1.0}, "max_cost is -1"),
         ({"input_price": -1.0}, "input_price is -1"),
-        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"max_total_tokens": 0}, "max_total_tokens is 0"),
     ],
 )
 def test_a_wrong_option_is_refused_by_its_name(changes: dict[str, Any], words: str) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from onepass.core.errors import OnepassError
 
-DATA, TRAINING, MACHINE = "Data", "Training", "Machine"
+DATA, TRAINING, MACHINE, SERVER = "Data", "Training", "Machine", "Server"
 
 TaskName = Annotated[
     str, typer.Argument(metavar="TASK", help="A task, or several joined by +; see `onepass ls`.")
@@ -103,6 +103,35 @@ Quantization = Annotated[
     ),
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest output, in tokens per pass.")]
+
+EndpointUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint",
+        help="Ask an OpenAI-compatible server, such as http://127.0.0.1:8000/v1. Its key, where it "
+        "needs one, is read from the variable ONEPASS_API_KEY.",
+        rich_help_panel=SERVER,
+    ),
+]
+Concurrency = Annotated[int, typer.Option(help="Requests at a time.", rich_help_panel=SERVER)]
+Timeout = Annotated[float, typer.Option(help="Seconds for an answer.", rich_help_panel=SERVER)]
+Retries = Annotated[
+    int, typer.Option(help="Times to try again what failed.", rich_help_panel=SERVER)
+]
+InputPrice = Annotated[
+    float | None, typer.Option(help="Of a million tokens read.", rich_help_panel=SERVER)
+]
+OutputPrice = Annotated[
+    float | None, typer.Option(help="Of a million tokens written.", rich_help_panel=SERVER)
+]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(help="Stop when so much is spent; needs the prices.", rich_help_panel=SERVER),
+]
+MaxTotalTokens = Annotated[
+    int | None,
+    typer.Option(help="Stop when so many tokens are used up, in and out.", rich_help_panel=SERVER),
+]
 
 
 def parse_count(text: str) -> int:

@@ -39,7 +39,7 @@ class Endpoint:
     concurrency: requests in flight. timeout: seconds for one whole answer. retries: of one prompt.
     input_price, output_price: of a million tokens, in any currency.
     max_cost: when this much of it is spent, nothing more is asked; needs the prices.
-    max_tokens: the same as a number of tokens, in and out.
+    max_total_tokens: the same as a number of tokens, in and out.
     """
 
     url: str
@@ -51,7 +51,7 @@ class Endpoint:
     input_price: float | None = None
     output_price: float | None = None
     max_cost: float | None = None
-    max_tokens: int | None = None
+    max_total_tokens: int | None = None
 
     def __post_init__(self) -> None:
         _check_url(self.url)
@@ -61,7 +61,7 @@ class Endpoint:
             raise OnepassError(
                 f"the key in {KEY} has a blank or a letter that keys do not have; copy it again"
             )
-        for name, least in (("concurrency", 1), ("retries", 0), ("max_tokens", 1)):
+        for name, least in (("concurrency", 1), ("retries", 0), ("max_total_tokens", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise OnepassError(f"{name} is {value}; give {least} or more")
@@ -76,7 +76,7 @@ class Endpoint:
         if self.max_cost is not None and None in (self.input_price, self.output_price):
             raise OnepassError(
                 "max_cost needs input_price and output_price, per million tokens; "
-                "give them, or set a limit with max_tokens"
+                "give them, or set a limit with max_total_tokens"
             )
 
 
@@ -201,8 +201,8 @@ class _Asking:
         cost, limits = self.spent.cost(self.endpoint), self.endpoint
         if limits.max_cost is not None and cost is not None and cost >= limits.max_cost:
             return f"reached max_cost {limits.max_cost:g}"
-        if limits.max_tokens is not None and self.spent.tokens >= limits.max_tokens:
-            return f"reached max_tokens {limits.max_tokens}"
+        if limits.max_total_tokens is not None and self.spent.tokens >= limits.max_total_tokens:
+            return f"reached max_total_tokens {limits.max_total_tokens}"
         return ""
 
     async def answer(self, prompt: str) -> Answer:
