@@ -18,13 +18,11 @@ from onepass.bench.cells import SHOWN_EXAMPLES, Cell, Job, jobs_of
 from onepass.bench.recipe import Recipe
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS
-from onepass.model.assets import TINY
+from onepass.model.identity import hash_files, model_identity
 from onepass.model.load import Base, load_base
 from onepass.tasks.corpus import load_corpus
 from onepass.tasks.example import Example
 from onepass.tasks.task import parse_task
-
-_MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "tokenizer*", "*.jinja")
 
 
 @cache
@@ -152,25 +150,12 @@ def inputs_identity(examples: Iterable[Example]) -> str:
 
 @cache
 def _adapter_identity(folder: Path) -> str:
-    return _hash_files([folder / CONFIG, folder / WEIGHTS])
+    return hash_files([folder / CONFIG, folder / WEIGHTS])
 
 
 @cache
 def _base_identity(name: str) -> str:
-    """A hub name is its own identity; a folder is known by what is in it."""
-    folder = TINY if name == "tiny" else Path(name)
-    if not folder.is_dir():
-        return name
-    return _hash_files(file for pattern in _MODEL_FILES for file in sorted(folder.glob(pattern)))
-
-
-def _hash_files(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        if path.is_file():  # what is missing is told by whoever loads it
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
+    return model_identity(name)
 
 
 def _hash(value: Any) -> str:

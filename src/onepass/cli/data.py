@@ -7,6 +7,7 @@ from onepass.cli.app import Entry, build_group
 
 SUBCOMMANDS = (
     Entry("export", "Commands", "Export the examples of a task and split as JSON lines."),
+    Entry("prepare", "Commands", "Make compositional sets of main-task targets."),
     Entry("describe", "Commands", "Tell what a corpus is, and check the files at a path."),
 )
 

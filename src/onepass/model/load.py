@@ -3,8 +3,7 @@
 Only safetensors weights are read and no code that comes with a model is run.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging
 
 from onepass.adapters.composition import BaseShape
 from onepass.core.errors import OnepassError
@@ -28,6 +26,7 @@ from onepass.model.quantized import (
     quantization_config,
     round_weights,
 )
+from onepass.model.quiet import quiet
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of a Llama-like block that adapters and calibrations change."""
@@ -120,7 +119,7 @@ def load_base(
         placed["quantization_config"] = quantization_config(quantization, where, kind)
     source, name = _source(str(name_or_path))
     try:
-        with _quiet():
+        with quiet():
             tokenizer = _tokenizer(source)
             model, found = AutoModelForCausalLM.from_pretrained(
                 source,
@@ -256,17 +255,3 @@ def _check_finite(model: PreTrainedModel, name: str | Path) -> None:
     for path, weight in model.named_parameters():
         if not all(torch.isfinite(end) for end in torch.aminmax(weight.detach())):
             raise OnepassError(f"the base {name} holds NaN or infinity in {path}; fetch it again")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' bars and remarks off the terminal; what matters is raised."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

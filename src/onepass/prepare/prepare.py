@@ -1,0 +1,303 @@
+"""Preparing compositional sets: what is read is labelled part by part, filtered and written.
+
+A folder of a preparation holds one file per split, with the lines of all tasks, so that it can be
+named as the corpus of all of them:
+
+    train.jsonl, validation.jsonl, test.jsonl    as `read_examples` reads them
+    README.md                                    the dataset card
+    .cache/labels.sqlite                         every label ever made for it
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from onepass.core.errors import OnepassError
+from onepass.core.files import atomic_file, write_text
+from onepass.core.registry import unknown
+from onepass.model.progress import progress_bar
+from onepass.prepare.card import card_text
+from onepass.prepare.filters import problem
+from onepass.prepare.labeller import FAILED, Identity, Label, Labeller, Options
+from onepass.prepare.labellers import LABELLERS
+from onepass.prepare.sets import Prepared, Set
+from onepass.prepare.sources import Source, read_sources
+from onepass.prepare.store import Store, opened, today
+from onepass.tasks.corpus import SPLITS, example_rows
+from onepass.tasks.example import Example
+from onepass.tasks.task import COMPOSITIONAL_TASKS, MAIN_TASKS, Task, parse_task
+
+CACHE = Path(".cache", "labels.sqlite")
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be prepared.
+
+    tasks: None for all of the benchmark that the corpora have main-task examples for.
+    labellers: the name of one for each kind of part, "translate" and "tone".
+    from_conversations: the main task's texts are made by multi-step too, not read from the corpus.
+    allow_missing: write without the labels that an endpoint failed to make.
+    """
+
+    corpora: Sequence[str]
+    tasks: Sequence[str] | None = None
+    labellers: Mapping[str, str] = field(default_factory=dict)
+    splits: Sequence[str] = SPLITS
+    limit: int | None = None
+    from_conversations: bool = False
+    allow_missing: bool = False
+
+
+def prepare(
+    plan: Plan, options: Options, out: Path, command: str = "", progress: bool = False
+) -> Prepared:
+    """Write the folder `out`; the same plan again asks no labeller anything.
+
+    Raises `OnepassError` for what cannot be done, and where an endpoint has failed to make some
+    labels; those that were made are kept, and the same plan goes on from there.
+    """
+    tasks = [parse_task(name) for name in plan.tasks or COMPOSITIONAL_TASKS]
+    _check(tasks, plan)
+    _check_folder(out, plan.splits)
+    mains = [main for main in MAIN_TASKS if any(task.main == main for task in tasks)]
+    sources = read_sources(
+        plan.corpora, mains, plan.splits, plan.limit, labelled=not plan.from_conversations
+    )
+    served = {source.main for source in sources}
+    for task in tasks:
+        if plan.tasks and task.main not in served:
+            raise OnepassError(
+                f"{', '.join(plan.corpora)} has no examples of {task.main}, which {task.name} "
+                "needs; name a corpus that has, beside it"
+            )
+    tasks = [task for task in tasks if task.main in served]
+    labelling = {task.name: _chain(task, plan) for task in tasks}
+    parts = dict.fromkeys(part for chain in labelling.values() for part in chain)
+    makers = {part: _labeller(part, plan, options) for part in parts}
+    made = {name: LABELLERS.get(name)(options) for name in dict.fromkeys(makers.values())}
+    identities = {part: made[name].identity(part) for part, name in makers.items()}
+    _sweep(out)
+    with opened(out / CACHE) as store:
+        desk = _Desk({p: made[n] for p, n in makers.items()}, identities, store, plan, progress)
+        outcomes = {
+            task.name: desk.run(labelling[task.name], _texts(task, sources, plan)) for task in tasks
+        }
+    if desk.failed and not plan.allow_missing:
+        first = next(iter(desk.failed.values()))
+        raise OnepassError(
+            f"{len(desk.failed)} labels failed, the first because: {first}. The others are kept in "
+            f"{out / CACHE}: the same command asks for these only, and with --allow-missing it "
+            "writes the sets without them"
+        )
+    sets = []
+    for split in plan.splits:
+        rows = []
+        for task in tasks:
+            (source,) = (s for s in sources if (s.main, s.split) == (task.main, split))
+            steps = [identities[part] for part in labelling[task.name]]
+            examples, one = _examples(task, source, outcomes[task.name], steps, plan)
+            rows.append(example_rows(examples, task))
+            sets.append(one)
+        _write_lines(out / f"{split}.jsonl", (row for some in rows for row in some))
+    dates = sorted(d for some in outcomes.values() for each in some.values() for d in each.dates)
+    prepared = Prepared(sets, desk.made, identities, (dates[0], dates[-1]))
+    write_text(out / CARD, card_text(prepared, command))
+    return prepared
+
+
+def _check(tasks: Sequence[Task], plan: Plan) -> None:
+    for task in tasks:
+        if task.main is None or not task.auxiliaries:
+            raise OnepassError(
+                f"task {task.name!r} is not compositional; give one such as summarize+translate:es"
+            )
+    for what, names in (("task", [t.name for t in tasks]), ("split", plan.splits)):
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise OnepassError(f"the {what} {twice[0]!r} is named twice")
+    for name in plan.splits:
+        if name not in SPLITS:
+            raise unknown("split", name, list(SPLITS))
+    for name in plan.labellers.values():
+        LABELLERS.get(name)
+
+
+def _chain(task: Task, plan: Plan) -> tuple[str, ...]:
+    """The single tasks that are done one after the other."""
+    return task.parts if plan.from_conversations else task.auxiliaries
+
+
+def _labeller(part: str, plan: Plan, options: Options) -> str:
+    """The name of the labeller of a single task."""
+    kind = part.partition(":")[0]
+    if part in MAIN_TASKS:
+        return "multi-step"
+    if kind not in plan.labellers:
+        raise OnepassError(
+            f"{part} needs a labeller: give --{kind}-with NAME, one of {', '.join(LABELLERS)}"
+        )
+    return plan.labellers[kind]
+
+
+def _texts(task: Task, sources: Sequence[Source], plan: Plan) -> list[str]:
+    """All texts that the task's first step starts from, each once."""
+    examples = (e for source in sources if source.main == task.main for e in source.examples)
+    return list(dict.fromkeys(text for e in examples for text in _starts(e, plan)))
+
+
+def _starts(example: Example, plan: Plan) -> tuple[str, ...]:
+    return (example.input,) if plan.from_conversations else example.targets
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out at the end of a chain: a text, or a problem; the date of each step."""
+
+    text: str
+    problem: str = ""
+    dates: tuple[str, ...] = ()
+
+
+class _Desk:
+    """Where labels are asked for: the store first, then the labeller."""
+
+    def __init__(
+        self,
+        labellers: Mapping[str, Labeller],
+        identities: Mapping[str, Identity],
+        store: Store,
+        plan: Plan,
+        progress: bool,
+    ) -> None:
+        self.labellers, self.identities, self.store = labellers, identities, store
+        self.allow_missing, self.progress = plan.allow_missing, progress
+        self.made = 0
+        self.failed: dict[tuple[str, str], str] = {}
+
+    def run(self, chain: Sequence[str], texts: Sequence[str]) -> dict[str, Outcome]:
+        """The outcome for each text; a label that a filter takes out goes no step further."""
+        outcomes = {text: Outcome(text) for text in texts}
+        language = "en"
+        for part in chain:
+            kind, _, value = part.partition(":")
+            language = value if kind == "translate" else language
+            alive = {text: each for text, each in outcomes.items() if not each.problem}
+            labels = self.labels(part, list(dict.fromkeys(each.text for each in alive.values())))
+            for text, each in alive.items():
+                label = labels[each.text]
+                wrong = label.problem or problem(each.text, label.text, language)
+                outcomes[text] = Outcome(label.text, wrong, (*each.dates, label.date))
+        return outcomes
+
+    def labels(self, part: str, texts: Sequence[str]) -> dict[str, Label]:
+        """The labels of a single task; what failed is noted and has no label."""
+        identity, found = self.identities[part], {}
+        keys = {text: identity.key(text) for text in texts}
+        for text, key in keys.items():
+            label = self.store.find(key)
+            if label is not None:
+                found[text] = label
+        missing = sorted(keys.keys() - found.keys(), key=lambda text: (-len(text), text))
+        if not missing:
+            return found
+        stored = len(found)
+        with progress_bar(part, len(missing), self.progress) as update:
+
+            def keep(labels: Mapping[str, Label]) -> None:
+                dated = {text: _storable(label) for text, label in labels.items()}
+                lasting = {t: label for t, label in dated.items() if label.problem != FAILED}
+                self.store.add({keys[text]: label for text, label in lasting.items()})
+                found.update(dated)
+                self.made += len(lasting)
+                update(len(found) - stored, "")
+
+            try:
+                self.labellers[part].label(part, missing, keep)
+            except OnepassError as error:
+                if not self.allow_missing or not self.made:
+                    count = sum(label.problem != FAILED for label in found.values())
+                    raise OnepassError(
+                        f"{part}: {count} of {len(keys)} labels are made, and kept in "
+                        f"{self.store.path} for when the same command goes on. {error}"
+                    ) from error
+                rest = Label(problem=FAILED, detail=str(error))
+                found.update({text: rest for text in missing if text not in found})
+        for text, label in found.items():
+            if label.problem == FAILED:
+                self.failed[part, text] = label.detail
+        return found
+
+
+def _storable(label: Label) -> Label:
+    """Dated, and without halves of characters, which no file could hold."""
+    text = label.text.encode("utf-8", "replace").decode("utf-8")
+    return replace(label, text=text, date=today())
+
+
+def _examples(
+    task: Task,
+    source: Source,
+    outcomes: Mapping[str, Outcome],
+    steps: Sequence[Identity],
+    plan: Plan,
+) -> tuple[list[Example], Set]:
+    """The examples of a compositional task in a split, and the counts of what was left out."""
+    made, counts = [], Counter({"duplicated": source.duplicated})
+    labels = 0
+    for example in source.examples:
+        found = [outcomes[text] for text in _starts(example, plan)]
+        counts.update(each.problem for each in found if each.problem)
+        kept = [each for each in found if not each.problem]
+        if not kept:
+            continue
+        labels += len(kept)
+        dates = [max(column) for column in zip(*(each.dates for each in kept), strict=True)]
+        meta = {**example.meta, "provenance": _provenance(steps, dates)}
+        if "tone" in example.meta:  # the embedded benchmark's, which its verifier goes by
+            meta["tone"] = task.tone
+        targets = tuple(each.text for each in kept)
+        made.append(Example(example.id, example.input, targets, meta))
+    total = len(source.examples) + source.duplicated
+    return made, Set(task.name, source.split, source.corpus, total, len(made), labels, counts)
+
+
+def _provenance(steps: Sequence[Identity], dates: Sequence[str]) -> list[dict[str, str]]:
+    """Who made a row's targets and when, a step after the other."""
+    found = []
+    for step, date in zip(steps, dates, strict=True):
+        prompt = {} if step.prompt_hash is None else {"prompt": step.prompt_hash}
+        found.append({"labeller": step.labeller, "model": step.model, **prompt, "date": date})
+    return found
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for row in rows:  # one at a time: a set may be as large as the memory
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _check_folder(out: Path, splits: Sequence[str]) -> None:
+    """Refuse a folder that holds anything but a preparation of these splits."""
+    if out.exists() and not out.is_dir():
+        raise OnepassError(f"cannot write {out}: a file of that name exists; choose another")
+    names = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    if names and not (out / CACHE).is_file():
+        raise OnepassError(f"{out} holds {names[0]}, which no preparation made; choose another")
+    for name in names:
+        if name.endswith(".jsonl") and not name.startswith(".") and name[:-6] not in splits:
+            raise OnepassError(
+                f"{out} holds {name}, which this preparation would leave as it is; name the split "
+                f"{name[:-6]} too, or delete the file"
+            )
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a killed preparation was writing."""
+    for name in (CARD, "*.jsonl"):
+        for path in out.glob(f".{name}.*"):
+            path.unlink()
