@@ -2,31 +2,16 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
+from onepass.adapters.manifests import read_manifest as read_manifest
 from onepass.core.errors import OnepassError
-from onepass.core.files import read_json
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-Manifest = TypeVar("Manifest", bound=BaseModel)
-
-
-def read_manifest(kind: type[Manifest], path: Path) -> Manifest:
-    """The JSON file `path` as a `kind`; an `OnepassError` naming the field that does not fit."""
-    try:
-        return kind.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        found = repr(first["input"])[:60]
-        raise OnepassError(f"{path}, field {field}: {first['msg']} (found {found})") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

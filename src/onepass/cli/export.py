@@ -6,58 +6,92 @@ from typing import Annotated
 
 import typer
 
+from onepass.cli.device_set import base_of, lora_type, named_compositions, show_set
 from onepass.cli.inputs import torch_dtype
 from onepass.cli.options import SaveAs
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
+from onepass.core.errors import OnepassError
 from onepass.tasks.task import parse_task
 
 
 class Target(StrEnum):
     peft = "peft"
     merged = "merged"
+    gguf = "gguf"
+    mlx = "mlx"
+
+
+BaseType = Annotated[
+    str, typer.Option(help="Of a gguf base: f32, f16, q8_0 or q4_0 (8 and 4 bits).")
+]
 
 
 def export(
-    composition: Annotated[
-        Path, typer.Argument(metavar="COMPOSITION", help="A folder that `calibrate` wrote.")
+    compositions: Annotated[
+        list[Path],
+        typer.Argument(metavar="COMPOSITION...", help="Folders that `calibrate` wrote."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
     target: Annotated[
         Target,
-        typer.Option("--as", help="peft: one LoRA adapter; merged: the whole model, changed."),
+        typer.Option(
+            "--format",
+            "--as",
+            help="peft: one LoRA adapter; merged: the whole model, changed; gguf: for llama.cpp; "
+            "mlx: one adapter for mlx-lm.",
+        ),
     ] = Target.peft,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="The base, for merged; by default the composition's."),
+        typer.Option(
+            "--model", "-m", help="The base, for merged and gguf; by default the composition's."
+        ),
     ] = None,
+    base_type: BaseType = "f16",
     save_as: SaveAs = "float16",
 ) -> None:
-    """Write a composition as one PEFT adapter or as a whole model.
+    """Write a composition for other runtimes: one adapter, a whole model, or files for llama.cpp.
 
     Everything in a pass is low-rank, so the adapter computes exactly what the composition does.
-    Only the biases of `calibrate --kind lc --form output` do not fit into a LoRA; `merged` holds
-    them where the model's architecture has biases.
+    Only the biases of `calibrate --kind lc --form output` do not fit into a LoRA; `merged` and
+    `gguf` hold them where the model's architecture has biases.
+
+    `gguf` takes several compositions: they share the base and the task adapters. `onepass pack`
+    writes the same with a test vector, and without the fused adapters. docs/device.md describes
+    the files.
 
     \b
     Examples:
       onepass export COMPOSITION --out adapter
-      onepass export COMPOSITION --out model --as merged --model MODEL_FOLDER
+      onepass export COMPOSITION --out model --format merged --model MODEL_FOLDER
+      onepass export COMPOSITION OTHER --out device --format gguf --base-type q4_0
+      onepass export COMPOSITION --out mlx --format mlx
     """
     check_writable(out)
+    if len(compositions) > 1 and target is not Target.gguf:
+        raise OnepassError(
+            f"{target} holds one composition, found {len(compositions)}; export them one by one, "
+            "or together as gguf"
+        )
 
     from onepass.adapters.composition import load_composition
-    from onepass.export import export_merged, export_peft
-    from onepass.model.load import load_base
+    from onepass.export import export_gguf, export_merged, export_mlx, export_peft
 
-    composed = load_composition(composition)
+    if target is Target.gguf:
+        named = named_compositions(compositions)
+        base = base_of(named, model)
+        manifest = export_gguf(named, base, out, base_type, lora_type(save_as), told=note)
+        show_set(out, manifest)
+        return
+    composed = load_composition(compositions[0])
     dtype = torch_dtype(save_as)
     if target is Target.peft:
         export_peft(composed, out, dtype)
+    elif target is Target.mlx:
+        export_mlx(composed, out, dtype)
     else:
         # In float32, so that the sum is rounded once only, when it is saved.
-        export_merged(
-            composed, load_base(model or composed.base.name, "cpu", "float32"), out, dtype
-        )
+        export_merged(composed, base_of({"": composed}, model), out, dtype)
     note(f"{out}: put this line and an empty one before each text:")
     typer.echo(parse_task(composed.passes[0].task).instruction)

@@ -1,6 +1,22 @@
-"""Compositions for other runtimes: as one LoRA in PEFT's format, or as a whole model."""
+"""Compositions for other runtimes: one LoRA, a whole model, or a set for llama.cpp on a device.
 
-from onepass.export.merged import export_merged
-from onepass.export.peft import export_peft
+Imported one by one when asked for: reading a device set's manifest needs no torch.
+"""
 
-__all__ = ["export_merged", "export_peft"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onepass.export.gguf import export_gguf
+    from onepass.export.merged import export_merged
+    from onepass.export.mlx import export_mlx
+    from onepass.export.peft import export_peft
+
+__all__ = ["export_gguf", "export_merged", "export_mlx", "export_peft"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        module = importlib.import_module(f"onepass.export.{name.removeprefix('export_')}")
+        return getattr(module, name)
+    raise AttributeError(f"module 'onepass.export' has no attribute {name!r}")

@@ -5,9 +5,8 @@ from pathlib import Path
 import torch
 
 from onepass.adapters.adapter import Adapter, save_adapter
-from onepass.adapters.composition import Composition, pass_bias, pass_delta
-from onepass.core.errors import OnepassError
-from onepass.export.single import card_of, single_pass
+from onepass.adapters.composition import Composition
+from onepass.export.single import card_of, single_lora
 
 
 def export_peft(
@@ -20,14 +19,6 @@ def export_peft(
         OnepassError: the composition has several passes, output biases or no effect at all, or
             the folder cannot be written.
     """
-    pass_ = single_pass(composition)
-    if pass_bias(pass_, composition.base):
-        raise OnepassError(
-            f"the composition for {composition.task} has output biases, which a LoRA cannot hold; "
-            "calibrate with --form column, or export it as merged"
-        )
-    modules = pass_delta(pass_, composition.base)
-    if not modules:
-        raise OnepassError(f"the composition for {composition.task} is the base alone; use that")
+    modules = single_lora(composition)
     name = f"{composition.method}({composition.task})"
     save_adapter(Adapter(name, modules, composition.base.name, card_of(composition)), folder, dtype)

@@ -1,8 +1,9 @@
-"""What every export needs: the one pass of a composition, and the card of what it is."""
+"""What every export needs: a composition's one pass, as one LoRA, and the card of what it is."""
 
 from typing import Any
 
-from onepass.adapters.composition import Composition, Pass
+from onepass.adapters.adapter import Lora
+from onepass.adapters.composition import Composition, Pass, pass_bias, pass_delta
 from onepass.core.errors import OnepassError
 from onepass.tasks.task import parse_task
 
@@ -27,6 +28,20 @@ def instruction_of(composition: Composition) -> str:
     """What its (first) pass is asked to do; "" where it is given the text alone."""
     first = composition.passes[0]
     return parse_task(first.task, first.instructed).instruction
+
+
+def single_lora(composition: Composition) -> dict[str, Lora]:
+    """ΔW of the composition's one pass by module; an `OnepassError` where no LoRA is all of it."""
+    pass_ = single_pass(composition)
+    if pass_bias(pass_, composition.base):
+        raise OnepassError(
+            f"the composition for {composition.task} has output biases, which a LoRA cannot hold; "
+            "calibrate with --form column, or export it as merged"
+        )
+    modules = pass_delta(pass_, composition.base)
+    if not modules:
+        raise OnepassError(f"the composition for {composition.task} is the base alone; use that")
+    return modules
 
 
 def card_of(composition: Composition) -> dict[str, Any]:

@@ -34,6 +34,16 @@ def prompt_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     return ids
 
 
+def prompt_text(tokenizer: Any, prompt: str) -> str:
+    """The text whose ids `prompt_ids` gives, its control tokens spelt out."""
+    if not tokenizer.chat_template:
+        return f"{tokenizer.bos_token or ''}{prompt}\n\n"
+    text: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False, **_PINNED
+    )
+    return text
+
+
 def text_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of plain `texts`, without any special token."""
     if not texts:

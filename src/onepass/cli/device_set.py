@@ -1,0 +1,68 @@
+"""What `export --format gguf` and `pack` share: compositions, their base, and the report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onepass.cli.show import note, print_table
+from onepass.core.errors import OnepassError
+from onepass.core.registry import unknown
+
+if TYPE_CHECKING:
+    from onepass.adapters.composition import Composition
+    from onepass.export.manifest import Manifest
+    from onepass.model.load import Base
+
+LORA_TYPES = {"float16": "F16", "float32": "F32"}
+
+
+def named_compositions(folders: Sequence[Path]) -> dict[str, "Composition"]:
+    """The compositions in these folders, each by its folder's name."""
+    from onepass.adapters.composition import load_composition
+
+    found: dict[str, Composition] = {}
+    for folder in folders:
+        name = folder.resolve().name
+        if name in found:
+            raise OnepassError(
+                f"two compositions are in folders called {name!r}; rename one, "
+                "since a device calls them by these names"
+            )
+        found[name] = load_composition(folder)
+    return found
+
+
+def base_of(compositions: Mapping[str, "Composition"], model: str | None) -> "Base":
+    """The base the compositions were made for, in float32, or `model` in its place."""
+    from onepass.model.load import load_base
+
+    names = {composition.base.name for composition in compositions.values()}
+    if len(names) > 1:
+        raise OnepassError(
+            f"the compositions are for different bases: {', '.join(sorted(names))}; "
+            "one set holds one base"
+        )
+    return load_base(model or names.pop(), "cpu", "float32")
+
+
+def lora_type(save_as: str) -> str:
+    """The GGUF type of adapters for --save-as."""
+    if save_as not in LORA_TYPES:
+        raise unknown("dtype of GGUF adapters", save_as, list(LORA_TYPES))
+    return LORA_TYPES[save_as]
+
+
+def show_set(folder: Path, manifest: "Manifest") -> None:
+    """Print what is in a set, and what each composition adds to it."""
+    base = manifest.base
+    rows = [(base.path, f"base, {base.type}", f"{base.bytes:,}")]
+    rows += [(a.path, f"{a.role}, rank {a.rank}", f"{a.bytes:,}") for a in manifest.adapters]
+    rows += [
+        (e.fused.path, "fused", f"{e.fused.bytes:,}") for e in manifest.compositions if e.fused
+    ]
+    print_table(("file", "what", "bytes"), rows, numbers=True)
+    total = base.bytes + sum(adapter.bytes for adapter in manifest.adapters)
+    note(f"{folder}: {total:,} bytes on the device")
+    for entry in manifest.compositions:
+        share = 100 * entry.marginal_bytes / total
+        note(f"{entry.name}: adds {entry.marginal_bytes:,} bytes ({share:.2f} % of the set)")

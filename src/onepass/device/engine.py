@@ -1,0 +1,284 @@
+"""A device set, run by llama.cpp: compositions chosen per request, nothing loaded twice.
+
+    with Engine("device") as engine:
+        print(engine.run("sum-es", "Ana: Tea at five?\\nBen: Yes!").text)
+
+Each request names the scale of every adapter, so that another composition costs no reload. Each
+combination of scales keeps a slot of its own with the prompt it read last, as far as slots go.
+"""
+
+import threading
+import time
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from onepass.core.errors import OnepassError
+from onepass.core.registry import unknown
+from onepass.device.modes import plan
+from onepass.device.process import EngineProcess
+from onepass.export.manifest import Manifest, PassEntry, inside, read_set
+from onepass.tasks.prompt import fit_prompt
+from onepass.tasks.task import parse_task
+
+CONTEXT = 4096  # by default at most so many tokens, for a real base's context costs much memory
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a text: the last pass's `text`, and what all passes took.
+
+    tokens: generated, the end of turn included. prompt_tokens: read; cached_tokens of them were
+    known from before. notice: what was left out of the text to make it fit; "" where nothing was.
+    """
+
+    text: str
+    tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+    seconds: float
+    notice: str = ""
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The greedy continuation of a prompt; `ids` end with a stop token if it came."""
+
+    ids: list[int]
+    text: str
+    prompt_tokens: int
+    cached_tokens: int
+
+
+class Engine:
+    """llama.cpp with a device set loaded. Close it, or use it as a context manager.
+
+    Requests from several threads are answered one after another.
+
+    Args:
+        folder: what `onepass pack` or `onepass export --format gguf` wrote.
+        context: most tokens of prompt and answer together; by default the base's, 4,096 at most.
+        slots: how many combinations of scales keep their prompt cache; each costs a context.
+        threads: of the engine; by default its own choice.
+        exact: a 32-bit cache and plain attention, for comparison with PyTorch; slower.
+        fused: load each composition's one fused adapter instead of its parts.
+        check: compare the checksums of all files first.
+        timeout: seconds to wait for an answer.
+
+    Raises:
+        OnepassError: the set is damaged, or llama.cpp cannot load it.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        context: int | None = None,
+        slots: int = 2,
+        threads: int | None = None,
+        exact: bool = False,
+        fused: bool = False,
+        check: bool = True,
+        timeout: float = 600.0,
+    ) -> None:
+        folder = Path(folder)
+        self.manifest: Manifest = read_set(folder, check)
+        base = self.manifest.base
+        self.context = min(base.context, CONTEXT) if context is None else context
+        if not 1 <= self.context <= base.context:
+            raise OnepassError(
+                f"context {context}: expected 1 to {base.context} tokens, as base {base.name} has"
+            )
+        if slots < 1:
+            raise OnepassError(f"slots {slots}: expected at least 1")
+        self.fused = fused
+        self._adapters = _adapters(self.manifest, fused)
+        self._slots: dict[tuple[float, ...], int] = {}
+        self._slot_count = slots
+        self._busy = threading.Lock()
+        paths = [str(inside(folder, place)) for place in self._adapters.values()]
+        settings = {
+            "model": str(inside(folder, base.path)),
+            "adapters": paths,
+            "context": self.context,
+            "slots": slots,
+            "threads": threads,
+            "exact": exact,
+        }
+        self._process = EngineProcess(settings, timeout)
+        try:
+            self._check_order(paths)
+        except OnepassError:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the engine's process; more than once does no harm."""
+        self._process.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def peak_memory(self) -> int | None:
+        """The most memory the engine has used so far, in bytes; None where no one tells."""
+        return self._process.peak_memory()
+
+    def run(
+        self, composition: str, text: str, mode: str = "composed", max_new_tokens: int = 128
+    ) -> Answer:
+        """Do a composition's task to a text, in one of `modes.MODES`, greedily.
+
+        A text too long for the context loses its oldest turns, which the answer's notice tells.
+
+        Raises:
+            OnepassError: there is no such composition or mode, there is no room for the answer, or
+                the engine fails.
+        """
+        began = time.perf_counter()
+        done: list[Completion] = []
+        notices = []
+        for pass_ in self._plan(composition, mode):
+            prompt, notice = self._fitted(pass_, text, max_new_tokens)
+            notices += [notice] if notice else []
+            done.append(self.complete(prompt, pass_.scales, max_new_tokens))
+            text = done[-1].text.strip()
+        return Answer(
+            text,
+            sum(len(each.ids) for each in done),
+            sum(each.prompt_tokens for each in done),
+            sum(each.cached_tokens for each in done),
+            time.perf_counter() - began,
+            "; ".join(notices),
+        )
+
+    def complete(
+        self, prompt: Sequence[int], scales: Mapping[str, float], max_new_tokens: int
+    ) -> Completion:
+        """The greedy answer to a prompt of token ids, with these scales by name of adapter."""
+        reply = self._ask(prompt, scales, n_predict=max_new_tokens, return_tokens=True)
+        ids, text = list(reply["tokens"]), str(reply["content"])
+        ends = [place for place, token in enumerate(ids) if token in self.manifest.prompt.stop]
+        if ends and ends[0] + 1 < len(ids):  # a stop token that the engine does not know as one
+            ids = ids[: ends[0] + 1]
+            text = self._process.ask("/detokenize", {"tokens": ids[:-1]})["content"]
+        cached = int(reply["timings"]["cache_n"])
+        return Completion(ids, text, int(reply["tokens_evaluated"]), cached)
+
+    def log_probabilities(
+        self, prompt: Sequence[int], scales: Mapping[str, float], top: int | None = None
+    ) -> dict[int, float]:
+        """The natural log-probability of each next token, of the `top` likeliest or of all."""
+        count = top or self.manifest.base.vocabulary
+        # The engine tells nothing where the answer ends at once: have it say an ordinary token.
+        word = self.tokenize("a")[0]
+        reply = self._ask(prompt, scales, n_predict=1, n_probs=count, logit_bias=[[word, 1e6]])
+        (first,) = reply["completion_probabilities"]
+        return {int(row["id"]): float(row["logprob"]) for row in first["top_logprobs"]}
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of a plain text, in the Unicode form that the base's own tokenizer uses."""
+        form = self.manifest.prompt.normalization
+        text = unicodedata.normalize(form, text) if form else text
+        body = {"content": text, "add_special": False, "parse_special": False}
+        return [int(token) for token in self._process.ask("/tokenize", body)["tokens"]]
+
+    def prompt_ids(self, message: str) -> list[int]:
+        """The ids of a user message in its frame, up to where the answer begins."""
+        frame = self.manifest.prompt
+        middle = self.tokenize(f"{frame.text_before}{message}{frame.text_after}")
+        return [*frame.before, *middle, *frame.after]
+
+    def _plan(self, composition: str, mode: str) -> list[PassEntry]:
+        entry = self.manifest.composition(composition)
+        if mode != "composed" and (self.fused or self.manifest.base.merged):
+            raise OnepassError(
+                f"mode {mode} needs the adapters apart; this engine has only the whole composition"
+            )
+        passes = plan(entry, mode)
+        if not self.fused:
+            return passes
+        if entry.fused is None:
+            raise OnepassError(
+                f"the set has no fused adapter of composition {entry.name!r}; "
+                "export it again with --format gguf"
+            )
+        return [passes[0].model_copy(update={"scales": {entry.name: 1.0}})]
+
+    def _fitted(self, pass_: PassEntry, text: str, max_new_tokens: int) -> tuple[list[int], str]:
+        if max_new_tokens < 1:
+            raise OnepassError(f"max_new_tokens is {max_new_tokens}; it must be positive")
+        room = self.context - max_new_tokens
+        if room < 1:
+            raise OnepassError(
+                f"max_new_tokens is {max_new_tokens}, but the context is {self.context} tokens; "
+                "allow fewer"
+            )
+        task = parse_task(pass_.task, instructed=bool(pass_.instruction))
+        if task.instruction != pass_.instruction:
+            raise OnepassError(
+                f"the set asks {pass_.instruction!r} for {pass_.task}, but this onepass asks "
+                f"{task.instruction!r}; run the set with onepass {self.manifest.onepass}"
+            )
+        fitted = fit_prompt(task, text, lambda message: len(self.prompt_ids(message)), room)
+        return self.prompt_ids(fitted.prompt), fitted.notice
+
+    def _ask(self, prompt: Sequence[int], scales: Mapping[str, float], **more: Any) -> Any:
+        strangers = sorted(scales.keys() - self._adapters.keys())
+        if strangers:
+            raise unknown("adapter of this set", strangers[0], list(self._adapters))
+        vector = tuple(float(scales.get(name, 0.0)) for name in self._adapters)
+        with self._busy:
+            body = {
+                "prompt": list(prompt),
+                # Each named, because llama.cpp takes an empty list for the scales it started with.
+                "lora": [{"id": number, "scale": scale} for number, scale in enumerate(vector)],
+                "id_slot": self._slot(vector),
+                "temperature": 0.0,
+                "cache_prompt": True,
+                **more,
+            }
+            return self._process.ask("/completion", body)
+
+    def _slot(self, vector: tuple[float, ...]) -> int:
+        """The slot of these scales: theirs, a free one, or that of those asked for longest ago."""
+        slot = self._slots.pop(vector, None)
+        if slot is None and len(self._slots) < self._slot_count:
+            slot = len(self._slots)
+        elif slot is None:
+            slot = self._slots.pop(next(iter(self._slots)))
+        self._slots[vector] = slot
+        return slot
+
+    def _check_order(self, paths: list[str]) -> None:
+        loaded = [str(each["path"]) for each in self._process.ask("/lora-adapters")]
+        if loaded != paths:
+            raise OnepassError(
+                f"llama.cpp has loaded the adapters in another order, {', '.join(loaded)}; "
+                "their scales would be mixed up"
+            )
+
+
+def _adapters(manifest: Manifest, fused: bool) -> dict[str, str]:
+    """The path of each adapter to load, by its name, in the engine's order."""
+    if fused:
+        return {e.name: e.fused.path for e in manifest.compositions if e.fused}
+    return {adapter.name: adapter.path for adapter in manifest.adapters}

@@ -1,0 +1,51 @@
+"""The ways to do a compositional task on a device: what is run, with which adapters."""
+
+from collections.abc import Callable
+
+from onepass.core.errors import OnepassError
+from onepass.core.registry import unknown
+from onepass.export.manifest import CompositionEntry, PassEntry
+from onepass.tasks.task import parse_task
+
+Plan = Callable[[CompositionEntry], list[PassEntry]]
+
+
+def _pass(task: str, *adapters: str) -> PassEntry:
+    return PassEntry(
+        task=task,
+        instruction=parse_task(task).instruction,
+        scales=dict.fromkeys(adapters, 1.0),
+    )
+
+
+def _main(entry: CompositionEntry) -> list[PassEntry]:
+    return [_pass(entry.task, next(iter(entry.parts.values())))]
+
+
+def _multi_step(entry: CompositionEntry) -> list[PassEntry]:
+    return [_pass(part, adapter) for part, adapter in entry.parts.items()]
+
+
+MODES: dict[str, Plan] = {
+    "zero-shot": lambda entry: [_pass(entry.task)],
+    "main": _main,
+    "multi-step": _multi_step,
+    "composed": lambda entry: entry.passes,
+}
+"""The base alone; the first task's adapter alone; the adapters in turn; the composition."""
+
+
+def plan(entry: CompositionEntry, mode: str) -> list[PassEntry]:
+    """The passes of a composition in a mode.
+
+    Raises:
+        OnepassError: there is no such mode, or the set has no adapter for each single task.
+    """
+    if mode not in MODES:
+        raise unknown("mode", mode, list(MODES))
+    if mode in ("main", "multi-step") and not entry.parts:
+        raise OnepassError(
+            f"mode {mode} needs an adapter for each of {' and '.join(parse_task(entry.task).parts)}"
+            f"; the set has none for composition {entry.name!r}"
+        )
+    return MODES[mode](entry)

@@ -1,0 +1,143 @@
+"""llama.cpp's server in a process of its own, spoken to over HTTP on this machine."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from contextlib import suppress
+from http.client import HTTPException
+from typing import IO, Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
+
+from onepass.core.errors import OnepassError
+from onepass.core.optional import optional
+from onepass.device.child import MARK
+
+_PATIENCE = 5.0  # seconds a process may take to end when it is asked to
+
+
+class EngineProcess:
+    """A running server with these `settings` (see `child._serve`); `close` it, or let it go.
+
+    Raises:
+        OnepassError: it did not start, with what llama.cpp said.
+    """
+
+    def __init__(self, settings: dict[str, Any], timeout: float) -> None:
+        optional("xllamacpp", "device")
+        self._timeout = timeout
+        self._asking = threading.Lock()
+        # Straight to this machine, whatever proxy the environment names.
+        self._open = build_opener(ProxyHandler({})).open
+        self._log = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "onepass.device.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,  # Ctrl-C is for us; we end it
+        )
+        self._end = weakref.finalize(self, _end, self._process, self._log)
+        started = self._tell(json.dumps(settings))
+        if started is None:
+            said = self._said()
+            self.close()
+            raise OnepassError(f"llama.cpp cannot load {settings['model']}: {said}")
+        self._url = str(started["url"])
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def close(self) -> None:
+        """End the process; more than once does no harm."""
+        self._end()
+
+    def peak_memory(self) -> int | None:
+        """The most memory it has used so far, in bytes; None where the system does not tell."""
+        with self._asking:
+            told = self._tell("memory")
+        if told is None:
+            raise self._ended()
+        peak: int | None = told["peak"]
+        return peak
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON answer to a request: POST of `body`, or GET without one.
+
+        Raises:
+            OnepassError: the server refuses, does not answer in time, or has ended.
+        """
+        if not self._end.alive:
+            raise OnepassError("the engine is closed; open it again")
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(self._url + path, data, {"Content-Type": "application/json"})
+        try:
+            with self._open(request, timeout=self._timeout) as answer:
+                return json.loads(answer.read())
+        except HTTPError as error:
+            raise OnepassError(f"llama.cpp refuses the request: {_reason(error)}") from error
+        except TimeoutError as error:
+            raise OnepassError(
+                f"the engine has not answered for {self._timeout:.0f} s; ask for fewer tokens, "
+                "or allow more time"
+            ) from error
+        except (OSError, HTTPException, ValueError) as error:
+            raise self._ended() from error
+
+    def _tell(self, line: str) -> Any:
+        """What the process answers to a line of input; None when it has ended."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.flush()
+        except OSError:
+            return None
+        for said in self._process.stdout:
+            if said.startswith(MARK):
+                return json.loads(said.removeprefix(MARK))
+        return None
+
+    def _ended(self) -> OnepassError:
+        try:
+            status = self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            return OnepassError("the engine does not answer any more; close it and open it again")
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        said = self._said()
+        self.close()
+        return OnepassError(f"the engine {how} ({said}); open it again")
+
+    def _said(self) -> str:
+        """The last complaint in llama.cpp's log, else its last line."""
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]
+        complaints = [line for line in lines if " E " in line or "rror" in line]
+        return (complaints or lines or ["it said nothing"])[-1]
+
+
+def _end(process: "subprocess.Popen[str]", log: IO[str]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):  # what was still to be written to one that has ended
+                pipe.close()
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    log.close()
+
+
+def _reason(error: HTTPError) -> str:
+    text = error.read().decode(errors="replace")
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return text[:200] or f"status {error.code}"

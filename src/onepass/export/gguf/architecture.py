@@ -1,0 +1,152 @@
+"""What llama.cpp calls the parts of a base, and how it wants their rows.
+
+The names come from the `gguf` package; the rest follows llama.cpp's graphs
+(https://github.com/ggml-org/llama.cpp/tree/master/src/models): which keys, which optional biases,
+and that the architecture `llama` rotates neighbouring rows of q and k, where Hugging Face rotates
+halves, so that those rows are stored in another order.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onepass.adapters.adapter import projection
+from onepass.core.errors import OnepassError
+from onepass.core.optional import optional
+
+_ATTENTION = frozenset({"q_proj", "k_proj", "v_proj"})
+_ALL = _ATTENTION | {"o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family of models; `name` is both Hugging Face's model_type and llama.cpp's architecture.
+
+    norm: the field that holds the epsilon, and where the configuration has it. biases: the
+    projections that may have one. permuted: q and k rows are stored as neighbours. scaled_rope:
+    factors of the rotary frequencies are read. output: needed even where it is the embedding.
+    """
+
+    name: str
+    norm: tuple[str, str]
+    biases: frozenset[str]
+    permuted: bool = False
+    scaled_rope: bool = False
+    output: bool = False
+
+
+_RMS = ("add_layer_norm_rms_eps", "rms_norm_eps")
+_LAYER = ("add_layer_norm_eps", "layer_norm_eps")
+ARCHITECTURES = {
+    "llama": Architecture("llama", _RMS, _ALL, permuted=True, scaled_rope=True),
+    "qwen2": Architecture("qwen2", _RMS, _ATTENTION),
+    "stablelm": Architecture("stablelm", _LAYER, _ATTENTION, output=True),
+}
+
+
+def architecture_of(config: Any) -> Architecture:
+    """The architecture of a base with this configuration.
+
+    Raises:
+        OnepassError: llama.cpp's graph is not known here, or would compute something else.
+    """
+    kind = config.model_type
+    if kind not in ARCHITECTURES:
+        raise OnepassError(
+            f"models of type {kind} cannot be exported as GGUF; "
+            f"{', '.join(ARCHITECTURES)} can (export it as peft or merged)"
+        )
+    if config.hidden_act != "silu":
+        raise OnepassError(
+            f"hidden_act is {config.hidden_act}; llama.cpp computes {kind} models with silu"
+        )
+    if getattr(config, "use_sliding_window", False):
+        raise OnepassError(
+            f"use_sliding_window is on; llama.cpp gives {kind} models no sliding window, "
+            "so long inputs would come out differently"
+        )
+    return ARCHITECTURES[kind]
+
+
+def head_dim(config: Any) -> int:
+    return int(
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+
+
+def rotary_dimensions(config: Any) -> int:
+    """How many of a head's dimensions are rotated."""
+    share = config.rope_parameters.get("partial_rotary_factor", 1.0)
+    return int(head_dim(config) * share)
+
+
+def rotary_factors(model: Any, architecture: Architecture) -> Tensor | None:
+    """By what each rotary frequency is divided, (rotated / 2,); None where they are plain.
+
+    Read from the model itself, so that every fixed scaling (llama3, linear) is the one it computes.
+    """
+    config = model.config
+    kind = config.rope_parameters.get("rope_type", "default")
+    if kind == "default":
+        return None
+    if kind not in ("llama3", "linear") or not architecture.scaled_rope:
+        raise OnepassError(
+            f"rope_type is {kind}; a GGUF of a {architecture.name} model holds "
+            f"{'default, llama3 and linear' if architecture.scaled_rope else 'only default'} "
+            "rotary positions here"
+        )
+    rotated = rotary_dimensions(config)
+    theta = float(config.rope_parameters["rope_theta"])
+    steps = torch.arange(0, rotated, 2, dtype=torch.float64) / rotated
+    plain = theta**-steps
+    scaled: Tensor = model.get_decoder().rotary_emb.inv_freq
+    return (plain / scaled.double().cpu()).float()
+
+
+def add_fields(writer: Any, config: Any, architecture: Architecture) -> None:
+    """Add the model's dimensions to a `gguf.GGUFWriter`."""
+    add_epsilon, where = architecture.norm
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(head_dim(config))
+    writer.add_value_length(head_dim(config))
+    writer.add_rope_dimension_count(rotary_dimensions(config))
+    writer.add_rope_freq_base(float(config.rope_parameters["rope_theta"]))
+    writer.add_vocab_size(config.vocab_size)
+    getattr(writer, add_epsilon)(float(getattr(config, where)))
+    if hasattr(config, "use_parallel_residual"):
+        writer.add_parallel_residual(config.use_parallel_residual)
+
+
+def tensor_names(architecture: Architecture, layers: int) -> Callable[[str], str]:
+    """A function from a tensor's Hugging Face name to its name in a GGUF."""
+    gguf = optional("gguf", "device")
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.name.upper()], layers)
+
+    def name(path: str) -> str:
+        found = known.get_name(path, try_suffixes=(".weight", ".bias"))
+        if found is None:
+            raise OnepassError(
+                f"{path}: llama.cpp's architecture {architecture.name} has no such tensor; "
+                "export it as peft or merged"
+            )
+        return str(found)
+
+    return name
+
+
+def arranged(rows: Tensor, module: str, config: Any, architecture: Architecture) -> Tensor:
+    """The rows (out, ...) of a module's weight, bias or LoRA `up`, in llama.cpp's order."""
+    kind = projection(module)
+    if not architecture.permuted or kind not in ("q_proj", "k_proj"):
+        return rows
+    heads = config.num_attention_heads if kind == "q_proj" else config.num_key_value_heads
+    pairs = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
+    return pairs.transpose(1, 2).reshape(rows.shape)

@@ -1,0 +1,80 @@
+"""A base as GGUF, in any of the types that can be written without llama.cpp's own tools."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onepass.core.optional import optional
+from onepass.export.gguf.architecture import (
+    add_fields,
+    architecture_of,
+    arranged,
+    rotary_factors,
+    tensor_names,
+)
+from onepass.export.gguf.file import Array, Planned, storage_type, write_gguf
+from onepass.export.gguf.tokenizer import add_tokenizer
+from onepass.model.load import Base
+
+_FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
+_HEAD_NORM = re.compile(r"(.+\.[qk]_layernorm)\.norms\.(\d+)(\.weight)$")
+
+
+def write_base(base: Base, path: Path, base_type: str) -> None:
+    """Write the base, with whatever is folded into it just now, in place.
+
+    Raises:
+        OnepassError: its architecture, rotary scaling or tokenizer is not supported, or a weight
+            does not fit the type.
+    """
+    config = base.model.config
+    architecture = architecture_of(config)
+
+    def describe(writer: Any) -> None:
+        gguf = optional("gguf", "device")
+        writer.add_type("model")
+        writer.add_name(base.name)
+        writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[base_type]])
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        add_fields(writer, config, architecture)
+        add_tokenizer(writer, base)
+
+    name = tensor_names(architecture, config.num_hidden_layers)
+    tensors: dict[str, Callable[[], Tensor]] = {
+        name(path): partial(arranged, tensor, path.rpartition(".")[0], config, architecture)
+        for path, tensor in _state(base, architecture.output).items()
+    }
+    factors = rotary_factors(base.model, architecture)
+    if factors is not None:
+        tensors["rope_freqs.weight"] = lambda: factors
+    planned = []
+    for title, make in tensors.items():
+        shape = tuple(make().shape)  # a view until it is permuted, so this costs next to nothing
+        planned.append(
+            Planned(title, shape, storage_type(title, shape, base_type), partial(_numbers, make))
+        )
+    write_gguf(path, architecture.name, describe, planned)
+
+
+def _state(base: Base, output: bool) -> dict[str, Tensor]:
+    """The model's tensors: a tied output left out unless it is wanted, norms per head stacked."""
+    tied = base.model.config.tie_word_embeddings and not output
+    state: dict[str, Tensor] = {}
+    heads: dict[str, list[Tensor]] = {}
+    for path, tensor in base.model.state_dict().items():
+        match = _HEAD_NORM.match(path)
+        if match:
+            heads.setdefault(f"{match[1]}{match[3]}", []).append(tensor)
+        elif not (tied and path == "lm_head.weight"):
+            state[path] = tensor
+    return state | {path: torch.stack(norms) for path, norms in heads.items()}
+
+
+def _numbers(make: Callable[[], Tensor]) -> Array:
+    numbers: Array = make().float().cpu().numpy()
+    return numbers

@@ -1,0 +1,255 @@
+"""The device set: one base, each adapter once, and a manifest that says how to scale them."""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from onepass import __version__
+from onepass.adapters.adapter import Adapter
+from onepass.adapters.composition import Composition, Pass, check_base, pass_bias, pass_delta, reach
+from onepass.adapters.shape import BaseShape
+from onepass.adapters.storage import check_replaceable
+from onepass.core.errors import OnepassError
+from onepass.core.files import atomic_folder, write_json
+from onepass.core.registry import unknown
+from onepass.export.gguf.adapter import write_lora
+from onepass.export.gguf.architecture import architecture_of
+from onepass.export.gguf.base import write_base
+from onepass.export.gguf.tokenizer import normalization
+from onepass.export.manifest import (
+    BASE_TYPES,
+    MANIFEST,
+    AdapterFile,
+    BaseFile,
+    CompositionEntry,
+    File,
+    Manifest,
+    PassEntry,
+    Role,
+    Vector,
+    describe,
+)
+from onepass.export.prompt import prompt_frame
+from onepass.model.attach import folded
+from onepass.model.load import Base
+from onepass.tasks.task import parse_task
+
+FILES = ("base-*.gguf", "adapters", "fused")
+Told = Callable[[str], None]
+MakeVectors = Callable[[Base, Mapping[str, Composition]], list[Vector]]
+
+
+def export_gguf(
+    compositions: Mapping[str, Composition],
+    base: Base,
+    folder: Path | str,
+    base_type: str = "f16",
+    lora_type: str = "F16",
+    fused: bool = True,
+    vectors: MakeVectors | None = None,
+    told: Told = lambda what: None,
+) -> Manifest:
+    """Write a device set of named compositions of one base; whole or not at all.
+
+    fused: also write each composition as one adapter, for runtimes that take only one.
+    vectors: makes the test vectors to store. told: called with each file that is written next.
+    Raises:
+        OnepassError: a composition is for another base, shows examples in its prompt or has output
+            biases beside other compositions; the base is not supported; a number does not fit
+            the type; or the folder cannot be written.
+    """
+    folder = Path(folder)
+    if base_type not in BASE_TYPES:
+        raise unknown("base type", base_type, list(BASE_TYPES))
+    check_replaceable(folder, MANIFEST, FILES)
+    for composition in compositions.values():
+        _check(composition, base, alone=len(compositions) == 1)
+    architecture = architecture_of(base.model.config)
+    prompt = prompt_frame(base, normalization(base))
+    made = vectors(base, compositions) if vectors else []
+    with atomic_folder(folder) as temporary:
+        shelf = _Shelf(temporary, base, lora_type, told)
+        entries = [shelf.entry(name, each, fused) for name, each in compositions.items()]
+        place = f"base-{base_type}.gguf"
+        told(place)
+        to_fold = _to_fold(compositions, base)
+        if to_fold is None:
+            write_base(base, temporary / place, base_type)
+        else:
+            with folded(base, to_fold):
+                write_base(base, temporary / place, base_type)
+        manifest = Manifest(
+            onepass=__version__,
+            base=BaseFile(
+                **describe(temporary, place),  # type: ignore[arg-type]
+                name=base.name,
+                architecture=architecture.name,
+                type=base_type,
+                vocabulary=base.model.config.vocab_size,
+                context=base.context,
+                merged=to_fold is not None,
+            ),
+            adapters=list(shelf.files.values()),
+            compositions=entries,
+            prompt=prompt,
+            vectors=made,
+        )
+        write_json(temporary / MANIFEST, manifest.model_dump())
+    return manifest
+
+
+def _check(composition: Composition, base: Base, alone: bool) -> None:
+    check_base(composition, base.shape)
+    for pass_ in composition.passes:
+        if pass_.shots:
+            raise OnepassError(
+                f"the composition for {composition.task} shows {len(pass_.shots)} solved examples "
+                "in its prompt, which a device set does not hold; calibrate a composition instead"
+            )
+        if pass_bias(pass_, base.shape) and not (alone and len(composition.passes) == 1):
+            raise OnepassError(
+                f"the composition for {composition.task} has output biases, which no LoRA holds: "
+                "they can be folded into a base of its own (export it alone), or calibrate "
+                "with --form column"
+            )
+
+
+def _to_fold(compositions: Mapping[str, Composition], base: Base) -> Pass | None:
+    """The pass that must be summed into the base: the only one there is, if it has biases."""
+    for composition in compositions.values():
+        for pass_ in composition.passes:
+            biased = pass_bias(pass_, base.shape)
+            allowed = architecture_of(base.model.config).biases
+            for module in biased:
+                if module.rpartition(".")[2] not in allowed:
+                    raise OnepassError(
+                        f"{module} of {base.name} has no place for a bias in llama.cpp's "
+                        f"{base.model.config.model_type}; calibrate with --form column instead"
+                    )
+            if biased:
+                return pass_
+    return None
+
+
+@dataclass
+class _Shelf:
+    """The adapters written so far, each content once, by its digest."""
+
+    folder: Path
+    base: Base
+    type: str
+    told: Told
+    files: dict[str, AdapterFile] = field(default_factory=dict)
+    counted: set[str] = field(default_factory=set)
+
+    def entry(self, name: str, composition: Composition, fused: bool) -> CompositionEntry:
+        """Write what a composition needs that is not here yet; its entry in the manifest."""
+        passes = [self._pass(name, pass_) for pass_ in composition.passes]
+        new = {
+            file.name: file.bytes
+            for file in self.files.values()
+            if file.role != "task" and any(file.name in p.scales for p in passes)
+        }
+        marginal = sum(size for file, size in new.items() if file not in self.counted)
+        self.counted |= set(new)
+        return CompositionEntry(
+            name=name,
+            task=composition.task,
+            method=composition.method,
+            passes=passes,
+            parts=self._parts(composition),
+            marginal_bytes=marginal,
+            fused=self._fused(name, composition) if fused else None,
+        )
+
+    def _pass(self, name: str, pass_: Pass) -> PassEntry:
+        scales: dict[str, float] = {}
+        if not pass_bias(pass_, self.base.shape):
+            for weighted in pass_.adapters:
+                file = self._place(weighted.adapter, "stored" if weighted.stored else "task")
+                scales[file.name] = scales.get(file.name, 0.0) + weighted.weight
+            calibration = _calibration(name, pass_, self.base.shape)
+            if calibration is not None:
+                scales[self._place(calibration, "calibration").name] = 1.0
+        return PassEntry(
+            task=pass_.task,
+            instruction=parse_task(pass_.task, pass_.instructed).instruction,
+            scales=scales,
+        )
+
+    def _place(self, adapter: Adapter, role: Role) -> AdapterFile:
+        key = _digest(adapter)
+        if key not in self.files:
+            name = _free(file_name(adapter.name), {file.name for file in self.files.values()})
+            place = f"adapters/{name}.gguf"
+            self._write(replace(adapter, name=name), place)
+            self.files[key] = AdapterFile(
+                **describe(self.folder, place),  # type: ignore[arg-type]
+                name=name,
+                role=role,
+                rank=max(lora.rank for lora in adapter.modules.values()),
+            )
+        return self.files[key]
+
+    def _parts(self, composition: Composition) -> dict[str, str]:
+        """The adapter of each single task: those that say theirs, else in the task's order."""
+        wanted = parse_task(composition.task).parts
+        given = [w.adapter for p in composition.passes for w in p.adapters if not w.stored]
+        given = list({_digest(adapter): adapter for adapter in given}.values())
+        if len(given) != len(wanted) or any(_digest(a) not in self.files for a in given):
+            return {}
+        told = [adapter.card.get("task") for adapter in given]
+        tasks = told if sorted(map(str, told)) == sorted(wanted) else wanted
+        names = {task: self.files[_digest(a)].name for task, a in zip(tasks, given, strict=True)}
+        return {part: names[part] for part in wanted}
+
+    def _fused(self, name: str, composition: Composition) -> File | None:
+        """The whole pass as one adapter; None where there is none that does it."""
+        if len(composition.passes) > 1:
+            return None
+        (pass_,) = composition.passes
+        modules = pass_delta(pass_, self.base.shape)
+        if not modules or pass_bias(pass_, self.base.shape):
+            return None
+        place = f"fused/{file_name(name)}.gguf"
+        self._write(Adapter(name, modules, self.base.name), place)
+        return File(**describe(self.folder, place))  # type: ignore[arg-type]
+
+    def _write(self, adapter: Adapter, place: str) -> None:
+        self.told(place)
+        (self.folder / place).parent.mkdir(exist_ok=True)
+        write_lora(adapter, self.base.model.config, self.folder / place, self.type)
+
+
+def _calibration(name: str, pass_: Pass, shape: BaseShape) -> Adapter | None:
+    """The pass's calibration as an adapter, its pair written out for every layer it acts on."""
+    if pass_.calibration is None:
+        return None
+    acted_on = BaseShape(shape.name, reach(pass_, shape))
+    modules = pass_delta(replace(pass_, adapters=()), acted_on)
+    return Adapter(f"calibration-{name}", modules, shape.name)
+
+
+def _digest(adapter: Adapter) -> str:
+    digest = hashlib.sha256()
+    for module in sorted(adapter.modules):
+        lora = adapter.modules[module]
+        digest.update(f"{module} {lora.shape} {lora.rank}".encode())
+        for factor in (lora.down, lora.up):
+            digest.update(factor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def file_name(name: str) -> str:
+    """A name any file system takes: letters, digits and ".+-_" as they are, all else a dash."""
+    return re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "unnamed"
+
+
+def _free(name: str, taken: set[str]) -> str:
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}-{number}"
+    return free

@@ -1,0 +1,87 @@
+"""A GGUF file written one tensor at a time, and in which type each tensor of a base is stored."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onepass.core.errors import OnepassError
+from onepass.core.optional import optional
+
+BLOCK = 32  # numbers that share a scale in Q8_0 and Q4_0
+
+Array = NDArray[np.float32]
+
+
+def storage_type(name: str, shape: Sequence[int], base_type: str) -> str:
+    """The type, "F32", "F16", "Q8_0" or "Q4_0", of a base's tensor; `name` is its GGUF name.
+
+    Every weight matrix has `base_type`, the embedding and the output included; norms, biases and
+    rotary factors are F32, and so is a matrix whose rows do not divide into blocks of 32.
+    """
+    wanted = base_type.upper()
+    if len(shape) != 2 or not name.endswith(".weight") or "norm" in name:
+        return "F32"
+    if wanted.startswith("Q") and shape[-1] % BLOCK:
+        return "F32"
+    return wanted
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tensor to be written: `make` gives its numbers, of `shape`, when its turn comes."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    make: Callable[[], Array]
+
+
+def write_gguf(
+    path: Path, architecture: str, describe: Callable[[Any], None], tensors: Sequence[Planned]
+) -> None:
+    """Write a file in place; `describe` is given the `gguf.GGUFWriter` to add its fields to.
+
+    Only one tensor at a time is in memory. Call it inside `atomic_folder` or `atomic_file`.
+    """
+    gguf = optional("gguf", "device")
+    kinds = gguf.GGMLQuantizationType
+    writer = gguf.GGUFWriter(path, architecture)
+    try:
+        describe(writer)
+        for tensor in tensors:
+            kind = kinds[tensor.type]
+            block, size = gguf.GGML_QUANT_SIZES[kind]
+            count = int(np.prod(tensor.shape)) // block * size
+            writer.add_tensor_info(tensor.name, tensor.shape, np.dtype("float32"), count, kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for tensor in tensors:
+            writer.write_tensor_data(_stored(tensor, gguf, path))
+    finally:
+        writer.close()
+
+
+def stored_values(values: Array, type_: str) -> Array:
+    """The numbers that an engine reads back from `values` stored as `type_`."""
+    quants = optional("gguf", "device").quants
+    kind = optional("gguf", "device").GGMLQuantizationType[type_]
+    found: Array = quants.dequantize(quants.quantize(values, kind), kind)
+    return found
+
+
+def _stored(tensor: Planned, gguf: Any, path: Path) -> NDArray[Any]:
+    values = np.ascontiguousarray(tensor.make(), dtype=np.float32)
+    assert values.shape == tensor.shape, (tensor.name, values.shape, tensor.shape)
+    with np.errstate(over="ignore"):
+        stored: NDArray[Any] = gguf.quants.quantize(values, gguf.GGMLQuantizationType[tensor.type])
+    if tensor.type == "F16" and not np.isfinite(stored).all():
+        raise OnepassError(
+            f"{path.name}, tensor {tensor.name}: values up to {np.abs(values).max():.3g} "
+            "do not fit F16; store it as F32"
+        )
+    return stored

@@ -1,0 +1,226 @@
+"""What a device set is: `manifest.json` beside a base and its adapters, with their scales.
+
+Plain data, readable without torch. A set is a folder:
+
+    manifest.json              this description, with a checksum of every file
+    base-q4_0.gguf             the base
+    adapters/summarize.gguf    task adapters, shared by the compositions
+    adapters/....gguf          calibrations: what one more composition adds
+    fused/....gguf             per composition, one adapter that holds all of it
+
+The order of `adapters` is the engine's: adapter 0 is the first. A pass is run by giving each
+adapter its scale, and every other adapter 0.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
+
+from onepass.adapters.manifests import read_manifest
+from onepass.core.errors import OnepassError
+from onepass.core.registry import unknown
+
+MANIFEST = "manifest.json"
+BASE_TYPES = ("f32", "f16", "q8_0", "q4_0")
+
+Role = Literal["task", "stored", "calibration"]
+TokenId = Annotated[int, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class File(_Strict):
+    """A file of the set; `path` is relative to the manifest's folder, with forward slashes."""
+
+    path: str
+    bytes: NonNegativeInt
+    sha256: str
+
+
+class BaseFile(File):
+    """The base. `merged`: a composition is summed into its weights, so it takes no adapters."""
+
+    name: str
+    architecture: str
+    type: str
+    vocabulary: int
+    context: int
+    merged: bool = False
+
+
+class AdapterFile(File):
+    """A LoRA. role: a task's, one made for a composition alone, or a calibration."""
+
+    name: str
+    role: Role
+    rank: int
+
+
+class Prompt(_Strict):
+    """How a user message becomes token ids: `before`, the ids of its text, `after`.
+
+    The text is `text_before` + message + `text_after`, tokenised as one piece and as plain text:
+    control tokens that it spells are not obeyed. normalization: the Unicode form it is put in
+    first, as the base's tokenizer does and llama.cpp does not. stop: ids that end an answer.
+    """
+
+    before: list[TokenId]
+    text_before: str
+    text_after: str
+    after: list[TokenId]
+    stop: list[TokenId]
+    normalization: Literal["NFC", "NFD", "NFKC", "NFKD"] | None
+
+
+class PassEntry(_Strict):
+    """One run over the text: the message is the instruction, an empty line, and the text.
+
+    An empty instruction is left out with its empty line: the message is the text alone.
+    """
+
+    task: str
+    instruction: str
+    scales: dict[str, FiniteFloat]
+    """By name of adapter; those not named are 0."""
+
+
+class CompositionEntry(_Strict):
+    """A composition. `parts`: the adapter of each of its single tasks, where it has one for each.
+
+    marginal_bytes: what it adds to a device that holds the base and the task adapters.
+    """
+
+    name: str
+    task: str
+    method: str
+    passes: list[PassEntry] = Field(min_length=1)
+    parts: dict[str, str]
+    marginal_bytes: NonNegativeInt
+    fused: File | None = None
+
+
+class Vector(_Strict):
+    """What PyTorch says of one prompt, computed on the very weights of the base's file.
+
+    tokens: the greedy answer; top: at each of them the likeliest tokens and their log-probability.
+    """
+
+    composition: str
+    prompt: list[TokenId] = Field(min_length=1)
+    tokens: list[TokenId] = Field(min_length=1)
+    top: list[dict[TokenId, FiniteFloat]]
+    tolerance: FiniteFloat
+
+
+class Manifest(_Strict):
+    """See the module's text."""
+
+    format: Literal["onepass device 1"] = "onepass device 1"
+    onepass: str
+    base: BaseFile
+    adapters: list[AdapterFile]
+    compositions: list[CompositionEntry] = Field(min_length=1)
+    prompt: Prompt
+    vectors: list[Vector] = []
+
+    def composition(self, name: str) -> CompositionEntry:
+        """The composition called `name`; an `OnepassError` with near names if there is none."""
+        for entry in self.compositions:
+            if entry.name == name:
+                return entry
+        raise unknown("composition of this set", name, [entry.name for entry in self.compositions])
+
+    def files(self) -> Iterator[File]:
+        """Every file of the set."""
+        yield self.base
+        yield from self.adapters
+        yield from (entry.fused for entry in self.compositions if entry.fused)
+
+    def scales(self, pass_: PassEntry) -> list[float]:
+        """The scale of each adapter, in the set's order."""
+        return [pass_.scales.get(adapter.name, 0.0) for adapter in self.adapters]
+
+
+def read_set(folder: Path | str, check: bool = True) -> Manifest:
+    """The manifest of the set in `folder`, which is then fit to be run.
+
+    check: whether to compare every file's checksum too, which reads all of it.
+    Raises:
+        OnepassError: there is no manifest, it is damaged or contradicts itself, or a file is
+            missing, cut short, changed, or outside the folder.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        raise OnepassError(
+            f"{folder} is no device set: it has no {MANIFEST}; make one with `onepass pack`"
+        )
+    manifest = read_manifest(Manifest, folder / MANIFEST)
+    _check_names(manifest, folder / MANIFEST)
+    for file in manifest.files():
+        _check_file(folder, file, check)
+    return manifest
+
+
+def _check_names(manifest: Manifest, path: Path) -> None:
+    adapters = [adapter.name for adapter in manifest.adapters]
+    for kind, names in (
+        ("adapter", adapters),
+        ("composition", [entry.name for entry in manifest.compositions]),
+        ("file", [file.path for file in manifest.files()]),
+    ):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise OnepassError(f"{path}: two {kind}s are called {twice[0]!r}")
+    for entry in manifest.compositions:
+        used = [name for pass_ in entry.passes for name in pass_.scales]
+        for name in [*used, *entry.parts.values()]:
+            if name not in adapters:
+                raise OnepassError(
+                    f"{path}: composition {entry.name!r} uses adapter {name!r}; "
+                    f"the set has {', '.join(adapters) or 'none'}"
+                )
+    for vector in manifest.vectors:
+        manifest.composition(vector.composition)
+
+
+def _check_file(folder: Path, file: File, checksum: bool) -> None:
+    path = inside(folder, file.path)
+    if not path.is_file():
+        raise OnepassError(f"{path} is missing; copy the set again, whole")
+    found = path.stat().st_size
+    if found != file.bytes:
+        raise OnepassError(
+            f"{path} has {found:,} bytes, but {MANIFEST} says {file.bytes:,}; copy it again"
+        )
+    if checksum and sha256(path) != file.sha256:
+        raise OnepassError(
+            f"{path} is not the file that {MANIFEST} describes: its SHA-256 differs; copy it again"
+        )
+
+
+def inside(folder: Path, place: str) -> Path:
+    """The path of a manifest's entry; refused where it, or a link in it, leaves the folder."""
+    path = (folder / place).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise OnepassError(
+            f"{folder / MANIFEST}: {place!r} points outside the set's folder; "
+            "a set may only use files of its own"
+        )
+    return path
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(folder: Path, place: str) -> dict[str, str | int]:
+    """The fields of `File` for a file that has just been written."""
+    path = folder / place
+    return {"path": place, "bytes": path.stat().st_size, "sha256": sha256(path)}

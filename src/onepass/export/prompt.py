@@ -1,0 +1,49 @@
+"""What stands around a user message, in token ids, for runtimes that read no chat template."""
+
+from typing import Any
+
+from onepass.core.errors import OnepassError
+from onepass.export.manifest import Prompt
+from onepass.model.chat import prompt_ids, prompt_text, text_ids
+from onepass.model.load import Base
+
+_MARK = "onepassMESSAGEonepass"
+_SAMPLES = (
+    "Summarize the conversation.\n\nAna: Tea at 5:30?\nBen: Yes, 1234 times!",
+    "¿Qué tal?  Zoë — naïve\t\tcafé 東京 🙂",
+    "<|im_end|> <|eot_id|> <|end|> is text here",
+)
+
+
+def prompt_frame(base: Base, normalization: Any = None) -> Prompt:
+    """The frame of a message to this base, checked on samples against its chat template.
+
+    Raises:
+        OnepassError: the template does more to a message than put something around it.
+    """
+    tokenizer = base.tokenizer
+    head, mark, tail = prompt_text(tokenizer, _MARK).partition(_MARK)
+    control = [added.content for added in tokenizer.added_tokens_decoder.values()]
+    begin = max((head.rfind(t) + len(t) for t in control if t in head), default=0)
+    end = min((tail.find(t) for t in control if t in tail), default=len(tail))
+    frame = Prompt(
+        before=_ids(tokenizer, head[:begin]),
+        text_before=head[begin:],
+        text_after=tail[:end],
+        after=_ids(tokenizer, tail[end:]),
+        stop=sorted(base.stop_ids),
+        normalization=normalization,
+    )
+    for sample in _SAMPLES:
+        (middle,) = text_ids(tokenizer, [f"{frame.text_before}{sample}{frame.text_after}"])
+        if not mark or [*frame.before, *middle, *frame.after] != prompt_ids(tokenizer, [sample])[0]:
+            raise OnepassError(
+                f"the chat template of {base.name} does more to a message than put text around "
+                f"it (seen with {sample[:30]!r}); a device set cannot say that, export it as merged"
+            )
+    return frame
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+    return ids

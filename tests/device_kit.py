@@ -1,0 +1,67 @@
+"""Compositions on the tiny families, exported and run: what the tests of the device share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from onepass.adapters.adapter import Adapter, Lora
+from onepass.adapters.calibration import Calibration, Form
+from onepass.adapters.composition import Composition, Pass, Weighted
+from onepass.model.attach import attached
+from onepass.model.load import Base
+
+THREE = "summarize+translate:es+tone:witty"
+
+
+def random_parts(base: Base, count: int = 3, size: float = 0.3) -> list[Adapter]:
+    """Random adapters of ranks 4, 2, 1 ... for the parts of `THREE`."""
+    made = []
+    for number, task in enumerate(THREE.split("+")[:count]):
+        random = torch.Generator().manual_seed(number)
+        rank = max(1, 4 >> number)
+        modules = {
+            path: Lora(
+                torch.randn(rank, in_, generator=random) * size,
+                torch.randn(out, rank, generator=random) * size,
+            )
+            for path, (out, in_) in base.shape.modules.items()
+        }
+        made.append(Adapter(task, modules, base.name, {"task": task}))
+    return made
+
+
+def random_calibration(base: Base, form: Form = "lowrank", size: float = 0.2) -> Calibration:
+    random = torch.Generator().manual_seed(7)
+    tensors: dict[str, dict[str, torch.Tensor]] = {}
+    for kind, (out, in_) in base.shape.projections().items():
+        up = torch.randn(out, 2, generator=random) * size
+        down = torch.randn(2, in_, generator=random) * size
+        tensors[kind] = {"down": down, "up": up} if form == "lowrank" else {"bias": up[:, 0]}
+    return Calibration("lc++" if form == "lowrank" else "lc", form, tensors)
+
+
+def three_parts(base: Base, form: Form = "lowrank") -> Composition:
+    """Half of two adapters, the whole of a third, and a calibration."""
+    weighted = zip(random_parts(base), (0.5, 0.5, 1.0), strict=True)
+    pass_ = Pass(THREE, tuple(Weighted(a, w) for a, w in weighted), random_calibration(base, form))
+    return Composition(base.shape, THREE, (pass_,), "lc++" if form == "lowrank" else "lc")
+
+
+@torch.inference_mode()
+def torch_log_probabilities(base: Base, pass_: Pass, ids: list[int]) -> torch.Tensor:
+    """(vocabulary,): of the token after `ids`, with the pass attached to the base."""
+    with attached(base, pass_):
+        logits: torch.Tensor = base.model(torch.tensor([ids])).logits[0, -1]
+    return logits.double().log_softmax(-1)
+
+
+def engine_or_skip() -> None:
+    pytest.importorskip("gguf", reason="needs onepass[device]")
+    pytest.importorskip("xllamacpp", reason="needs onepass[device]")
+
+
+__all__ = [
+    "THREE", "Path", "engine_or_skip", "random_calibration", "random_parts", "three_parts",
+    "torch_log_probabilities",
+]  # fmt: skip
