@@ -84,7 +84,7 @@ def jobs_of(recipe: Recipe, only: Sequence[str] = ()) -> list[Job]:
                 for group in groups:
                     cells = [Cell(name, task, examples, seed) for task in group]
                     if only:
-                        cells = [cell for cell in cells if any(_matches(cell, p) for p in only)]
+                        cells = [cell for cell in cells if any(matches(cell, p) for p in only)]
                     if cells:
                         jobs.append(Job(tuple(cells), tuple(group)))
     if not jobs:
@@ -95,7 +95,8 @@ def jobs_of(recipe: Recipe, only: Sequence[str] = ()) -> list[Job]:
     return sorted(jobs, key=lambda job: work(job, recipe), reverse=True)
 
 
-def _matches(cell: Cell, pattern: str) -> bool:
+def matches(cell: Cell, pattern: str) -> bool:
+    """Whether a cell is like METHOD or METHOD/TASK, in which * and ? match any."""
     method, _, task = pattern.partition("/")
     return fnmatchcase(cell.method, method) and fnmatchcase(cell.task, task or "*")
 

@@ -110,7 +110,7 @@ def fingerprint(recipe: Recipe, cell: Cell, job: Job) -> str:
     return _hash(
         {
             "cell": [cell.method, cell.task, cell.examples, cell.seed],
-            "base": _base_identity(recipe.base),
+            "base": base_identity(recipe.base),
             "options": recipe.options.get(cell.method, {}),
             "together": [_task_identity(recipe, task, cell) for task in job.together],
             "splits": {
@@ -154,7 +154,7 @@ def _adapter_identity(folder: Path) -> str:
 
 
 @cache
-def _base_identity(name: str) -> str:
+def base_identity(name: str) -> str:
     return model_identity(name)
 
 

@@ -10,15 +10,19 @@ from statistics import fmean
 
 from onepass.bench import tables
 from onepass.bench.curves import draw_curves
+from onepass.bench.judge_tables import judge_tables
+from onepass.bench.judgements import load_judged, with_scores
 from onepass.bench.results import Results, interval
 from onepass.bench.runs import FAILURES, load_runs
-from onepass.bench.table import Table, to_csv, to_markdown
+from onepass.bench.table import Column, Table, Value, to_csv, to_markdown
 from onepass.core.errors import OnepassError
 from onepass.core.files import read_text, write_text
 from onepass.evaluate.stats import spearman
 from onepass.methods import METHODS
+from onepass.tasks.task import TASK_GROUPS, parse_task, task_group
 
 PUBLISHED = "data/table1.csv"
+_COLUMN = "_judge"  # the end of the names of its columns with the judge's figures
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,17 @@ class Report:
     costs: Table
     tests: Table | None
     generalisation: Table | None
+    judges: list[Table]
     agreement: Agreement | None
+    families: Table | None
     headline: str
     per_task: Table
     curves: Table | None
 
     def shown(self) -> list[Table]:
         """The tables for people, in their order; what is long is left to files."""
-        found = [self.comparison, self.costs, self.tests, self.generalisation]
-        return [table for table in found if table is not None]
+        found = [self.comparison, self.costs, self.tests, self.generalisation, *self.judges]
+        return [table for table in (*found, self.families) if table is not None]
 
     def agreement_text(self) -> str:
         if self.agreement is None:
@@ -67,7 +73,9 @@ def make_report(folder: Path | str, reference: Path | str | None = None) -> Repo
     """Read the runs of a folder; `reference` is a CSV like table 1 to take instead of that one."""
     folder = Path(folder)
     recipe, runs = load_runs(folder)
-    results = Results(recipe, runs)
+    judged = load_judged(folder, runs)
+    results = Results(recipe, *with_scores(runs, judged))
+    published = read_reference(reference)
     return Report(
         title=recipe.name,
         setting=_setting(results),
@@ -76,7 +84,9 @@ def make_report(folder: Path | str, reference: Path | str | None = None) -> Repo
         costs=tables.costs(results),
         tests=tables.tests(results),
         generalisation=tables.generalisation(results),
-        agreement=_agreement(results, read_reference(reference)),
+        judges=judge_tables(results, judged),
+        agreement=_agreement(results, published),
+        families=_families(results, published),
         headline=results.headline,
         per_task=tables.per_task(results),
         curves=tables.curves(results) if len(results.budgets) > 1 else None,
@@ -115,33 +125,59 @@ def _missing(results: Results, folder: Path) -> str:
     return f"Unfinished: {len(results.runs)} of {wanted} cells{why}."
 
 
-def read_reference(path: Path | str | None = None) -> dict[str, float]:
-    """Per published method the mean of its LLM-judge columns; default: the embedded table 1."""
+Published = Mapping[str, Mapping[str, float]]
+"""Method to its published figures in percent, one for each family of tasks."""
+
+
+def read_reference(path: Path | str | None = None) -> Published:
+    """The LLM-judge columns of each published method; default: those of the embedded table 1."""
     where = Path(path) if path else Path(str(files("onepass.bench"))) / PUBLISHED
     rows = list(csv.DictReader(read_text(where).splitlines()))
-    judged = [name for name in (rows[0] if rows else {}) if name.endswith("_judge")]
+    judged = [name for name in (rows[0] if rows else {}) if name.endswith(_COLUMN)]
     if not judged or "method" not in rows[0]:
-        raise OnepassError(f'{where}: needs a column "method" and some that end in "_judge"')
+        raise OnepassError(f'{where}: needs a column "method" and some that end in "{_COLUMN}"')
     found = {}
     for number, row in enumerate(rows, start=2):
         try:
-            found[row["method"]] = fmean(float(row[name]) for name in judged)
+            found[row["method"]] = {name.removesuffix(_COLUMN): float(row[name]) for name in judged}
         except (TypeError, ValueError) as error:
             raise OnepassError(f"{where}, line {number}: a judge's figure is no number") from error
     return found
 
 
-def _agreement(results: Results, published: Mapping[str, float]) -> Agreement | None:
+def _agreement(
+    results: Results, published: Published, metric: str = "", family: str = ""
+) -> Agreement | None:
+    """Our order by `metric` (default: the headline) on a family of tasks (default: all)."""
     ours, theirs = {}, {}
     for name in results.methods:
-        reference = METHODS.get(name).reference
-        found = interval(results.of(name), results.split, results.headline)
-        if reference in published and found is not None:
-            ours[name], theirs[name] = found.mean, published[reference]
+        figures = published.get(METHODS.get(name).reference or "", {})
+        runs = [run for run in results.of(name) if family in ("", task_group(parse_task(run.task)))]
+        found = interval(runs, results.split, metric or results.headline)
+        if found is not None and (family in figures if family else figures):
+            ours[name] = found.mean
+            theirs[name] = figures[family] if family else fmean(figures.values())
     if len(ours) < 3:  # with two, the correlation is 1 or -1 whatever they are
         return None
     correlation = spearman(list(ours.values()), list(theirs.values()))
     return None if math.isnan(correlation) else Agreement(correlation, ours, theirs)
+
+
+def _families(results: Results, published: Published) -> Table | None:
+    """The same for each family of tasks, by the headline and by each judge; None without any."""
+    metrics = [results.headline, *results.judges]
+    rows: list[list[Value]] = []
+    for family in (*TASK_GROUPS, ""):
+        found = [_agreement(results, published, metric, family) for metric in metrics]
+        if any(found):
+            correlations = [each.correlation if each else None for each in found]
+            methods = max(len(each.ours) for each in found if each)
+            rows.append([family or "all", methods, *correlations])
+    if not rows:
+        return None
+    columns = [Column("tasks"), Column("methods"), *(Column(m, digits=2) for m in metrics)]
+    note = "Spearman's rank correlation of our ordering of methods with the published one."
+    return Table("Agreement with the paper, by family of tasks", columns, rows, note)
 
 
 def report_markdown(report: Report) -> str:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from onepass.bench.recipe import Recipe
@@ -19,10 +19,14 @@ Conversation = tuple[str, int]
 
 @dataclass(frozen=True)
 class Results:
-    """The `runs` of a `recipe`, in the recipe's order."""
+    """The `runs` of a `recipe`, in the recipe's order.
+
+    `judges` are the metrics that hold the verdicts of judges.
+    """
 
     recipe: Recipe
     runs: list[Run]
+    judges: list[str] = field(default_factory=list)
 
     @property
     def split(self) -> str:

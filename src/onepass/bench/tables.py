@@ -19,7 +19,7 @@ from onepass.tasks.task import TASK_GROUPS, parse_task, task_group
 REFERENCE = "lc++"
 """The method that all others are tested against."""
 
-_GROUPS = {
+GROUP_TITLES = {
     "sum_translation": "summary + language",
     "sum_tone": "summary + tone",
     "reply_translation": "reply + language",
@@ -30,21 +30,21 @@ _MIB = 2**20
 
 
 def comparison(results: Results) -> Table:
-    """Table 1 of arXiv 2507.16083, with the verifier in the place of its LLM judge."""
+    """Table 1 of arXiv 2507.16083, with the verifier before its LLM judge."""
     groups: dict[str, list[str]] = {}
     for task in results.tasks(results.runs):
         groups.setdefault(task_group(parse_task(task)) or "other", []).append(task)
     shown = [group for group in (*TASK_GROUPS, "other") if group in groups]
-    # Of each group: what the literature reports for it, then what the verifier finds.
-    verified = [VERIFIED] if results.headline == VERIFIED else []
+    # Of each group: what the literature reports for it, then what verifier and judges find.
+    found = [*([VERIFIED] if results.headline == VERIFIED else []), *results.judges]
     metrics = {
-        group: [*sorted({parse_task(task).metric for task in groups[group]}), *verified]
+        group: [*sorted({parse_task(task).metric for task in groups[group]}), *found]
         for group in shown
     }
     columns = [Column("method"), Column("efficient")]
     for group in shown:
         for metric in metrics[group]:
-            columns.append(Column(f"{group}_{metric}", f"{_GROUPS[group]}: {metric}"))
+            columns.append(Column(f"{group}_{metric}", f"{GROUP_TITLES[group]}: {metric}"))
     headline = results.headline
     columns += [
         Column(headline, f"all: {headline}"),
@@ -60,18 +60,18 @@ def comparison(results: Results) -> Table:
             of_group = [run for run in runs if run.task in groups[group]]
             for metric in metrics[group]:
                 means = task_means(of_group, results.split, metric)
-                wanted = {t: m for t, m in means.items() if _reports(t, metric)}
-                row.append(fmean(wanted.values()) if wanted else None)
+                wanted = [
+                    mean
+                    for task, mean in means.items()
+                    if metric in (*found, parse_task(task).metric)
+                ]
+                row.append(fmean(wanted) if wanted else None)
         rows.append([*row, *_interval(results, runs), len(results.tasks(runs))])
     note = (
         "Percent, averaged over tasks; low and high bound the 95 % interval (bootstrap over "
         "conversations). Efficient: one pass, and far less storage than an adapter."
     )
     return Table(f"Comparison of methods ({results.split})", columns, rows, note)
-
-
-def _reports(task: str, metric: str) -> bool:
-    return metric in (VERIFIED, parse_task(task).metric)
 
 
 def _interval(results: Results, runs: list[Run]) -> list[Value]:

@@ -53,6 +53,7 @@ COMMANDS = (
     Entry("export", MAKE, "Write a composition as one PEFT adapter or as a whole model."),
     Entry("score", COMPARE, "Score stored predictions."),
     Entry("bench", COMPARE, "Run the cells of a recipe that are not yet done."),
+    Entry("judge", COMPARE, "Have a language model judge the predictions of finished runs."),
     Entry("report", COMPARE, "Print the tables of finished runs."),
     Entry("cost", COMPARE, "Count the parameters and bytes of each method for a model."),
 )

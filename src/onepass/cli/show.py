@@ -13,6 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from onepass.adapters.composition import Cost
     from onepass.evaluate.stats import Interval
+    from onepass.model.endpoint import Endpoint, Spent
     from onepass.model.generate import Progress
 
 Row = Sequence[str]
@@ -74,3 +75,10 @@ SCORE_HEADER = ("metric", "%", "95 % interval", "examples")
 def describe_cost(cost: "Cost") -> str:
     passes = "1 pass" if cost.passes == 1 else f"{cost.passes} passes"
     return f"{passes}, {cost.extra_parameters:,} extra parameters, {cost.extra_bytes:,} extra bytes"
+
+
+def describe_spent(spent: "Spent", endpoint: "Endpoint") -> str:
+    cost = spent.cost(endpoint)
+    priced = "" if cost is None else f", which cost {cost:.4g}"
+    read, written = spent.prompt_tokens, spent.completion_tokens
+    return f"{read:,} tokens read and {written:,} written{priced}"

@@ -234,7 +234,7 @@ class _Asking:
             async with asyncio.timeout(self.endpoint.timeout):
                 raw = await self.client.chat.completions.with_raw_response.create(
                     model=self.endpoint.model,
-                    messages=[{"role": "user", "content": prompt}],
+                    messages=[{"role": "user", "content": _whole(prompt)}],
                     temperature=0.0,
                     max_tokens=self.max_new_tokens,
                     timeout=self.endpoint.timeout,
@@ -382,7 +382,12 @@ def _content(body: bytes) -> str:
             raise ValueError(f"no choices[0].message.content in {body[:60]!r}") from None
     if not isinstance(found, str) or not found.strip():
         raise ValueError(f"choices[0].message.content is {found!r}, not a text")
-    return found.strip()
+    return _whole(found.strip())
+
+
+def _whole(text: str) -> str:
+    """The text without halves of surrogate pairs, which neither requests nor files can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _usage(body: bytes, prompt: str) -> tuple[int, int]:

@@ -1,0 +1,101 @@
+"""What the judges of a folder of runs said, and how far that can be trusted, as tables."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from onepass.bench.judgements import Judged
+from onepass.bench.results import VERIFIED, Results, interval
+from onepass.bench.runs import Run
+from onepass.bench.table import Column, Table, Value
+from onepass.bench.tables import GROUP_TITLES
+from onepass.evaluate.judge.agreement import Agreement, agreement
+from onepass.tasks.task import TASK_GROUPS, parse_task, task_group
+
+
+def judge_tables(results: Results, judged: Sequence[Judged]) -> list[Table]:
+    """For each judge its verdicts, and its report card where there is a verifier."""
+    found = []
+    for each, metric in zip(judged, results.judges, strict=True):
+        found += [verdicts(results, each, metric), report_card(results, each, metric)]
+    return [table for table in found if table is not None]
+
+
+def verdicts(results: Results, judged: Judged, metric: str) -> Table:
+    """Per method what a judge found, and how often it found nothing.
+
+    `metric` is what its scores are called in the results.
+    """
+    groups = _groups(results)
+    columns = [Column("method"), *(Column(group, GROUP_TITLES[group]) for group in groups)]
+    columns += [Column("all"), Column("low"), Column("high")]
+    columns += [Column("judged"), Column("unreadable"), Column("failed")]
+    rows: list[list[Value]] = []
+    for method in results.methods:
+        runs = results.of(method)
+        seen = Counter(row.verdict for run in runs for row in judged.of(run, results.split))
+        if not seen:
+            continue
+        row: list[Value] = [method]
+        for group in groups:
+            of_group = [run for run in runs if _group(run) == group]
+            found = interval(of_group, results.split, metric)
+            row.append(None if found is None else found.mean)
+        found = interval(runs, results.split, metric)
+        row += [None] * 3 if found is None else [found.mean, found.low, found.high]
+        rows.append([*row, sum(seen.values()), seen["unreadable"], seen["failed"]])
+    note = (
+        f"Percent of outputs that {judged.header.model} ({judged.header.date}, prompts of version "
+        f"{judged.header.prompts}) finds right, of those it gave a readable answer about, with the "
+        "95 % interval; then how many it was asked about, and how many answers could not be read "
+        "or never came."
+    )
+    return Table(f"Judge {judged.name} ({results.split})", columns, rows, note)
+
+
+def report_card(results: Results, judged: Judged, metric: str) -> Table | None:
+    """The judge held against the verifier, output by output; None where nothing can be verified."""
+    columns = [Column("tasks"), Column("outputs")]
+    columns += [Column("both_right", "both say right"), Column("judge_only", "judge only")]
+    columns += [Column("verifier_only", "verifier only"), Column("both_wrong", "both say wrong")]
+    columns += [Column("agreement", "agreement, %"), Column("kappa", "Cohen's kappa", digits=2)]
+    pairs: dict[str, list[tuple[bool, bool]]] = {}
+    for run in results.runs:
+        result = run.splits[results.split]
+        for said, truth in zip(result.values(metric), result.values(VERIFIED), strict=False):
+            if said is not None and truth is not None:
+                pairs.setdefault(_group(run), []).append((said == 1, truth == 1))
+    rows = [
+        _card_row(GROUP_TITLES[group], pairs[group]) for group in _groups(results) if group in pairs
+    ]
+    if not rows:
+        return None
+    rows.append(_card_row("all", [pair for found in pairs.values() for pair in found]))
+    note = (
+        "All methods and budgets. Kappa is agreement beyond that of chance: 1 is full, 0 none. "
+        "It has no value where judge and verifier only ever say one and the same."
+    )
+    return Table(f"Report card of judge {judged.name}", columns, rows, note)
+
+
+def _card_row(title: str, pairs: Sequence[tuple[bool, bool]]) -> list[Value]:
+    found: Agreement = agreement([said for said, _ in pairs], [truth for _, truth in pairs])
+    return [
+        title,
+        found.count,
+        found.yes_yes,
+        found.yes_no,
+        found.no_yes,
+        found.no_no,
+        100 * found.observed,
+        found.kappa,
+    ]
+
+
+def _group(run: Run) -> str:
+    return task_group(parse_task(run.task)) or "other"
+
+
+def _groups(results: Results) -> list[str]:
+    """The groups of tasks that have runs."""
+    found = {_group(run) for run in results.runs}
+    return [group for group in (*TASK_GROUPS, "other") if group in found]

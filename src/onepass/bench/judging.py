@@ -1,0 +1,283 @@
+"""Having a model judge the stored predictions of runs: a step of its own, which can be resumed."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from onepass.bench.cells import matches
+from onepass.bench.judgements import (
+    Header,
+    Judgement,
+    adding_answers,
+    answers_path,
+    judge_name,
+    judgements_path,
+    read_answers,
+    read_judgements,
+    save_judgements,
+)
+from onepass.bench.materials import base_identity, base_of, inputs_identity, split_examples
+from onepass.bench.recipe import Recipe
+from onepass.bench.runs import PREDICTIONS, Run, load_runs
+from onepass.core.errors import OnepassError
+from onepass.core.files import read_jsonl
+from onepass.evaluate.judge.prompts import VERSION, judge_prompt
+from onepass.evaluate.judge.read import read_verdict
+from onepass.model.chat import prompt_ids
+from onepass.model.endpoint import Answer, Endpoint, Spent, ask
+from onepass.model.generate import generate
+from onepass.tasks.example import Example
+from onepass.tasks.task import parse_task
+
+OnAnswer = Callable[[int, Answer], None]
+
+_BATCHES_AT_ONCE = 4  # of which a kill loses the answers
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A `model` that answers prompts.
+
+    name: of its files. identity: changes when its answers may. ask: told prompts and whom to tell
+    of each answer as it comes.
+    """
+
+    name: str
+    model: str
+    identity: str
+    ask: Callable[[Sequence[str], OnAnswer], None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which predictions are judged; empty or None: all.
+
+    only: patterns METHOD or METHOD/TASK. splits: of the recipe. limit: the first so many of each
+    split of each cell. corpus: where the corpus is now.
+    """
+
+    only: Sequence[str] = ()
+    splits: Sequence[str] = ()
+    limit: int | None = None
+    corpus: str | None = None
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """All there is to ask about some runs; a prompt that several outputs share is asked once.
+
+    cells: the runs, each with its predictions as (split, id, key). prompts: by key.
+    """
+
+    folder: Path
+    judge: Judge
+    cells: list[tuple[Run, list[tuple[str, str, str]]]]
+    prompts: dict[str, str]
+    known: dict[str, str]
+
+    @property
+    def predictions(self) -> int:
+        return sum(len(rows) for _, rows in self.cells)
+
+    @property
+    def open(self) -> dict[str, str]:
+        """The prompts that have no answer yet."""
+        return {key: prompt for key, prompt in self.prompts.items() if key not in self.known}
+
+
+def endpoint_judge(
+    endpoint: Endpoint, max_new_tokens: int, spent: Spent, name: str | None = None
+) -> Judge:
+    """A judge behind a server; `spent` grows with what it costs."""
+
+    def answer(prompts: Sequence[str], on_answer: OnAnswer) -> None:
+        ask(endpoint, prompts, max_new_tokens=max_new_tokens, on_answer=on_answer, spent=spent)
+
+    return Judge(
+        name or judge_name(endpoint.model),
+        endpoint.model,
+        f"{endpoint.model} {max_new_tokens}",
+        answer,
+    )
+
+
+def local_judge(model: str, max_new_tokens: int, batch_size: int, name: str | None = None) -> Judge:
+    """A judge run here: a folder or a hub name; loaded only if there is something to ask."""
+
+    def answer(prompts: Sequence[str], on_answer: OnAnswer) -> None:
+        base = base_of(model)
+        lengths = [len(ids) for ids in prompt_ids(base.tokenizer, prompts)]
+        fitting = []
+        for place in sorted(range(len(prompts)), key=lengths.__getitem__, reverse=True):
+            if lengths[place] + max_new_tokens <= base.context:
+                fitting.append(place)
+                continue
+            on_answer(place, Answer(None, f"too long: {lengths[place]} tokens of {base.context}"))
+        step = _BATCHES_AT_ONCE * batch_size
+        for start in range(0, len(fitting), step):
+            chunk = fitting[start : start + step]
+            done = generate(base, [prompts[place] for place in chunk], max_new_tokens, batch_size)
+            for place, text in zip(chunk, done.texts, strict=True):
+                on_answer(place, Answer(text))
+
+    identity = f"{base_identity(model)} {max_new_tokens}"
+    shown = Path(model).resolve().name if Path(model).is_dir() else model
+    return Judge(name or judge_name(shown), shown, identity, answer)
+
+
+def prepare(folder: Path, judge: Judge, choice: Choice) -> Inquiry:
+    """What there is to ask the judge about the predictions of a folder of runs.
+
+    Raises `OnepassError` if no run is chosen, predictions are missing, or the corpus is not, or no
+    longer, the one they were made on.
+    """
+    recipe, runs = load_runs(folder)
+    if choice.corpus is not None:
+        recipe = recipe.model_copy(update={"corpus": choice.corpus})
+    for split in choice.splits:
+        if split not in recipe.splits:
+            raise OnepassError(
+                f"{folder} has no predictions on the split {split!r}; "
+                f"choose among {', '.join(recipe.splits)}"
+            )
+    only = choice.only
+    chosen = [run for run in runs if not only or any(matches(run.cell, p) for p in only)]
+    if not chosen:
+        raise OnepassError(f"no run in {folder} is like {' or '.join(only)}")
+    known = read_answers(answers_path(folder, judge.name))
+    inquiry = Inquiry(folder, judge, [], {}, known)
+    for run in chosen:
+        _check_name(judgements_path(folder, run.cell, judge.name), judge)
+        rows = []
+        for split, outputs in _predictions(folder, run, recipe, choice).items():
+            for place, (example, output) in enumerate(outputs):
+                prompt = judge_prompt(parse_task(run.task), example.input, example.targets, output)
+                key = _key(judge, prompt)
+                # Beyond the limit, what has been judged before still counts, up to the first gap.
+                if choice.limit is not None and place >= choice.limit and key not in known:
+                    break
+                rows.append((split, example.id, key))
+                inquiry.prompts[key] = prompt
+        inquiry.cells.append((run, rows))
+    return inquiry
+
+
+def put(inquiry: Inquiry, progress: Callable[[int], None] = lambda count: None) -> int:
+    """Ask what is open and store the judgements of each cell that is done; how many have failed.
+
+    Ctrl-C, a kill and an `OnepassError` keep every answer; run again, only the rest is asked.
+    """
+    judge, asked = inquiry.judge, list(inquiry.open.items())
+    failed: dict[str, str] = {}
+
+    def on_answer(place: int, answer: Answer) -> None:
+        key = asked[place][0]
+        if answer.text is None:
+            failed[key] = answer.error
+        else:
+            add(key, answer.text)
+            inquiry.known[key] = answer.text
+        progress(1)
+
+    try:
+        with adding_answers(answers_path(inquiry.folder, judge.name)) as add:
+            if asked:
+                judge.ask([prompt for _, prompt in asked], on_answer)
+    except BaseException as stopped:
+        _store(inquiry, {})  # a cell with failures in it is not done with: it may be the server
+        if isinstance(stopped, KeyboardInterrupt):
+            raise KeyboardInterrupt("the answers are kept; the same command goes on") from None
+        raise
+    _store(inquiry, failed)
+    return len(failed)
+
+
+def _store(inquiry: Inquiry, failed: dict[str, str]) -> None:
+    """Write the file of each cell whose predictions all have their answer or their failure."""
+    known = inquiry.known
+    header = Header(
+        model=inquiry.judge.model, prompts=VERSION, date=datetime.now(UTC).date().isoformat()
+    )
+    for run, predictions in inquiry.cells:
+        rows = []
+        for split, id, key in predictions:
+            if key in known:
+                rows.append(Judgement(split, id, read_verdict(known[key]), known[key]))
+            elif key in failed:
+                rows.append(Judgement(split, id, "failed", failed[key]))
+        if len(rows) == len(predictions):
+            path = judgements_path(inquiry.folder, run.cell, inquiry.judge.name)
+            save_judgements(path, header, rows)
+
+
+def _predictions(
+    folder: Path, run: Run, recipe: Recipe, choice: Choice
+) -> dict[str, list[tuple[Example, str]]]:
+    """A run's outputs, each with its example, by split."""
+    path = folder / run.cell.place / PREDICTIONS
+    if not path.is_file():
+        raise OnepassError(
+            f"{path} does not exist: these results were copied without their predictions; "
+            "judge the folder that `onepass bench` made, or run the bench again"
+        )
+    outputs: dict[str, list[tuple[str, str]]] = {}
+    for number, row in read_jsonl(path):
+        for name in ("split", "id", "prediction"):
+            if not isinstance(row.get(name), str):
+                raise OnepassError(f'{path}, line {number}: "{name}" is not a text')
+        outputs.setdefault(row["split"], []).append((row["id"], row["prediction"]))
+    found = {}
+    for split in choice.splits or recipe.splits[:1]:
+        examples = _examples(recipe, run, split, choice)
+        ids = [id for id, _ in outputs.get(split, [])]
+        known = {example.id for example in examples}
+        if ids != [example.id for example in examples]:
+            strange = next((id for id in ids if id not in known), None)
+            what = f"has no example {strange!r}" if strange else "has its examples in another order"
+            raise OnepassError(
+                f"{recipe.corpus} {what} in the split {split!r} of {run.task}, as {path} needs; "
+                f"{_MOVED}"
+            )
+        found[split] = [(e, text) for e, (_, text) in zip(examples, outputs[split], strict=True)]
+    return found
+
+
+_MOVED = "give the corpus the predictions were made on with --corpus, or run the bench again"
+
+
+def _examples(recipe: Recipe, run: Run, split: str, choice: Choice) -> Sequence[Example]:
+    """The examples that a run was tested on."""
+    try:
+        examples = split_examples(recipe, run.task, split)
+    except OnepassError as error:
+        if choice.corpus is not None:
+            raise
+        raise OnepassError(
+            f"the recipe's corpus {recipe.corpus} cannot be read from here ({error}); "
+            "say where it is with --corpus"
+        ) from error
+    if inputs_identity(examples) != run.splits[split].inputs:
+        raise OnepassError(
+            f"{recipe.corpus} has other texts for {run.task}, split {split!r}, than when "
+            f"{run.cell.place} was run; {_MOVED}"
+        )
+    return examples
+
+
+def _check_name(path: Path, judge: Judge) -> None:
+    """Keep two judges of one name from overwriting each other's judgements."""
+    if not path.is_file():
+        return
+    header, _ = read_judgements(path)
+    if header.model != judge.model:
+        raise OnepassError(
+            f"{path} holds the judgements of {header.model}; give {judge.model} another --name"
+        )
+
+
+def _key(judge: Judge, prompt: str) -> str:
+    text = json.dumps([judge.identity, prompt])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
