@@ -80,7 +80,7 @@ LIES = {
     "content of a wrong type": (200, completion(["x"])),
     "null content": (200, completion(None)),
     "empty content": (200, completion(" \n")),
-    "invalid UTF-8": (200, "\udcff"),
+    "nested without end": (200, "[" * 200_000),
 }
 
 
@@ -245,6 +245,26 @@ def test_an_unknown_model_is_told_with_the_known_ones() -> None:
         pytest.raises(OnepassError, match="no model 'stub'; it has small, large"),
     ):
         ask(endpoint(stub), PROMPTS, max_new_tokens=5)
+
+
+def test_a_known_model_that_is_not_found_is_no_riddle() -> None:
+    with (
+        serving(lambda prompt, times: (404, {"error": {"message": "no such path"}})) as stub,
+        pytest.raises(OnepassError, match=r"404: no such path.*mostly ends in /v1"),
+    ):
+        ask(endpoint(stub), PROMPTS, max_new_tokens=5)
+
+
+def test_what_a_server_says_cannot_play_with_the_terminal() -> None:
+    with serving(lambda prompt, times: (400, {"error": {"message": "\x1b[2J\nno\r"}})) as stub:
+        (answer,) = ask(endpoint(stub), ["x"], max_new_tokens=5)
+    assert answer.error == "the server says 400: [2J no"
+
+
+def test_halves_of_surrogate_pairs_are_neither_sent_nor_kept() -> None:
+    with serving(lambda prompt, times: f"\udfff{prompt}") as stub:
+        (answer,) = ask(endpoint(stub), ["x\ud800"], max_new_tokens=5)
+    assert answer.text == "?x?"
 
 
 def test_an_address_without_its_version_is_told() -> None:

@@ -15,10 +15,12 @@ import pytest
 from cli_kit import Done, onepass, rows_of, write_rows
 from endpoint_kit import Stub, completion, serving
 from judge_kit import COUNT, METHODS, TASKS, material, wise, write_runs
+from llama_kit import llama_server
 from onepass.bench import judgements, materials
 from onepass.bench.report import make_report
 from onepass.bench.table import Table, to_csv
 from onepass.model import endpoint as endpoint_module
+from onepass.model.load import load_base
 from onepass.tasks.corpus import load_corpus
 from onepass.tasks.task import parse_task
 
@@ -275,7 +277,7 @@ def test_one_name_is_not_for_two_models(runs: Path, capsys: Capture) -> None:
 
 
 def test_a_model_here_is_a_judge_too(runs: Path, base_folder: Path, capsys: Capture) -> None:
-    """The micro base knows no yes and no, and its context is too short for the question."""
+    """The context of the micro base is too short for the question."""
     only = ("--only", "linear/reply*", "--max-new-tokens", 8)
     done = onepass(capsys, "judge", runs, "--judge", base_folder, *only).succeeded()
     rows = judgements_of(runs, "micro")["linear/reply+tone-witty/0-0"]
@@ -291,6 +293,25 @@ def test_the_tiny_base_is_no_judge_and_says_so(runs: Path, capsys: Capture) -> N
     rows = judgements_of(runs, "tiny")["linear/reply+tone-witty/0-0"][1:]
     assert [row["verdict"] for row in rows] == ["unreadable", "unreadable"]
     assert all(row["answer"] for row in rows)
+
+
+def test_a_real_server_is_asked_and_its_babble_counts_for_nothing(
+    runs: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """llama.cpp serving the tiny base, which knows no yes and no."""
+    with llama_server(load_base("tiny", "cpu"), tmp_path) as where:
+        command = ("judge", runs, "--endpoint", where.url, "--judge-model", "base")
+        more = ("--only", "l*/reply*", "--limit", 2, "--max-new-tokens", 8)
+        done = onepass(capsys, *command, *more).succeeded()
+        found = judgements_of(runs, "base")
+        assert onepass(capsys, *command, *more).succeeded().code == 0
+        assert judgements_of(runs, "base") == found
+    rows = [row for cell in found.values() for row in cell[1:]]
+    assert len(rows) == 6
+    assert {row["verdict"] for row in rows} == {"unreadable"}, done.err
+    assert all(row["answer"] for row in rows)
+    (verdicts,) = make_report(runs).judges  # nothing readable: no report card
+    assert records(verdicts)[0]["all"] == ""
 
 
 # ------------------------------------------------------------------ bad input

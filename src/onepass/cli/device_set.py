@@ -45,6 +45,14 @@ def base_of(compositions: Mapping[str, "Composition"], model: str | None) -> "Ba
     return load_base(model or names.pop(), "cpu", "float32")
 
 
+def base_path(model: str) -> str:
+    """The base as another program finds it, from any folder: a path, or else a hub name."""
+    from onepass.model.assets import TINY
+
+    folder = TINY if model == "tiny" else Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else model
+
+
 def lora_type(save_as: str) -> str:
     """The GGUF type of adapters for --save-as."""
     if save_as not in LORA_TYPES:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from onepass.cli.device_set import base_of, lora_type, named_compositions, show_set
+from onepass.cli.device_set import base_of, base_path, lora_type, named_compositions, show_set
 from onepass.cli.inputs import torch_dtype
 from onepass.cli.options import SaveAs
 from onepass.cli.outputs import check_writable
@@ -20,6 +20,7 @@ class Target(StrEnum):
     merged = "merged"
     gguf = "gguf"
     mlx = "mlx"
+    vllm = "vllm"
 
 
 BaseType = Annotated[
@@ -39,13 +40,13 @@ def export(
             "--format",
             "--as",
             help="peft: one LoRA adapter; merged: the whole model, changed; gguf: for llama.cpp; "
-            "mlx: one adapter for mlx-lm.",
+            "mlx: one adapter for mlx-lm; vllm: adapters and the command that serves them.",
         ),
     ] = Target.peft,
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="The base, for merged and gguf; by default the composition's."
+            "--model", "-m", help="The base, for merged, gguf, vllm; by default the composition's."
         ),
     ] = None,
     base_type: BaseType = "f16",
@@ -57,6 +58,9 @@ def export(
     Only the biases of `calibrate --kind lc --form output` do not fit into a LoRA; `merged` and
     `gguf` hold them where the model's architecture has biases.
 
+    `vllm` takes several compositions, too, and of several passes: each pass is served under a name
+    of its own, as `onepass generate --endpoint URL --served NAME...` asks for them.
+
     `gguf` takes several compositions: they share the base and the task adapters. `onepass pack`
     writes the same with a test vector, and without the fused adapters. docs/device.md describes
     the files.
@@ -67,16 +71,17 @@ def export(
       onepass export COMPOSITION --out model --format merged --model MODEL_FOLDER
       onepass export COMPOSITION OTHER --out device --format gguf --base-type q4_0
       onepass export COMPOSITION --out mlx --format mlx
+      onepass export COMPOSITION OTHER --out served --format vllm && served/serve.sh
     """
     check_writable(out)
-    if len(compositions) > 1 and target is not Target.gguf:
+    if len(compositions) > 1 and target not in (Target.gguf, Target.vllm):
         raise OnepassError(
             f"{target} holds one composition, found {len(compositions)}; export them one by one, "
-            "or together as gguf"
+            "or together as gguf or vllm"
         )
 
     from onepass.adapters.composition import load_composition
-    from onepass.export import export_gguf, export_merged, export_mlx, export_peft
+    from onepass.export import export_gguf, export_merged, export_mlx, export_peft, export_vllm
 
     if target is Target.gguf:
         named = named_compositions(compositions)
@@ -84,8 +89,15 @@ def export(
         manifest = export_gguf(named, base, out, base_type, lora_type(save_as), told=note)
         show_set(out, manifest)
         return
-    composed = load_composition(compositions[0])
     dtype = torch_dtype(save_as)
+    if target is Target.vllm:
+        named = named_compositions(compositions)
+        where = model or next(iter(named.values())).base.name
+        command = export_vllm(named, out, base_path(where), dtype)
+        note(f"{out}: run {out / 'serve.sh'}, which is this, in that folder:")
+        typer.echo(command)
+        return
+    composed = load_composition(compositions[0])
     if target is Target.peft:
         export_peft(composed, out, dtype)
     elif target is Target.mlx:

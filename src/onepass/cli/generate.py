@@ -9,13 +9,24 @@ from typing import Annotated
 
 import typer
 
-from onepass.cli.options import Device, Dtype, MaxNewTokens, Quantization
+from onepass.cli.options import (
+    SERVER,
+    Concurrency,
+    Device,
+    Dtype,
+    EndpointUrl,
+    MaxNewTokens,
+    Quantization,
+    Retries,
+    Timeout,
+)
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import counting, note
 from onepass.core.errors import OnepassError
 from onepass.core.files import read_jsonl, read_text, to_jsonl, write_text
 
 STDIN = Path("/dev/stdin")
+FAILED = 1
 
 
 class Format(StrEnum):
@@ -57,6 +68,14 @@ def generate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantization: Quantization = "none",
+    endpoint: EndpointUrl = None,
+    served: Annotated[
+        list[str] | None,
+        typer.Option(help="The server's name for each pass.", rich_help_panel=SERVER),
+    ] = None,
+    concurrency: Concurrency = 4,
+    timeout: Timeout = 60.0,
+    retries: Retries = 5,
 ) -> None:
     """Run a composition on your own text.
 
@@ -64,10 +83,16 @@ def generate(
     the base loses its oldest turns, which is told. JSON lines give JSON lines of id and
     prediction, as `onepass score` reads them.
 
+    With --endpoint a server does it, as set up by `onepass export --format vllm`, or any that
+    knows each pass by a model name. It is not asked to shorten texts: one that it refuses
+    is told, and its output is empty.
+
     \b
     Examples:
       onepass generate COMPOSITION --input conversation.txt
       onepass generate COMPOSITION --input test.jsonl --out predictions.jsonl
+      onepass generate COMPOSITION --input test.jsonl
+          --endpoint http://127.0.0.1:8000/v1 --served NAME
       printf 'Ana: Tea at five?\\nBen: Yes!' | onepass generate COMPOSITION -i -
     """
     if format is Format.auto:
@@ -77,22 +102,39 @@ def generate(
     texts = read_input(STDIN if input == "-" else Path(input), format)
 
     from onepass.adapters.composition import check_base, load_composition
-    from onepass.model.generate import run
-    from onepass.model.load import load_base
 
     composed = load_composition(composition)
-    try:
-        base = load_base(model or composed.base.name, device, dtype, quantization)
-    except OnepassError as error:
-        if model is not None:
-            raise
-        raise OnepassError(
-            f"{composition} was made for the base {composed.base.name}; "
-            f"say where that is with --model ({error})"
-        ) from error
-    check_base(composed, base.shape)
-    with counting(composed.task, len(texts) * len(composed.passes)) as progress:
-        done = run(base, composed, [t.text for t in texts], max_new_tokens, batch_size, progress)
+    inputs = [text.text for text in texts]
+    total = len(texts) * len(composed.passes)
+    if endpoint is not None:
+        from onepass.model.endpoint import Endpoint
+        from onepass.model.served import run_served
+
+        if not served:
+            raise OnepassError("name the model of each pass on the server with --served")
+        server = Endpoint(
+            endpoint, served[0], concurrency=concurrency, timeout=timeout, retries=retries
+        )
+        with counting(composed.task, total) as progress:
+            done = run_served(composed, server, served, inputs, max_new_tokens, progress)
+    else:
+        from onepass.model.generate import run
+        from onepass.model.load import load_base
+
+        if served:
+            raise OnepassError("--served names models of a server; give its --endpoint, too")
+        try:
+            base = load_base(model or composed.base.name, device, dtype, quantization)
+        except OnepassError as error:
+            if model is not None:
+                raise
+            raise OnepassError(
+                f"{composition} was made for the base {composed.base.name}; "
+                f"say where that is with --model ({error})"
+            ) from error
+        check_base(composed, base.shape)
+        with counting(composed.task, total) as progress:
+            done = run(base, composed, inputs, max_new_tokens, batch_size, progress)
     for text, notice in zip(texts, done.notices, strict=True):
         if notice:
             note(f"note: {text.id}: {notice}")
@@ -101,6 +143,9 @@ def generate(
         f"{len(texts)} {'text' if len(texts) == 1 else 'texts'}, {done.tokens} tokens in "
         f"{done.seconds:.1f} s: {done.tokens_per_second:.0f} tokens/s"
     )
+    if done.failed:
+        note(f"{done.failed} of {len(texts)} had no answer; their output is empty")
+        raise typer.Exit(FAILED)
 
 
 def read_input(path: Path, format: Format) -> list[Text]:

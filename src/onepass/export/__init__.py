@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from onepass.export.merged import export_merged
     from onepass.export.mlx import export_mlx
     from onepass.export.peft import export_peft
+    from onepass.export.vllm import export_vllm
 
-__all__ = ["export_gguf", "export_merged", "export_mlx", "export_peft"]
+__all__ = ["export_gguf", "export_merged", "export_mlx", "export_peft", "export_vllm"]
 
 
 def __getattr__(name: str) -> Any:

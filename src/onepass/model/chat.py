@@ -10,7 +10,7 @@ from typing import Any
 from onepass.core.errors import OnepassError
 
 # Some templates (Llama 3) print today's date unless told one: prompts must not change overnight.
-_PINNED = {"date_string": "26 Jul 2024"}
+PINNED = {"date_string": "26 Jul 2024"}
 _ANSWER = "ANSWER"
 
 
@@ -29,7 +29,7 @@ def prompt_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
         add_generation_prompt=True,
         sanitize_control_tokens=True,
         return_dict=False,
-        **_PINNED,
+        **PINNED,
     )
     return ids
 
@@ -39,7 +39,7 @@ def prompt_text(tokenizer: Any, prompt: str) -> str:
     if not tokenizer.chat_template:
         return f"{tokenizer.bos_token or ''}{prompt}\n\n"
     text: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False, **_PINNED
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False, **PINNED
     )
     return text
 
@@ -61,7 +61,7 @@ def end_id(tokenizer: Any) -> int:
     """
     if tokenizer.chat_template:
         turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _ANSWER}]
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False, **_PINNED)
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False, **PINNED)
         tail = tokenizer(text.rpartition(_ANSWER)[2], add_special_tokens=False)["input_ids"]
         if tail and tail[0] in tokenizer.added_tokens_decoder:
             return int(tail[0])

@@ -11,7 +11,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from onepass.core.errors import OnepassError
+from onepass.core.optional import optional
 
 KEY = "ONEPASS_API_KEY"
 """The environment variable that holds the key of the server, where it needs one."""
@@ -119,12 +120,14 @@ def ask(
     max_new_tokens: int,
     on_answer: Callable[[int, Answer], None] | None = None,
     spent: Spent | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> list[Answer]:
     """The greedy answer to each prompt, a user message of its own.
 
     on_answer: called with the place of a prompt and its answer as soon as that has come, in the
         calling thread and never by two at a time: the place to store it.
     spent: what was spent before; it counts against the limits of the endpoint, and grows.
+    extra: further fields of the request, which not every server takes.
 
     A failed attempt (busy or broken server, cut connection, timeout, an answer that is none) is
     repeated up to `endpoint.retries` times, after waits that double or as long as the server says.
@@ -136,7 +139,8 @@ def ask(
         raise OnepassError(f"max_new_tokens is {max_new_tokens}; give 1 or more")
     if not prompts:
         return []
-    asking = _Asking(endpoint, max_new_tokens, Spent() if spent is None else spent)
+    fields = {"max_tokens": max_new_tokens, "extra_body": dict(extra or {})}
+    asking = _Asking(endpoint, fields, Spent() if spent is None else spent)
     return asyncio.run(asking.all(prompts, on_answer or (lambda place, answer: None)))
 
 
@@ -152,11 +156,11 @@ class _Failed(Exception):
 class _Asking:
     """One call of `ask`: the client, and what is counted over all prompts."""
 
-    def __init__(self, endpoint: Endpoint, max_new_tokens: int, spent: Spent) -> None:
+    def __init__(self, endpoint: Endpoint, fields: dict[str, Any], spent: Spent) -> None:
         self.endpoint = endpoint
-        self.max_new_tokens = max_new_tokens
+        self.fields = fields
         self.spent = spent
-        self.openai = _openai()
+        self.openai = optional("openai", "endpoint")
         self.heard = False  # whether the server has ever said anything
         self.failed_in_a_row = 0
 
@@ -236,8 +240,8 @@ class _Asking:
                     model=self.endpoint.model,
                     messages=[{"role": "user", "content": _whole(prompt)}],
                     temperature=0.0,
-                    max_tokens=self.max_new_tokens,
                     timeout=self.endpoint.timeout,
+                    **self.fields,
                 )
         except (TimeoutError, openai.APITimeoutError):
             raise _Failed(f"no answer within {self.endpoint.timeout:g} s") from None
@@ -285,7 +289,7 @@ class _Asking:
             raise OnepassError(f"{self.endpoint.url}: no credit is left ({message})") from None
         if error.status_code in (404, 405) or error.code == "model_not_found":
             known = await self.models()
-            if known:
+            if known and self.endpoint.model not in known:
                 raise OnepassError(
                     f"{self.endpoint.url} has no model {self.endpoint.model!r}; it has "
                     f"{', '.join(known)}"
@@ -304,20 +308,12 @@ class _Asking:
         return []
 
     def told(self, message: str) -> str:
-        """A server's words, in one short line and without the key."""
-        key = self.endpoint.key
-        message = " ".join((message.replace(key, "***") if key else message).split())
+        """A server's words, in one short line of printable letters and without the key."""
+        if self.endpoint.key:
+            message = message.replace(self.endpoint.key, "***")
+        plain = "".join(letter if letter.isprintable() else " " for letter in message)
+        message = " ".join(plain.split())
         return f"{message[:_SHOWN]}…" if len(message) > _SHOWN else message
-
-
-def _openai() -> Any:
-    try:
-        import openai
-    except ImportError as error:
-        raise OnepassError(
-            "asking a server needs the package openai: pip install 'onepass[endpoint]'"
-        ) from error
-    return openai
 
 
 def _check_url(url: str) -> None:
@@ -368,26 +364,26 @@ def _message(error: Any) -> str:
     return str(error.response.text or error.message)
 
 
+def _parsed(body: bytes) -> Any:
+    """The JSON value of a body; a `ValueError` where it is none."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise ValueError(f"not JSON but {body[:60].decode('utf-8', 'replace')!r}") from None
+
+
 def _content(body: bytes) -> str:
     """The text in a chat completion; a `ValueError` that says what stands there instead."""
-    try:
-        found = json.loads(body)
-    except ValueError:
-        start = body[:60].decode("utf-8", "replace")
-        raise ValueError(f"not JSON but {start!r}") from None
+    found = _parsed(body)
     for step in ("choices", 0, "message", "content"):
         try:
             found = found[step]
         except (KeyError, IndexError, TypeError):
-            raise ValueError(f"no choices[0].message.content in {body[:60]!r}") from None
+            start = body[:60].decode("utf-8", "replace")
+            raise ValueError(f"no choices[0].message.content in {start!r}") from None
     if not isinstance(found, str) or not found.strip():
         raise ValueError(f"choices[0].message.content is {found!r}, not a text")
     return _whole(found.strip())
-
-
-def _whole(text: str) -> str:
-    """The text without halves of surrogate pairs, which neither requests nor files can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _usage(body: bytes, prompt: str) -> tuple[int, int]:
@@ -396,8 +392,13 @@ def _usage(body: bytes, prompt: str) -> tuple[int, int]:
     for name, length in (("prompt_tokens", len(prompt)), ("completion_tokens", len(body))):
         value: Any = None
         with suppress(ValueError, KeyError, TypeError):
-            value = json.loads(body)["usage"][name]
+            value = _parsed(body)["usage"][name]
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             value = math.ceil(length / _CHARACTERS_PER_TOKEN)
         counted.append(value)
     return counted[0], counted[1]
+
+
+def _whole(text: str) -> str:
+    """The text without halves of surrogate pairs, which neither requests nor files can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -33,6 +33,8 @@ class Generated:
     seconds: float
     notices: list[str]
     """Per text, what was left out of its prompt to make it fit; "" where nothing was."""
+    failed: int = 0
+    """Texts that a server gave no answer for; their notices say why."""
 
     @property
     def tokens_per_second(self) -> float:

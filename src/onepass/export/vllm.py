@@ -1,0 +1,176 @@
+"""Compositions for vLLM: an adapter for each pass, and the command that serves them all.
+
+OUT/<name>/       an adapter in PEFT's format, for a composition of one pass
+OUT/<name>-1/     and so on, for one of several
+OUT/serve.sh      the command
+OUT/README.md     the same for people: names, prompts, how to ask
+OUT/onepass.json  the same for programs
+"""
+
+import re
+import shlex
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from onepass.adapters.composition import Composition, Pass
+from onepass.adapters.storage import check_replaceable
+from onepass.core.errors import OnepassError
+from onepass.core.files import atomic_folder, read_json, write_json, write_text
+from onepass.export.peft import export_peft
+from onepass.export.single import instruction_of, single_lora
+
+CARD = "onepass.json"
+SERVE, README = "serve.sh", "README.md"
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as --max-lora-rank (MaxLoRARanks in its vllm/config/lora.py, version 0.22)."""
+
+_AT_ONCE = 8  # adapters in one batch; each takes memory for the greatest rank
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+def export_vllm(
+    compositions: Mapping[str, Composition],
+    folder: Path | str,
+    model: str,
+    dtype: torch.dtype | None = torch.float16,
+) -> str:
+    """Write the adapters of these compositions, by name, and give the command that serves them.
+
+    model: the base, as vLLM is to find it: a hub name or a folder.
+    Raises:
+        OnepassError: a name cannot be a served model's, the bases differ, a pass is no LoRA or
+            of a rank that vLLM does not take, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    _check_folder(folder)
+    adapters = _adapters(compositions)
+    ranks = [
+        max(lora.rank for lora in single_lora(adapter).values()) for adapter in adapters.values()
+    ]
+    command = serve_command(model, list(adapters), max(ranks))
+    with atomic_folder(folder) as temporary:
+        for name, adapter in adapters.items():
+            export_peft(adapter, temporary / name, dtype)
+        write_json(temporary / CARD, _card(model, compositions, adapters))
+        write_text(temporary / README, _readme(command, compositions, adapters))
+        write_text(temporary / SERVE, _script(command))
+        (temporary / SERVE).chmod(0o755)
+    return command
+
+
+def serve_command(model: str, adapters: list[str], rank: int) -> str:
+    """What serves adapters of at most this rank, to be run in the folder that holds them."""
+    at_once = min(len(adapters), _AT_ONCE)
+    fitting = [allowed for allowed in RANKS if allowed >= rank]
+    if not fitting:
+        raise OnepassError(
+            f"a pass has rank {rank}, but vLLM takes {RANKS[-1]} at most; "
+            "export the composition as merged, and serve that"
+        )
+    return " \\\n    ".join(
+        [
+            f"vllm serve {shlex.quote(model)}",
+            f"--enable-lora --max-lora-rank {fitting[0]} --max-loras {at_once}",
+            f"--lora-modules {' '.join(f'{name}=./{name}' for name in adapters)}",
+            "--host 127.0.0.1",
+        ]
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse to replace a folder that holds more than what was written here before."""
+    written: list[str] = []
+    if (folder / CARD).is_file():
+        with suppress(KeyError, TypeError):  # a card of something else names nothing
+            written = [name for e in read_json(folder / CARD)["served"] for name in e["models"]]
+    check_replaceable(folder, CARD, [SERVE, README, *written])
+
+
+def pass_names(name: str, composition: Composition) -> list[str]:
+    """What the passes of a composition are served as."""
+    count = len(composition.passes)
+    return [name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)]
+
+
+def _adapters(compositions: Mapping[str, Composition]) -> dict[str, Composition]:
+    """Each pass as a composition of its own, by the name it is served as."""
+    bases = sorted({composition.base.name for composition in compositions.values()})
+    if len(bases) > 1:
+        raise OnepassError(
+            f"the compositions are for different bases: {', '.join(bases)}; vLLM serves one"
+        )
+    found: dict[str, Composition] = {}
+    for title, composition in compositions.items():
+        if not _NAME.fullmatch(title):
+            raise OnepassError(
+                f"{title!r} cannot be the name of a served model; "
+                "rename the folder, with letters, digits, dots and dashes"
+            )
+        for name, pass_ in zip(pass_names(title, composition), composition.passes, strict=True):
+            if name in found or name in (CARD, SERVE, README):
+                raise OnepassError(f"two files would be called {name!r}; rename a folder")
+            found[name] = replace(composition, task=pass_.task, passes=(_weights_of(pass_),))
+    return found
+
+
+def _weights_of(pass_: Pass) -> Pass:
+    """The pass without its solved examples, which its prompts show and no weights hold."""
+    return replace(pass_, shots=())
+
+
+def _card(
+    model: str, compositions: Mapping[str, Composition], adapters: Mapping[str, Composition]
+) -> dict[str, object]:
+    return {
+        "format": "onepass vllm 1",
+        "base": model,
+        "served": [
+            {
+                "task": composition.task,
+                "method": composition.method,
+                "models": pass_names(name, composition),
+                "instructions": [
+                    instruction_of(adapters[each]) for each in pass_names(name, composition)
+                ],
+            }
+            for name, composition in compositions.items()
+        ],
+    }
+
+
+def _script(command: str) -> str:
+    return (
+        "#!/bin/sh\n"
+        "# Serves the adapters beside this file, to this machine only. Takes further options of\n"
+        "# vLLM: ./serve.sh --port 8001\n"
+        'cd "$(dirname "$0")" || exit 1\n'
+        f'exec {command} \\\n    "$@"\n'
+    )
+
+
+def _readme(
+    command: str, compositions: Mapping[str, Composition], adapters: Mapping[str, Composition]
+) -> str:
+    lines = ["# Adapters for vLLM", "", "In this folder:", "", *_indented(command), ""]
+    lines += ["Or run `./serve.sh`. Then ask, on the same machine:", ""]
+    for name, composition in compositions.items():
+        models = " ".join(pass_names(name, composition))
+        lines.append(
+            f"    onepass generate {name} --endpoint http://127.0.0.1:8000/v1 "
+            f"--served {models} --input FILE"
+        )
+    lines += ["", "or any client of OpenAI's API, with one user message: the line below (if there "]
+    lines[-1] += "is one), an empty line, and the text."
+    lines += ["", "| model | task | line |", "| --- | --- | --- |"]
+    lines += [f"| {n} | {c.task} | {instruction_of(c)} |" for n, c in adapters.items()]
+    lines += ["", "Of a composition with several models, each is given what the one before said."]
+    return "\n".join([*lines, ""])
+
+
+def _indented(text: str) -> list[str]:
+    return [f"    {line}" for line in text.splitlines()]
