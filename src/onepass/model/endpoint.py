@@ -10,23 +10,21 @@ import json
 import math
 import os
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
+from onepass.model import reply
 
 KEY = "ONEPASS_API_KEY"
 """The environment variable that holds the key of the server, where it needs one."""
 
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_TOLD_WAIT = 0.5, 30.0, 120.0  # seconds
 _HOPELESS = 10  # prompts in a row that fail for good: more would not fare better
-_CHARACTERS_PER_TOKEN = 3  # for servers that do not count; a little too many tokens is meant
 _SHOWN = 200  # characters of a server's message that an error repeats
 
 
@@ -238,7 +236,7 @@ class _Asking:
             async with asyncio.timeout(self.endpoint.timeout):
                 raw = await self.client.chat.completions.with_raw_response.create(
                     model=self.endpoint.model,
-                    messages=[{"role": "user", "content": _whole(prompt)}],
+                    messages=[{"role": "user", "content": reply.whole(prompt)}],
                     temperature=0.0,
                     timeout=self.endpoint.timeout,
                     **self.fields,
@@ -259,27 +257,27 @@ class _Asking:
             raise _Failed(f"the connection failed ({told})") from None
         self.heard = True
         body = raw.http_response.content
-        tokens = _usage(body, prompt)
+        tokens = reply.usage(body, prompt)
         for tally in (used, self.spent):
             tally.prompt_tokens += tokens[0]
             tally.completion_tokens += tokens[1]
         try:
-            return _content(body)
+            return reply.content(body)
         except ValueError as error:
             raise _Failed(f"the server's answer is none: {self.told(str(error))}") from None
 
     def failure(self, error: Any) -> _Failed:
         """What an error status means for this one prompt."""
-        reason = f"the server says {error.status_code}: {self.told(_message(error))}"
+        reason = f"the server says {error.status_code}: {self.told(reply.message(error))}"
         again = error.status_code in (408, 409, 429) or error.status_code >= 500
-        wait = _told_wait(error.response.headers.get("retry-after"))
+        wait = reply.told_wait(error.response.headers.get("retry-after"))
         if wait is not None and wait > _LONGEST_TOLD_WAIT:
             return _Failed(f"{reason} (and to wait {wait:.0f} s)", again=False)
         return _Failed(reason, again, wait)
 
     async def refuse(self, error: Any) -> None:
         """Raise an `OnepassError` for a status that every prompt would get."""
-        message = self.told(_message(error))
+        message = self.told(reply.message(error))
         if error.status_code in (401, 403):
             have = "the key in" if self.endpoint.key else "no key; put one into the variable"
             raise OnepassError(
@@ -337,68 +335,6 @@ def _wait(attempt: int) -> float:
     return min(_FIRST_WAIT * 2.0**attempt, _LONGEST_WAIT) * random.uniform(0.5, 1.0)
 
 
-def _told_wait(header: str | None) -> float | None:
-    """The seconds of a Retry-After header, a number or a date; None where it says nothing."""
-    if header is None:
-        return None
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(header).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return None
-    return None if math.isnan(seconds) else max(0.0, seconds)
-
-
 def _nobody_there(error: BaseException) -> bool:
     """Whether not even a connection came about. The package has no error of its own for that."""
     return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
-
-
-def _message(error: Any) -> str:
-    """The server's own words in an error."""
-    body = error.body
-    if isinstance(body, dict) and isinstance(body.get("message"), str):
-        return str(body["message"])
-    return str(error.response.text or error.message)
-
-
-def _parsed(body: bytes) -> Any:
-    """The JSON value of a body; a `ValueError` where it is none."""
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise ValueError(f"not JSON but {body[:60].decode('utf-8', 'replace')!r}") from None
-
-
-def _content(body: bytes) -> str:
-    """The text in a chat completion; a `ValueError` that says what stands there instead."""
-    found = _parsed(body)
-    for step in ("choices", 0, "message", "content"):
-        try:
-            found = found[step]
-        except (KeyError, IndexError, TypeError):
-            start = body[:60].decode("utf-8", "replace")
-            raise ValueError(f"no choices[0].message.content in {start!r}") from None
-    if not isinstance(found, str) or not found.strip():
-        raise ValueError(f"choices[0].message.content is {found!r}, not a text")
-    return _whole(found.strip())
-
-
-def _usage(body: bytes, prompt: str) -> tuple[int, int]:
-    """Tokens read and written, as the server counts them, or about that many."""
-    counted = []
-    for name, length in (("prompt_tokens", len(prompt)), ("completion_tokens", len(body))):
-        value: Any = None
-        with suppress(ValueError, KeyError, TypeError):
-            value = _parsed(body)["usage"][name]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            value = math.ceil(length / _CHARACTERS_PER_TOKEN)
-        counted.append(value)
-    return counted[0], counted[1]
-
-
-def _whole(text: str) -> str:
-    """The text without halves of surrogate pairs, which neither requests nor files can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
