@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -222,3 +223,14 @@ def test_kappa_is_symmetric_and_that_of_scikit_learn(pairs: list[tuple[bool, boo
         assert found.kappa == pytest.approx(metrics.cohen_kappa_score(first, second))
         matrix = metrics.confusion_matrix(first, second, labels=[True, False])
         assert matrix.tolist() == [[found.yes_yes, found.yes_no], [found.no_yes, found.no_no]]
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "judge.md"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the documentation is in the repository only")
+def test_the_page_shows_the_prompt_to_the_letter() -> None:
+    (shown,) = re.findall(r"```text\n(.*?)\n```", PAGE.read_text(encoding="utf-8"), re.S)
+    conversation, reference, output = materials(shown)
+    task = parse_task("summarize+tone:witty")
+    assert shown == judge_prompt(task, conversation, [reference], output)
