@@ -1,7 +1,7 @@
 """A base as GGUF, in any of the types that can be written without llama.cpp's own tools."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from onepass.export.gguf.architecture import (
     rotary_factors,
     tensor_names,
 )
-from onepass.export.gguf.file import Array, Planned, storage_type, write_gguf
+from onepass.export.gguf.file import Array, Planned, storage_type, stored_values, write_gguf
 from onepass.export.gguf.tokenizer import add_tokenizer
 from onepass.model.load import Base
 
@@ -59,6 +59,21 @@ def write_base(base: Base, path: Path, base_type: str) -> None:
             Planned(title, shape, storage_type(title, shape, base_type), partial(_numbers, make))
         )
     write_gguf(path, architecture.name, describe, planned)
+
+
+def stored_state(base: Base, base_type: str) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter's path and what a file of this type holds of it, in its own dtype.
+
+    Rows in another order are quantised no differently: a block of numbers lies within a row.
+    """
+    config = base.model.config
+    name = tensor_names(architecture_of(config), config.num_hidden_layers)
+    for path, tensor in base.model.named_parameters():
+        kind = "F32" if _HEAD_NORM.match(path) else ""
+        kind = kind or storage_type(name(path), tuple(tensor.shape), base_type)
+        if kind != "F32":
+            values = stored_values(_numbers(tensor.detach), kind)
+            yield path, torch.from_numpy(values).to(tensor.device, tensor.dtype)
 
 
 def _state(base: Base, output: bool) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,17 +29,16 @@ from onepass.export.manifest import (
     Manifest,
     PassEntry,
     Role,
-    Vector,
     describe,
 )
 from onepass.export.prompt import prompt_frame
+from onepass.export.vector import make_vectors
 from onepass.model.attach import folded
 from onepass.model.load import Base
 from onepass.tasks.task import parse_task
 
 FILES = ("base-*.gguf", "adapters", "fused")
 Told = Callable[[str], None]
-MakeVectors = Callable[[Base, Mapping[str, Composition]], list[Vector]]
 
 
 def export_gguf(
@@ -48,13 +48,14 @@ def export_gguf(
     base_type: str = "f16",
     lora_type: str = "F16",
     fused: bool = True,
-    vectors: MakeVectors | None = None,
+    vectors: bool = False,
     told: Told = lambda what: None,
 ) -> Manifest:
     """Write a device set of named compositions of one base; whole or not at all.
 
     fused: also write each composition as one adapter, for runtimes that take only one.
-    vectors: makes the test vectors to store. told: called with each file that is written next.
+    vectors: also compute what PyTorch says of a prompt, for `pack verify`.
+    told: called with each file that is written next.
     Raises:
         OnepassError: a composition is for another base, shows examples in its prompt or has output
             biases beside other compositions; the base is not supported; a number does not fit
@@ -68,18 +69,20 @@ def export_gguf(
         _check(composition, base, alone=len(compositions) == 1)
     architecture = architecture_of(base.model.config)
     prompt = prompt_frame(base, normalization(base))
-    made = vectors(base, compositions) if vectors else []
     with atomic_folder(folder) as temporary:
         shelf = _Shelf(temporary, base, lora_type, told)
         entries = [shelf.entry(name, each, fused) for name, each in compositions.items()]
         place = f"base-{base_type}.gguf"
         told(place)
         to_fold = _to_fold(compositions, base)
-        if to_fold is None:
+        with nullcontext() if to_fold is None else folded(base, to_fold):
             write_base(base, temporary / place, base_type)
-        else:
-            with folded(base, to_fold):
-                write_base(base, temporary / place, base_type)
+            # What is in the base must not be put on it again.
+            to_test = {
+                name: each if to_fold is None else replace(each, passes=(Pass(each.task),))
+                for name, each in compositions.items()
+            }
+            made = make_vectors(base, to_test, base_type, lora_type) if vectors else []
         manifest = Manifest(
             onepass=__version__,
             base=BaseFile(

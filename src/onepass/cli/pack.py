@@ -1,0 +1,80 @@
+"""`onepass pack`: the set of files that a device holds; `onepass pack verify`: is it right?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onepass.cli.device_set import base_of, lora_type, named_compositions, show_set
+from onepass.cli.export import BaseType
+from onepass.cli.options import SaveAs
+from onepass.cli.outputs import check_writable
+from onepass.cli.show import note
+from onepass.core.errors import OnepassError
+
+VERIFY = Path("verify")
+
+
+def pack(
+    compositions: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="COMPOSITION... | verify DIR",
+            help="Folders that `calibrate` wrote; or the word verify and a folder written here.",
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="The base; by default the compositions' own."),
+    ] = None,
+    base_type: BaseType = "q4_0",
+    save_as: SaveAs = "float16",
+    fused: Annotated[
+        bool, typer.Option(help="Also each composition as one adapter, for other runtimes.")
+    ] = False,
+) -> None:
+    """Write what a device holds: one base, task adapters, calibrations, and how they compose.
+
+    The compositions share the base and the task adapters, so that one more combination costs its
+    calibration only. The set carries what PyTorch computes on the stored weights for a short
+    conversation; `onepass pack verify` compares that with llama.cpp, checks every file's checksum
+    and whether the files belong together. Run it with `onepass run`.
+
+    \b
+    Examples:
+      onepass pack COMPOSITION OTHER --out device
+      onepass pack COMPOSITION --out device --base-type f16 --model MODEL_FOLDER
+      onepass pack verify device
+    """
+    if compositions[0] == VERIFY:
+        _verify(compositions[1:])
+        return
+    if out is None:
+        raise OnepassError("say where to write the set: --out DIR")
+    check_writable(out)
+
+    from onepass.export import export_gguf
+
+    named = named_compositions(compositions)
+    base = base_of(named, model)
+    manifest = export_gguf(
+        named, base, out, base_type, lora_type(save_as), fused=fused, vectors=True, told=note
+    )
+    show_set(out, manifest)
+    note(f"check it: onepass pack verify {out}")
+    note(f"run it: onepass run {out}")
+
+
+def _verify(folders: list[Path]) -> None:
+    if len(folders) != 1:
+        raise OnepassError(f"pack verify takes one folder, found {len(folders)}")
+
+    from onepass.device.verify import verify
+
+    for checked in verify(folders[0]):
+        typer.echo(
+            f"{checked.composition}\t{checked.tokens} tokens\tlargest difference "
+            f"{checked.difference:.2g} of {checked.tolerance:.2g} allowed"
+        )
+    note(f"{folders[0]}: every file, shape and test vector is right")

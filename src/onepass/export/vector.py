@@ -1,0 +1,95 @@
+"""Test vectors: what PyTorch says on the very numbers a device set stores, for the engine to match.
+
+The base's weights and the adapters' factors are rounded to what their files hold, so that what is
+left between the two is arithmetic: an engine multiplies in the precision of the file, with 16-bit
+or (for quantised weights) 8-bit activations.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from onepass.adapters.adapter import Adapter, Lora
+from onepass.adapters.composition import Composition, Pass
+from onepass.export.gguf.base import stored_state
+from onepass.export.manifest import Vector
+from onepass.model.attach import attached
+from onepass.model.chat import prompt_ids
+from onepass.model.load import Base
+from onepass.model.tokens import fit_prompts
+from onepass.tasks.task import parse_task
+
+SAMPLE = "Ana: Shall we have tea at five?\nBen: Five is too late for me.\nAna: At three, then?"
+TOKENS = 8
+LIKELY = -7.0  # natural logarithm: tokens less likely than this are noise
+_FLOATS = {"F32": torch.float32, "F16": torch.float16}
+
+TOLERANCES = {"f32": 1e-3, "f16": 0.05, "q8_0": 0.5, "q4_0": 0.5}
+"""How far an engine's log-probabilities may be from PyTorch's, by the type of the base."""
+_HALF_LORA = 0.05
+
+
+def make_vectors(
+    base: Base, compositions: Mapping[str, Composition], base_type: str, lora_type: str
+) -> list[Vector]:
+    """A vector for each composition: its first pass on a short conversation."""
+    tolerance = max(TOLERANCES[base_type], 0.0 if lora_type == "F32" else _HALF_LORA)
+    with _as_stored(base, base_type):
+        return [
+            _vector(base, name, _rounded(composition.passes[0], lora_type), tolerance)
+            for name, composition in compositions.items()
+        ]
+
+
+@torch.inference_mode()
+def _vector(base: Base, name: str, pass_: Pass, tolerance: float) -> Vector:
+    task = parse_task(pass_.task, pass_.instructed)
+    (fitted,) = fit_prompts(base, task, [SAMPLE], TOKENS)
+    (prompt,) = prompt_ids(base.tokenizer, [fitted.prompt])
+    tokens: list[int] = []
+    top: list[dict[int, float]] = []
+    with attached(base, pass_):
+        while len(tokens) < TOKENS and not set(tokens) & base.stop_ids:
+            ids = torch.tensor([[*prompt, *tokens]], device=base.device)
+            logits = base.model(input_ids=ids, logits_to_keep=1, use_cache=False).logits[0, -1]
+            likeliest = logits.double().log_softmax(-1).topk(5)
+            pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+            top.append({token: value for token, value in pairs if value > LIKELY})
+            tokens.append(int(likeliest.indices[0]))
+    return Vector(composition=name, prompt=prompt, tokens=tokens, top=top, tolerance=tolerance)
+
+
+@contextmanager
+def _as_stored(base: Base, base_type: str) -> Iterator[None]:
+    """The base with each weight as a file of this type gives it back."""
+    before = {path: tensor.data for path, tensor in base.model.named_parameters()}
+    try:
+        for path, values in stored_state(base, base_type):
+            base.model.get_parameter(path).data = values
+        yield
+    finally:
+        for path, tensor in base.model.named_parameters():
+            tensor.data = before[path]
+
+
+def _rounded(pass_: Pass, lora_type: str) -> Pass:
+    dtype = _FLOATS[lora_type]
+
+    def rounded(adapter: Adapter) -> Adapter:
+        modules = {
+            module: Lora(lora.down.to(dtype).float(), lora.up.to(dtype).float())
+            for module, lora in adapter.modules.items()
+        }
+        return replace(adapter, modules=modules)
+
+    calibration = pass_.calibration
+    if calibration is not None and calibration.form != "output":
+        tensors = {
+            kind: {part: tensor.to(dtype).float() for part, tensor in parts.items()}
+            for kind, parts in calibration.tensors.items()
+        }
+        calibration = replace(calibration, tensors=tensors)
+    weighted = tuple(replace(w, adapter=rounded(w.adapter)) for w in pass_.adapters)
+    return replace(pass_, adapters=weighted, calibration=calibration)
