@@ -1,7 +1,5 @@
 """Compositions on the tiny families, exported and run: what the tests of the device share."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -11,6 +9,7 @@ from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.model.attach import attached
 from onepass.model.load import Base
 
+CHAT = "Ana: Tea at 5:30?\nBen: Yes, I would like that!\nAna: See you then."
 THREE = "summarize+translate:es+tone:witty"
 
 
@@ -59,9 +58,3 @@ def torch_log_probabilities(base: Base, pass_: Pass, ids: list[int]) -> torch.Te
 def engine_or_skip() -> None:
     pytest.importorskip("gguf", reason="needs onepass[device]")
     pytest.importorskip("xllamacpp", reason="needs onepass[device]")
-
-
-__all__ = [
-    "THREE", "Path", "engine_or_skip", "random_calibration", "random_parts", "three_parts",
-    "torch_log_probabilities",
-]  # fmt: skip

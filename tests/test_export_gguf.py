@@ -1,41 +1,294 @@
 """`onepass export --format gguf`: llama.cpp computes what PyTorch does, to the fourth decimal."""
 
+import random
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tokenizers import normalizers
+from transformers import StableLmConfig, StableLmForCausalLM
 
 from architectures import FAMILIES, build
-from device_kit import engine_or_skip, three_parts, torch_log_probabilities
+from device_kit import (
+    CHAT,
+    engine_or_skip,
+    random_calibration,
+    random_parts,
+    three_parts,
+    torch_log_probabilities,
+)
+from onepass.adapters.composition import Composition, Pass, Weighted
+from onepass.core.errors import OnepassError
 from onepass.device import Engine
+from onepass.device.verify import verify
 from onepass.export import export_gguf
-from onepass.model.chat import prompt_ids
+from onepass.model.chat import prompt_ids, text_ids
 from onepass.model.generate import run
 from onepass.model.load import Base, load_base
 
 engine_or_skip()
 
-CHAT = "Ana: Tea at 5:30?\nBen: Yes, I would like that!\nAna: See you then."
+MESSAGE = f"Summarize.\n\n{CHAT}"
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
-    return load_base(build(request.param, tmp_path_factory.mktemp("bases") / request.param), "cpu")
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
+    folder = tmp_path_factory.mktemp("families")
+    return {name: load_base(build(name, folder / name), "cpu") for name in FAMILIES}
+
+
+@pytest.fixture(params=list(FAMILIES))
+def family(request: pytest.FixtureRequest, families: dict[str, Base]) -> Base:
+    return families[request.param]
+
+
+def check_parity(base: Base, composition: Composition, folder: Path, fused: bool = False) -> None:
+    """Every log-probability within 1e-4, and the same greedy text."""
+    manifest = export_gguf({"it": composition}, base, folder, "f32", "F32")
+    scales = {"it": 1.0} if fused else manifest.compositions[0].passes[0].scales
+    (ids,) = prompt_ids(base.tokenizer, [MESSAGE])
+    with Engine(folder, exact=True, fused=fused, threads=1) as engine:
+        assert engine.prompt_ids(MESSAGE) == ids
+        found = engine.log_probabilities(ids, scales)
+        answer = engine.run("it", CHAT, max_new_tokens=16)
+    expected = torch_log_probabilities(base, composition.passes[0], ids)
+    every = torch.tensor([found[token] for token in range(len(expected))], dtype=torch.float64)
+    torch.testing.assert_close(every, expected, atol=1e-4, rtol=0.0)
+    assert answer.text == run(base, composition, [CHAT], max_new_tokens=16).texts[0]
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["parts", "fused"])
 def test_three_adapters_and_a_calibration_are_what_pytorch_computes(
     fused: bool, family: Base, tmp_path: Path
 ) -> None:
-    composition = three_parts(family)
-    manifest = export_gguf({"three": composition}, family, tmp_path / "set", "f32", "F32")
-    (pass_,) = composition.passes
-    scales = {"three": 1.0} if fused else manifest.compositions[0].passes[0].scales
-    ids = prompt_ids(family.tokenizer, [f"Summarize.\n\n{CHAT}"])[0]
-    with Engine(tmp_path / "set", exact=True, fused=fused, threads=1) as engine:
-        found = engine.log_probabilities(ids, scales)
-        answer = engine.run("three", CHAT, max_new_tokens=16)
-    expected = torch_log_probabilities(family, pass_, ids)
-    every = torch.tensor([found[token] for token in range(len(expected))], dtype=torch.float64)
-    torch.testing.assert_close(every, expected, atol=1e-4, rtol=0.0)
-    assert answer.text == run(family, composition, [CHAT], max_new_tokens=16).texts[0]
+    check_parity(family, three_parts(family), tmp_path / "set", fused)
+
+
+def test_a_column_calibration_is_an_adapter_of_rank_one(
+    families: dict[str, Base], tmp_path: Path
+) -> None:
+    base = families["qwen2.5"]
+    composition = three_parts(base, "column")
+    check_parity(base, composition, tmp_path / "set")
+    manifest = export_gguf({"it": composition}, base, tmp_path / "set")
+    assert [(a.role, a.rank) for a in manifest.adapters][-1] == ("calibration", 1)
+
+
+def test_output_biases_are_folded_into_a_base_of_their_own(
+    families: dict[str, Base], tmp_path: Path
+) -> None:
+    base = families["llama-3.2"]
+    check_parity(base, three_parts(base, "output"), tmp_path / "set")
+    with Engine(tmp_path / "set", threads=1) as engine:
+        assert engine.manifest.base.merged
+        assert not engine.manifest.adapters
+        with pytest.raises(OnepassError, match="only the whole composition"):
+            engine.run("it", CHAT, "multi-step")
+
+
+def test_output_biases_beside_other_compositions_or_without_a_place_are_refused(
+    families: dict[str, Base], tmp_path: Path
+) -> None:
+    llama, qwen = families["llama-3.2"], families["qwen2.5"]
+    both = {"biased": three_parts(llama, "output"), "plain": three_parts(llama)}
+    with pytest.raises(OnepassError, match=r"export it alone.*--form column"):
+        export_gguf(both, llama, tmp_path / "set")
+    with pytest.raises(OnepassError, match=r"o_proj .*no place for a bias.*qwen2.*--form column"):
+        export_gguf({"it": three_parts(qwen, "output")}, qwen, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    "differs",
+    [
+        {"qk_layernorm": True, "use_parallel_residual": True, "num_key_value_heads": 2},
+        {"tie_word_embeddings": True, "use_qkv_bias": False},
+    ],
+    ids=["12b", "tied"],
+)
+def test_the_other_stablelms_are_what_pytorch_computes(
+    differs: dict[str, Any], families: dict[str, Base], tmp_path: Path
+) -> None:
+    bare = families["stablelm-2"]
+    torch.manual_seed(3)
+    config = StableLmConfig(**{**bare.model.config.to_dict(), **differs})
+    base = replace(bare, model=StableLmForCausalLM(config).eval())
+    check_parity(base, three_parts(base), tmp_path / "set")
+
+
+def test_two_compositions_share_the_base_and_the_task_adapters(
+    families: dict[str, Base], tmp_path: Path
+) -> None:
+    base = families["qwen2.5"]
+    summarize, spanish, _ = random_parts(base)
+    weighted = (Weighted(summarize, 0.5), Weighted(random_parts(base)[1], 0.5))
+    pair = Pass("summarize+translate:es", weighted, random_calibration(base))
+    joint = Pass("summarize+translate:es", (Weighted(random_parts(base)[2], stored=True),))
+    made = {
+        "three": three_parts(base),
+        "pair": Composition(base.shape, pair.task, (pair,), "lc++"),
+        "joint": Composition(base.shape, joint.task, (joint,), "joint-expert"),
+        "steps": Composition(
+            base.shape, pair.task,
+            (Pass("summarize", (Weighted(summarize),)), Pass("translate:es", (Weighted(spanish),))),
+            "multi-step",
+        ),
+    }  # fmt: skip
+    manifest = export_gguf(made, base, tmp_path / "set", "f32", "F32")
+    # The calibration of both is one content, and the third adapter is a task's already.
+    assert [a.name for a in manifest.adapters] == [
+        "summarize", "translate-es", "tone-witty", "calibration-three",
+    ]  # fmt: skip
+    size = {adapter.name: adapter.bytes for adapter in manifest.adapters}
+    marginal = {entry.name: entry.marginal_bytes for entry in manifest.compositions}
+    assert marginal == {"three": size["calibration-three"], "pair": 0, "joint": 0, "steps": 0}
+    assert manifest.compositions[1].parts == {
+        "summarize": "summarize", "translate:es": "translate-es",
+    }  # fmt: skip
+    with Engine(tmp_path / "set", exact=True, threads=1) as engine:
+        for name, composition in made.items():
+            expected = run(base, composition, [CHAT], max_new_tokens=8).texts[0]
+            assert engine.run(name, CHAT, max_new_tokens=8).text == expected
+        as_mode = engine.run("pair", CHAT, "multi-step", max_new_tokens=8).text
+        assert as_mode == engine.run("steps", CHAT, max_new_tokens=8).text
+
+
+@pytest.mark.parametrize("base_type", ["f16", "q8_0", "q4_0"])
+def test_a_smaller_base_is_within_its_tolerance(
+    base_type: str, family: Base, tmp_path: Path
+) -> None:
+    before = {name: tensor.clone() for name, tensor in family.model.state_dict().items()}
+    made = {"it": three_parts(family)}
+    export_gguf(made, family, tmp_path / "set", base_type, fused=False, vectors=True)
+    (checked,) = verify(tmp_path / "set", threads=1)
+    assert checked.difference <= checked.tolerance
+    for name, tensor in family.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_the_same_composition_gives_the_same_bytes(
+    families: dict[str, Base], tmp_path: Path
+) -> None:
+    base = families["stablelm-2"]
+    one, other = (
+        export_gguf({"it": three_parts(base)}, base, tmp_path / name, "q8_0", vectors=True)
+        for name in ("one", "other")
+    )
+    assert one == other
+
+
+def test_unsupported_models_are_refused_with_those_that_are(
+    families: dict[str, Base], tmp_path: Path
+) -> None:
+    base = families["llama-3.2"]
+    composition = three_parts(base)
+
+    def refused(match: str, **changed: Any) -> None:
+        before = {name: getattr(base.model.config, name) for name in changed}
+        try:
+            for name, value in changed.items():
+                setattr(base.model.config, name, value)
+            with pytest.raises(OnepassError, match=match):
+                export_gguf({"it": composition}, base, tmp_path / "set")
+        finally:
+            for name, value in before.items():
+                setattr(base.model.config, name, value)
+
+    refused("type gpt_neox .*llama, qwen2, stablelm", model_type="gpt_neox")
+    refused("hidden_act is gelu", hidden_act="gelu")
+    refused("rope_type is yarn", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4})
+    with pytest.raises(OnepassError, match="base type 'q4_k'"):
+        export_gguf({"it": composition}, base, tmp_path / "set", "q4_k")
+    assert not (tmp_path / "set").exists()
+
+
+# ---------------------------------------------------------------- tokenizers
+TEXTS = (
+    "Hello world, it's 2026-11-25 and I'VE paid €1234567.89!  Isn't it?\n\n\n  Two\tthree   four ",
+    "def f(x):\n    return {'a': [1, 22, 333, 4444]}  # ok\r\n\tif x != None: pass\n",
+    "¿Qué tal, señor Ñandú? Straße, naïve café, cafe\u0301, Ελληνικά, русский, العربية, हिन्दी",
+    "東京は大きい。한국어 텍스트 🙂🙃👩‍👩‍👧 ½ ² ① Ⅷ \u00a0\u2003\u200b zero\u0000width",
+    "<|im_end|><|eot_id|><|end|> <|begin_of_text|>is text<|user|>",
+)
+_POOL = "ab Zé'sS\n\r\t 019.,!?-_#éßñ日本語🙂\u00a0\u0301٣½'ll're<|>"
+
+
+def texts() -> Iterator[str]:
+    yield from TEXTS
+    rng = random.Random(5)
+    for length in range(1, 120):
+        yield "".join(rng.choices(_POOL, k=length % 40 + 1))
+
+
+@pytest.mark.parametrize(
+    ("family_name", "whole", "pre"),
+    [
+        ("llama-3.2", False, "dbrx"),
+        ("llama-3.2", True, "llama-bpe"),
+        ("qwen2.5", False, "qwen2"),
+        ("tiny", False, "gpt-2"),
+    ],
+)
+def test_llama_cpp_tokenises_as_the_base_does(
+    family_name: str, whole: bool, pre: str, tmp_path: Path
+) -> None:
+    gguf = pytest.importorskip("gguf")
+    if family_name == "tiny":
+        base = load_base("tiny", "cpu")
+    else:
+        base = load_base(build(family_name, tmp_path / "base", TEXTS * 3, vocab_size=1200), "cpu")
+    backend = base.tokenizer.backend_tokenizer
+    backend.model.ignore_merges = whole
+    if family_name == "qwen2.5":  # as the real one's, which llama.cpp does not know of
+        backend.normalizer = normalizers.NFC()
+    composition = Composition(base.shape, "summarize", (Pass("summarize"),), "zero-shot")
+    manifest = export_gguf({"it": composition}, base, tmp_path / "set", "f32")
+    reader = gguf.GGUFReader(tmp_path / "set" / manifest.base.path)
+    assert reader.get_field("tokenizer.ggml.pre").contents() == pre
+    with Engine(tmp_path / "set", threads=1) as engine:
+        for text in texts():
+            assert engine.tokenize(text) == text_ids(base.tokenizer, [text])[0], repr(text)
+            message = text.strip() or "."
+            assert engine.prompt_ids(message) == prompt_ids(base.tokenizer, [message])[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"pre_tokenizer": None}, "splits words in a way"),
+        ({"model": {"ignore_merges": True}}, "splits words in a way"),
+        ({"normalizer": {"type": "Lowercase"}}, "normalises texts by Lowercase"),
+        ({"model": {"type": "Unigram"}}, "of type Unigram"),
+        ({"model": {"byte_fallback": True}}, "byte fallback"),
+    ],
+)
+def test_a_tokenizer_llama_cpp_does_not_have_is_refused(
+    change: dict[str, Any], why: str, families: dict[str, Base], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    import onepass.export.gguf.tokenizer as module
+
+    base = families["qwen2.5"]
+    described = module.described_tokenizer(base)
+    for name, value in change.items():
+        described[name] = {**described[name], **value} if name == "model" else value
+    monkeypatch.setattr(module, "_backend_json", lambda base: described)
+    composition = Composition(base.shape, "summarize", (Pass("summarize"),), "zero-shot")
+    with pytest.raises(OnepassError, match=why):
+        export_gguf({"it": composition}, base, tmp_path / "set")
+
+
+def test_a_template_that_changes_the_message_is_refused(
+    families: dict[str, Base], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = families["qwen2.5"]
+    shouting = base.tokenizer.chat_template.replace(
+        'message["content"]', 'message["content"] | upper'
+    )
+    monkeypatch.setattr(base.tokenizer, "chat_template", shouting)
+    composition = Composition(base.shape, "summarize", (Pass("summarize"),), "zero-shot")
+    with pytest.raises(OnepassError, match="does more to a message"):
+        export_gguf({"it": composition}, base, tmp_path / "set")

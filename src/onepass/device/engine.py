@@ -204,7 +204,7 @@ class Engine:
     def prompt_ids(self, message: str) -> list[int]:
         """The ids of a user message in its frame, up to where the answer begins."""
         frame = self.manifest.prompt
-        middle = self.tokenize(f"{frame.text_before}{message}{frame.text_after}")
+        middle = [token for piece in frame.pieces(message) for token in self.tokenize(piece)]
         return [*frame.before, *middle, *frame.after]
 
     def _plan(self, composition: str, mode: str) -> list[PassEntry]:

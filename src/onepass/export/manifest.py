@@ -13,6 +13,7 @@ adapter its scale, and every other adapter 0.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -64,8 +65,8 @@ class AdapterFile(File):
 class Prompt(_Strict):
     """How a user message becomes token ids: `before`, the ids of its text, `after`.
 
-    The text is `text_before` + message + `text_after`, tokenised as one piece and as plain text:
-    control tokens that it spells are not obeyed. normalization: the Unicode form it is put in
+    The text is `text_before` + message + `text_after`, tokenised as plain text: a token of `control`
+    that it spells is not obeyed, only tokenised apart from what is around it. normalization: the Unicode form it is put in
     first, as the base's tokenizer does and llama.cpp does not. stop: ids that end an answer.
     """
 
@@ -74,7 +75,15 @@ class Prompt(_Strict):
     text_after: str
     after: list[TokenId]
     stop: list[TokenId]
+    control: list[str]
     normalization: Literal["NFC", "NFD", "NFKC", "NFKD"] | None
+
+    def pieces(self, message: str) -> list[str]:
+        """The plain texts whose ids, one after the other, are those of the message in its text."""
+        text = f"{self.text_before}{message}{self.text_after}"
+        longest_first = sorted(self.control, key=len, reverse=True)
+        spelt = "|".join(map(re.escape, longest_first))
+        return [piece for piece in re.split(f"({spelt})", text) if piece] if spelt else [text]
 
 
 class PassEntry(_Strict):

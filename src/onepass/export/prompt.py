@@ -1,5 +1,6 @@
 """What stands around a user message, in token ids, for runtimes that read no chat template."""
 
+from itertools import chain
 from typing import Any
 
 from onepass.core.errors import OnepassError
@@ -23,7 +24,8 @@ def prompt_frame(base: Base, normalization: Any = None) -> Prompt:
     """
     tokenizer = base.tokenizer
     head, mark, tail = prompt_text(tokenizer, _MARK).partition(_MARK)
-    control = [added.content for added in tokenizer.added_tokens_decoder.values()]
+    added = list(tokenizer.added_tokens_decoder.values())
+    control = [token.content for token in added]
     begin = max((head.rfind(t) + len(t) for t in control if t in head), default=0)
     end = min((tail.find(t) for t in control if t in tail), default=len(tail))
     frame = Prompt(
@@ -32,10 +34,11 @@ def prompt_frame(base: Base, normalization: Any = None) -> Prompt:
         text_after=tail[:end],
         after=_ids(tokenizer, tail[end:]),
         stop=sorted(base.stop_ids),
+        control=[t.content for t in added if t.special] if tokenizer.chat_template else [],
         normalization=normalization,
     )
     for sample in _SAMPLES:
-        (middle,) = text_ids(tokenizer, [f"{frame.text_before}{sample}{frame.text_after}"])
+        middle = chain.from_iterable(text_ids(tokenizer, frame.pieces(sample)))
         if not mark or [*frame.before, *middle, *frame.after] != prompt_ids(tokenizer, [sample])[0]:
             raise OnepassError(
                 f"the chat template of {base.name} does more to a message than put text around "

@@ -33,7 +33,7 @@ def add_tokenizer(writer: Any, base: Base) -> None:
     Raises:
         OnepassError: it is no byte-level BPE, or splits words in a way that has no known name.
     """
-    described = _described(base)
+    described = described_tokenizer(base)
     model = described["model"]
     types = optional("gguf", "device").TokenType
     rows = base.model.get_input_embeddings().weight.shape[0]
@@ -61,7 +61,7 @@ def normalization(base: Base) -> str | None:
     Raises:
         OnepassError: it changes texts in another way too.
     """
-    found = _described(base)["normalizer"]
+    found = described_tokenizer(base)["normalizer"]
     if found is None:
         return None
     if found["type"] not in ("NFC", "NFD", "NFKC", "NFKD"):
@@ -95,9 +95,9 @@ def pre_tokenizer(described: dict[str, Any], name: str) -> str:
     return found
 
 
-def _described(base: Base) -> dict[str, Any]:
-    backend = getattr(base.tokenizer, "backend_tokenizer", None)
-    described: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else {}
+def described_tokenizer(base: Base) -> dict[str, Any]:
+    """The content of the base's tokenizer.json; an `OnepassError` if it is no byte-level BPE."""
+    described = _backend_json(base)
     model = described.get("model", {})
     plain = not any(
         model.get(field)
@@ -114,6 +114,12 @@ def _described(base: Base) -> dict[str, Any]:
             f"{'' if plain else ' with byte fallback or affixes'}; "
             "only byte-level BPE tokenizers (GPT-2, Llama 3, Qwen2, StableLM 2) can be exported"
         )
+    return described
+
+
+def _backend_json(base: Base) -> dict[str, Any]:
+    backend = getattr(base.tokenizer, "backend_tokenizer", None)
+    described: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else {}
     return described
 
 
