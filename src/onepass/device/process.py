@@ -14,7 +14,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
-from onepass.device.child import MARK
+from onepass.device import child
 
 _PATIENCE = 5.0  # seconds a process may take to end when it is asked to
 
@@ -34,7 +34,8 @@ class EngineProcess:
         self._open = build_opener(ProxyHandler({})).open
         self._log = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "onepass.device.child"],
+            # By its path, and nothing beside it: it needs none of onepass, and starts at once.
+            [sys.executable, "-P", child.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -100,8 +101,8 @@ class EngineProcess:
         except OSError:
             return None
         for said in self._process.stdout:
-            if said.startswith(MARK):
-                return json.loads(said.removeprefix(MARK))
+            if said.startswith(child.MARK):
+                return json.loads(said.removeprefix(child.MARK))
         return None
 
     def _ended(self) -> OnepassError:

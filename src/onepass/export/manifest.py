@@ -65,9 +65,10 @@ class AdapterFile(File):
 class Prompt(_Strict):
     """How a user message becomes token ids: `before`, the ids of its text, `after`.
 
-    The text is `text_before` + message + `text_after`, tokenised as plain text: a token of `control`
-    that it spells is not obeyed, only tokenised apart from what is around it. normalization: the Unicode form it is put in
-    first, as the base's tokenizer does and llama.cpp does not. stop: ids that end an answer.
+    The text is `text_before` + message + `text_after`, tokenised as plain text: a token of
+    `control` that it spells is not obeyed, only tokenised apart from what is around it. stop: ids
+    that end an answer. normalization: the Unicode form a text is put in first, as the base's own
+    tokenizer does and llama.cpp does not.
     """
 
     before: list[TokenId]

@@ -10,10 +10,7 @@ from numpy.typing import NDArray
 
 from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
-
-BLOCK = 32  # numbers that share a scale in Q8_0 and Q4_0
-
-Array = NDArray[np.float32]
+from onepass.model.quantized import BLOCK, Array
 
 
 def storage_type(name: str, shape: Sequence[int], base_type: str) -> str:
@@ -64,14 +61,6 @@ def write_gguf(
             writer.write_tensor_data(_stored(tensor, gguf, path))
     finally:
         writer.close()
-
-
-def stored_values(values: Array, type_: str) -> Array:
-    """The numbers that an engine reads back from `values` stored as `type_`."""
-    quants = optional("gguf", "device").quants
-    kind = optional("gguf", "device").GGMLQuantizationType[type_]
-    found: Array = quants.dequantize(quants.quantize(values, kind), kind)
-    return found
 
 
 def _stored(tensor: Planned, gguf: Any, path: Path) -> NDArray[Any]:

@@ -1,0 +1,338 @@
+"""`onepass.device`: compositions on llama.cpp, chosen per request; bad sets and dying engines."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from architectures import build
+from device_kit import CHAT, engine_or_skip, random_calibration, random_parts, three_parts
+from onepass.adapters.composition import Composition, Pass, Weighted
+from onepass.core.errors import OnepassError
+from onepass.device import Engine
+from onepass.device.verify import verify
+from onepass.export import export_gguf
+from onepass.export.manifest import MANIFEST, sha256
+from onepass.model.generate import run
+from onepass.model.load import Base, load_base
+
+engine_or_skip()
+
+PAIR = "summarize+translate:es"
+
+
+def pair(base: Base) -> Composition:
+    weighted = tuple(Weighted(adapter, 0.5) for adapter in random_parts(base, 2))
+    return Composition(base.shape, PAIR, (Pass(PAIR, weighted, random_calibration(base)),), "lc++")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return load_base(build("qwen2.5", tmp_path_factory.mktemp("bases") / "qwen"), "cpu")
+
+
+@pytest.fixture(scope="module")
+def whole(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound set of two compositions; not to be changed."""
+    folder = tmp_path_factory.mktemp("sets") / "whole"
+    made = {"three": three_parts(base), "pair": pair(base)}
+    export_gguf(made, base, folder, "f32", "F32", vectors=True)
+    return folder
+
+
+@pytest.fixture
+def device(whole: Path, tmp_path: Path) -> Path:
+    """A copy of the set that a test may spoil."""
+    return Path(shutil.copytree(whole, tmp_path / "device"))
+
+
+def opened(folder: Path, **options: Any) -> Engine:
+    return Engine(folder, **{"exact": True, "threads": 1, **options})
+
+
+def test_running_needs_no_torch() -> None:
+    code = "import sys, onepass.device, onepass.cli.run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_mode_in_any_order_is_what_pytorch_does(base: Base, whole: Path) -> None:
+    """More combinations of scales than slots, so that slots change hands."""
+    made = pair(base)
+    summarize, spanish = (weighted.adapter for weighted in made.passes[0].adapters)
+    passes = {
+        "zero-shot": (Pass(PAIR),),
+        "main": (Pass(PAIR, (Weighted(summarize),)),),
+        "multi-step": (
+            Pass("summarize", (Weighted(summarize),)), Pass("translate:es", (Weighted(spanish),)),
+        ),
+        "composed": made.passes,
+    }  # fmt: skip
+    expected = {
+        mode: run(base, Composition(base.shape, PAIR, each, mode), [CHAT], 8).texts[0]
+        for mode, each in passes.items()
+    }
+    assert len(set(expected.values())) == len(expected)
+    with opened(whole, slots=2) as engine:
+        for _ in range(2):
+            for mode, text in expected.items():
+                assert engine.run("pair", CHAT, mode, 8).text == text, mode
+
+
+def test_each_composition_keeps_its_prompt_and_only_its_own(whole: Path) -> None:
+    with opened(whole, slots=2) as engine:
+        first = engine.run("three", CHAT)
+        assert (first.cached_tokens, first.notice) == (0, "")
+        assert engine.run("pair", CHAT).cached_tokens == 0
+        again = engine.run("three", CHAT)
+        assert again.cached_tokens == again.prompt_tokens - 1
+        assert again.text == first.text
+        memory = engine.peak_memory()
+        assert memory is None or memory > 1 << 20
+
+
+def test_requests_at_once_are_answered_as_one_by_one(whole: Path) -> None:
+    asked = [(name, f"{CHAT}\nBen: {n}") for n in range(6) for name in ("three", "pair")]
+    with opened(whole) as engine:
+        alone = [engine.run(name, text, max_new_tokens=8).text for name, text in asked]
+        with ThreadPoolExecutor(6) as pool:
+            together = pool.map(lambda each: engine.run(*each, max_new_tokens=8).text, asked)
+            assert list(together) == alone
+
+
+def test_a_long_conversation_loses_its_oldest_turns_as_in_pytorch(base: Base, whole: Path) -> None:
+    long = "\n".join(f"Ana: It is {n} o'clock, é." for n in range(40))
+    expected = run(base, pair(base), [long], max_new_tokens=8)
+    with opened(whole) as engine:
+        answer = engine.run("pair", long, max_new_tokens=8)
+        assert "oldest turns" in answer.notice
+        assert (answer.text, answer.notice) == (expected.texts[0], expected.notices[0])
+        with pytest.raises(OnepassError, match=r"300 tokens.*context"):
+            engine.complete([5] * 300, {}, 8)
+        with pytest.raises(OnepassError, match="max_new_tokens is 256"):
+            engine.run("pair", CHAT, max_new_tokens=256)
+        with pytest.raises(OnepassError, match=r"instruction .* takes"):
+            engine.run("pair", CHAT, max_new_tokens=240)
+        assert engine.run("pair", CHAT, max_new_tokens=8).text  # and goes on
+
+
+def test_what_a_set_does_not_have_is_named_with_what_it_has(whole: Path) -> None:
+    with opened(whole) as engine:
+        with pytest.raises(OnepassError, match=r"composition of this set 'pear'.*'pair'"):
+            engine.run("pear", CHAT)
+        with pytest.raises(OnepassError, match=r"mode 'mane'.*'main'"):
+            engine.run("pair", CHAT, "mane")
+        with pytest.raises(OnepassError, match=r"adapter of this set 'sumarize'.*'summarize'"):
+            engine.complete([5], {"sumarize": 1.0}, 8)
+    with pytest.raises(OnepassError, match="context 999: expected 1 to 256"):
+        opened(whole, context=999)
+
+
+# ---------------------------------------------------------------- engines that die
+def gone(pid: int) -> bool:
+    """Whether the process ends within a few seconds."""
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_an_engine_killed_in_mid_answer_is_told_and_stays_closed(whole: Path) -> None:
+    with opened(whole) as engine, ThreadPoolExecutor(1) as pool:
+        os.kill(engine.pid, signal.SIGSTOP)
+        answer = pool.submit(engine.run, "pair", CHAT)
+        time.sleep(0.2)
+        os.kill(engine.pid, signal.SIGKILL)
+        with pytest.raises(OnepassError, match="ended by signal 9"):
+            answer.result(timeout=20)
+        with pytest.raises(OnepassError, match="the engine is closed"):
+            engine.run("pair", CHAT)
+
+
+def test_an_engine_that_hangs_is_given_up(whole: Path) -> None:
+    with opened(whole, timeout=1.0) as engine:
+        os.kill(engine.pid, signal.SIGSTOP)
+        with pytest.raises(OnepassError, match=r"not answered for 1 s"):
+            engine.run("pair", CHAT)
+        os.kill(engine.pid, signal.SIGCONT)
+
+
+def test_closing_leaves_no_process(whole: Path) -> None:
+    engine = opened(whole)
+    pid = engine.pid
+    engine.close()
+    engine.close()
+    assert gone(pid)
+    forgotten = opened(whole)
+    pid = forgotten.pid
+    del forgotten
+    assert gone(pid)
+
+
+def test_an_engine_does_not_outlive_who_opened_it(whole: Path) -> None:
+    code = (
+        "import os, sys; from onepass.device import Engine; e = Engine(sys.argv[1], threads=1);"
+        "print(e.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(whole)], capture_output=True, text=True, check=False
+    )
+    assert gone(int(done.stdout))
+
+
+# ---------------------------------------------------------------- bad sets
+def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    change(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def sign(folder: Path) -> None:
+    """Have the manifest agree with whatever the files hold now."""
+
+    def agree(manifest: dict[str, Any]) -> None:
+        fused = [entry["fused"] for entry in manifest["compositions"]]
+        for file in [manifest["base"], *manifest["adapters"], *fused]:
+            path = folder / file["path"]
+            file.update(bytes=path.stat().st_size, sha256=sha256(path))
+
+    edit(folder, agree)
+
+
+def spoil(path: Path, change: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(change(path.read_bytes()))
+
+
+BASE = "base-f32.gguf"
+
+
+def _escape(manifest: dict[str, Any]) -> None:
+    manifest["adapters"][0]["path"] = "../device/adapters/../../elsewhere.gguf"
+
+
+def _stranger(manifest: dict[str, Any]) -> None:
+    manifest["compositions"][0]["passes"][0]["scales"]["nobody"] = 1.0
+
+
+def _twice(manifest: dict[str, Any]) -> None:
+    manifest["adapters"][1]["name"] = manifest["adapters"][0]["name"]
+
+
+def _no_number(manifest: dict[str, Any]) -> None:
+    manifest["compositions"][0]["passes"][0]["scales"]["summarize"] = "much"
+
+
+def _another_format(manifest: dict[str, Any]) -> None:
+    manifest["format"] = "onepass device 7"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (_escape, "elsewhere.gguf' points outside"),
+        (_stranger, "'three' uses adapter 'nobody'; the set has summarize"),
+        (_twice, "two adapters are called 'summarize'"),
+        (_no_number, r"field compositions.0.passes.0.scales.summarize.*'much'"),
+        (_another_format, r"field format.*onepass device 7"),
+    ],
+)
+def test_a_manifest_that_is_wrong_is_refused(
+    change: Callable[[dict[str, Any]], None], why: str, device: Path
+) -> None:
+    edit(device, change)
+    with pytest.raises(OnepassError, match=why):
+        opened(device)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "why"),
+    [
+        (BASE, lambda data: data[:-100], "has .* bytes, but manifest.json says"),
+        (BASE, lambda data: data[:-1] + bytes([data[-1] ^ 1]), "SHA-256 differs"),
+        ("adapters/summarize.gguf", lambda data: b"", "summarize.gguf has 0 bytes"),
+        (MANIFEST, lambda data: data[:-9], "not JSON"),
+    ],
+)
+def test_a_file_that_was_cut_or_changed_is_refused(
+    file: str, change: Callable[[bytes], bytes], why: str, device: Path
+) -> None:
+    spoil(device / file, change)
+    with pytest.raises(OnepassError, match=why):
+        opened(device)
+
+
+def test_a_missing_file_or_manifest_is_named(device: Path, tmp_path: Path) -> None:
+    (device / "adapters" / "summarize.gguf").unlink()
+    with pytest.raises(OnepassError, match=r"summarize.gguf is missing"):
+        opened(device)
+    with pytest.raises(OnepassError, match=r"no device set: it has no manifest.json"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        (BASE, lambda data: data[: len(data) // 2]),
+        (BASE, lambda data: b"no GGUF at all" * 100),
+        ("adapters/summarize.gguf", lambda data: data[:2000]),
+        ("adapters/summarize.gguf", lambda data: data.replace(b"blk.1.attn_q", b"blk.9.attn_q")),
+    ],
+    ids=["half", "no gguf", "half adapter", "other layers"],
+)
+def test_a_bad_gguf_with_the_right_checksum_ends_the_engine_not_us(
+    file: str, change: Callable[[bytes], bytes], device: Path
+) -> None:
+    spoil(device / file, change)
+    sign(device)
+    with pytest.raises(OnepassError, match=r"llama.cpp cannot load .*base-f32.gguf: \S+"):
+        opened(device)
+
+
+def test_a_base_without_a_tokenizer_aborts_the_engine_not_us(device: Path) -> None:
+    spoil(device / BASE, lambda data: data.replace(b"gpt2", b"none", 1))
+    sign(device)
+    with pytest.raises(OnepassError), opened(device) as engine:
+        engine.run("pair", CHAT)
+
+
+def test_adapters_of_another_base_are_refused(device: Path, tmp_path: Path) -> None:
+    other = load_base(build("qwen2.5", tmp_path / "wider", hidden=64), "cpu")
+    export_gguf({"three": three_parts(other)}, other, tmp_path / "other", "f32", "F32")
+    shutil.copy(tmp_path / "other" / BASE, device / BASE)
+    sign(device)
+    with pytest.raises(OnepassError, match="cannot load"):
+        opened(device)
+    with pytest.raises(OnepassError, match=r"attn_q.weight.*made for another base"):
+        verify(device)
+
+
+def test_adapters_in_each_others_place_are_found_by_the_test_vector(device: Path) -> None:
+    def swap(manifest: dict[str, Any]) -> None:
+        one, other = manifest["adapters"][:2]
+        one["name"], other["name"] = other["name"], one["name"]
+        manifest["compositions"][0]["passes"][0]["scales"]["summarize"] = 0.25
+
+    assert [each.composition for each in verify(device)] == ["three", "pair"]
+    edit(device, swap)
+    with pytest.raises(OnepassError, match=r"'three'.*differ by .* from PyTorch's"):
+        verify(device)
+
+
+def test_a_base_of_the_same_shape_is_found_by_the_test_vector(device: Path, tmp_path: Path) -> None:
+    other = load_base(build("qwen2.5", tmp_path / "qwen", seed=1), "cpu")
+    export_gguf({"three": three_parts(other)}, other, tmp_path / "other", "f32", "F32")
+    shutil.copy(tmp_path / "other" / BASE, device / BASE)
+    sign(device)
+    with pytest.raises(OnepassError, match=r"differ by .* from PyTorch's"):
+        verify(device)
