@@ -53,6 +53,18 @@ def base_path(model: str) -> str:
     return str(folder.resolve()) if folder.is_dir() else model
 
 
+def note_rounding(compositions: Mapping[str, "Composition"], base_type: str) -> None:
+    """Remark on a calibration that was trained on another rounding of the base than it gets."""
+    for name, composition in compositions.items():
+        trained = composition.card.get("base_quantization") or "none"
+        rounded = base_type if base_type.startswith("q") else "none"
+        if trained != rounded:
+            note(
+                f"note: {name} was calibrated with --base-quantization {trained}; "
+                f"for a base in {base_type}, {rounded} is likely to be better"
+            )
+
+
 def lora_type(save_as: str) -> str:
     """The GGUF type of adapters for --save-as."""
     if save_as not in LORA_TYPES:

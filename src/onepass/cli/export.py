@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from onepass.cli.device_set import base_of, base_path, lora_type, named_compositions, show_set
+from onepass.cli.device_set import (
+    base_of,
+    base_path,
+    lora_type,
+    named_compositions,
+    note_rounding,
+    show_set,
+)
 from onepass.cli.inputs import torch_dtype
 from onepass.cli.options import SaveAs
 from onepass.cli.outputs import check_writable
@@ -84,9 +91,11 @@ def export(
     from onepass.export import export_gguf, export_merged, export_mlx, export_peft, export_vllm
 
     if target is Target.gguf:
+        stored = lora_type(save_as)
         named = named_compositions(compositions)
+        note_rounding(named, base_type)
         base = base_of(named, model)
-        manifest = export_gguf(named, base, out, base_type, lora_type(save_as), told=note)
+        manifest = export_gguf(named, base, out, base_type, stored, told=note)
         show_set(out, manifest)
         return
     dtype = torch_dtype(save_as)

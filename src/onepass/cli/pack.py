@@ -5,7 +5,13 @@ from typing import Annotated
 
 import typer
 
-from onepass.cli.device_set import base_of, lora_type, named_compositions, show_set
+from onepass.cli.device_set import (
+    base_of,
+    lora_type,
+    named_compositions,
+    note_rounding,
+    show_set,
+)
 from onepass.cli.export import BaseType
 from onepass.cli.options import SaveAs
 from onepass.cli.outputs import check_writable
@@ -56,10 +62,12 @@ def pack(
 
     from onepass.export import export_gguf
 
+    stored = lora_type(save_as)
     named = named_compositions(compositions)
+    note_rounding(named, base_type)
     base = base_of(named, model)
     manifest = export_gguf(
-        named, base, out, base_type, lora_type(save_as), fused=fused, vectors=True, told=note
+        named, base, out, base_type, stored, fused=fused, vectors=True, told=note
     )
     show_set(out, manifest)
     note(f"check it: onepass pack verify {out}")

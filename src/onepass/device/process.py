@@ -119,7 +119,8 @@ class EngineProcess:
         """The last complaint in llama.cpp's log, else its last line."""
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]
-        complaints = [line for line in lines if " E " in line or "rror" in line]
+        signs = (" E ", "rror", "ASSERT", "abort", "terminate")
+        complaints = [line for line in lines if any(sign in line for sign in signs)]
         return (complaints or lines or ["it said nothing"])[-1]
 
 

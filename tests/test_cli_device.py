@@ -1,0 +1,201 @@
+"""`onepass pack`, `run`, and `export --format gguf` and `mlx`, as a user types them."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cli_kit import TASK, onepass, random_composition, rows_of, write_rows
+from conftest import MakeAdapter
+from device_kit import CHAT, engine_or_skip
+from onepass.adapters.calibration import calibration_bytes
+from onepass.adapters.composition import pass_delta, save_composition
+from onepass.model.load import Base
+
+engine_or_skip()
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def composed(tmp_path: Path, base: Base, make_adapter: MakeAdapter) -> Path:
+    save_composition(random_composition(base, make_adapter, "lowrank"), tmp_path / "both")
+    return tmp_path / "both"
+
+
+@pytest.fixture
+def device(composed: Path, base_folder: Path, tmp_path: Path, capsys: Capture) -> Path:
+    onepass(
+        capsys, "pack", composed, "--out", tmp_path / "device", "--model", base_folder,
+        "--base-type", "f32", "--save-as", "float32",
+    ).succeeded()  # fmt: skip
+    return tmp_path / "device"
+
+
+@pytest.fixture
+def chat(tmp_path: Path) -> Path:
+    (tmp_path / "chat.txt").write_text(CHAT, encoding="utf-8")
+    return tmp_path / "chat.txt"
+
+
+def test_pack_tells_what_each_file_and_one_more_combination_costs(
+    composed: Path, base: Base, base_folder: Path, make_adapter: MakeAdapter, tmp_path: Path,
+    capsys: Capture,
+) -> None:  # fmt: skip
+    done = onepass(
+        capsys, "pack", composed, "--out", tmp_path / "device", "--model", base_folder,
+    ).succeeded()  # fmt: skip
+    rows = [line.split("\t") for line in done.out.splitlines()]
+    assert [row[:2] for row in rows] == [
+        ["file", "what"],
+        ["base-q4_0.gguf", "base, q4_0"],
+        ["adapters/a.gguf", "task, rank 4"],
+        ["adapters/b.gguf", "task, rank 4"],
+        ["adapters/calibration-both.gguf", "calibration, rank 2"],
+    ]
+    for place, _, size in rows[1:]:
+        assert (tmp_path / "device" / place).stat().st_size == int(size.replace(",", ""))
+    assert f"both: adds {rows[-1][2]} bytes" in done.err
+    # A pair for each of the two layers: the price of a LoRA file, which knows no sharing.
+    calibration = random_composition(base, make_adapter, "lowrank").passes[0].calibration
+    assert calibration is not None
+    numbers = calibration_bytes(calibration, torch.float16)
+    assert int(rows[-1][2].replace(",", "")) > numbers
+
+
+def test_what_was_packed_is_verified_and_what_is_damaged_is_not(
+    device: Path, capsys: Capture
+) -> None:
+    done = onepass(capsys, "pack", "verify", device).succeeded()
+    assert done.out.startswith("both\t")
+    assert "allowed" in done.out
+    with (device / "base-f32.gguf").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\xff")
+    onepass(capsys, "pack", "verify", device).refused("base-f32.gguf", "SHA-256")
+
+
+def test_pack_is_told_where_and_of_one_base(
+    composed: Path, device: Path, base_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    onepass(capsys, "pack", composed).refused("--out DIR")
+    onepass(capsys, "pack", "verify").refused("takes one folder, found 0")
+    onepass(capsys, "pack", composed, composed, "--out", tmp_path / "x").refused("called 'both'")
+    onepass(capsys, "pack", composed, "--out", tmp_path / "x", "--save-as", "bfloat16").refused(
+        "bfloat16", "float16"
+    )
+    own = ("--out", composed, "--model", base_folder)
+    onepass(capsys, "pack", composed, *own).refused("would delete")
+    onepass(capsys, "export", composed, device, "--out", tmp_path / "x").refused(
+        "peft holds one composition, found 2"
+    )
+    assert not (tmp_path / "x").exists()
+
+
+def test_run_writes_what_generate_writes(
+    composed: Path, device: Path, base_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    rows = [{"id": str(n), "input": f"Ana: Tea at {n}?\nBen: Yes."} for n in range(3)]
+    texts = write_rows(tmp_path / "texts.jsonl", rows)
+    options = ("--input", texts, "--max-new-tokens", "8")
+    expected = onepass(capsys, "generate", composed, "--model", base_folder, *options).succeeded()
+    done = onepass(capsys, "run", device, *options, "--threads", "1").succeeded()
+    assert rows_of(done.out) == rows_of(expected.out)
+    assert "tokens/s" in done.err
+    out = tmp_path / "out.jsonl"
+    onepass(capsys, "run", device, *options, "--out", out).succeeded()
+    assert out.read_text(encoding="utf-8") == expected.out
+
+
+def test_modes_stand_side_by_side_with_what_they_took(
+    device: Path, chat: Path, capsys: Capture
+) -> None:
+    modes = ("zero-shot", "main", "multi-step", "composed")
+    done = onepass(
+        capsys, "run", device, "--input", chat, "--max-new-tokens", "4", "--mode", *modes
+    ).succeeded()  # fmt: skip
+    header, *rows = [line.split("\t") for line in done.out.splitlines()[:5]]
+    assert header == ["composition, mode", "seconds per text", "tokens", "tokens/s", "peak memory"]
+    assert [row[0] for row in rows] == [f"both, {mode}" for mode in modes]
+    assert "chat.txt" in done.out
+    onepass(capsys, "run", device, "--input", chat, "--mode", "mian").refused("'mian'", "main")
+    onepass(capsys, "run", device, "--input", chat, "-c", "bath").refused("'bath'", "both")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_conversation_on_a_terminal_is_answered_until_it_ends(
+    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = f"{CHAT}\n\n/mode mian\n/mode main\n{CHAT}\n\n/use bath\n/quit\n"
+    monkeypatch.setattr("sys.stdin", Terminal(typed))
+    done = onepass(capsys, "run", device, "--max-new-tokens", "4").succeeded()
+    assert "unknown mode 'mian'" in done.err
+    assert "both (main)" in done.err
+    assert "unknown composition of this set 'bath'" in done.err
+    assert "/quit is no command" in done.err
+    assert done.err.count("tokens/s") == 2
+    monkeypatch.setattr("sys.stdin", io.StringIO(CHAT))
+    onepass(capsys, "run", device).refused("--input")
+
+
+def test_run_names_a_folder_that_is_no_set(tmp_path: Path, chat: Path, capsys: Capture) -> None:
+    onepass(capsys, "run", tmp_path, "--input", chat).refused("no device set", "onepass pack")
+
+
+def test_without_the_extra_it_says_what_to_install(
+    composed: Path, device: Path, base_folder: Path, chat: Path, tmp_path: Path, capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for module in ("gguf", "xllamacpp"):
+        monkeypatch.setitem(__import__("sys").modules, module, None)
+    options = ("--out", tmp_path / "x", "--model", base_folder)
+    onepass(capsys, "pack", composed, *options).refused("gguf", "onepass[device]")
+    onepass(capsys, "run", device, "--input", chat).refused("xllamacpp", "onepass[device]")
+    assert not (tmp_path / "x").exists()
+
+
+def test_gguf_export_holds_the_fused_adapter_too(
+    composed: Path, base_folder: Path, tmp_path: Path, chat: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    onepass(
+        capsys, "export", composed, "--out", out, "--format", "gguf", "--model", base_folder,
+        "--save-as", "float32", "--base-type", "f32",
+    ).succeeded()  # fmt: skip
+    assert (out / "fused" / "both.gguf").is_file()
+    options = ("run", out, "--input", chat, "--max-new-tokens", "6")
+    apart = onepass(capsys, *options).succeeded()
+    assert onepass(capsys, *options, "--fused").succeeded().out == apart.out
+    onepass(capsys, *options, "--fused", "--mode", "main").refused("needs the adapters apart")
+
+
+def test_mlx_computes_the_same_change(
+    composed: Path, base: Base, make_adapter: MakeAdapter, tmp_path: Path, capsys: Capture
+) -> None:
+    """mlx-lm gives y + scale (x A) B, so A B is ΔW turned round."""
+    out = tmp_path / "out"
+    onepass(
+        capsys, "export", composed, "--out", out, "--format", "mlx", "--save-as", "float32"
+    ).succeeded()  # fmt: skip
+    config = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["num_layers"] == 2
+    assert config["lora_parameters"]["scale"] == 1.0
+    assert set(config["lora_parameters"]["keys"]) == {
+        *(f"self_attn.{kind}_proj" for kind in "qkvo"),
+        *(f"mlp.{kind}_proj" for kind in ("gate", "up", "down")),
+    }
+    tensors = load_file(out / "adapters.safetensors")
+    pass_ = random_composition(base, make_adapter, "lowrank").passes[0]
+    for module, lora in pass_delta(pass_, base.shape).items():
+        a, b = tensors[f"{module}.lora_a"], tensors[f"{module}.lora_b"]
+        assert a.shape[1] == config["lora_parameters"]["rank"]
+        torch.testing.assert_close((a @ b).T, lora.delta())
+    assert json.loads((out / "onepass.json").read_text(encoding="utf-8"))["task"] == TASK
+    onepass(capsys, "export", composed, "--out", out, "--format", "mlx").succeeded()
