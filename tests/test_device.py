@@ -104,7 +104,9 @@ def test_requests_at_once_are_answered_as_one_by_one(whole: Path) -> None:
     with opened(whole) as engine:
         alone = [engine.run(name, text, max_new_tokens=8).text for name, text in asked]
         with ThreadPoolExecutor(6) as pool:
-            together = pool.map(lambda each: engine.run(*each, max_new_tokens=8).text, asked)
+            together = pool.map(
+                lambda each: engine.run(each[0], each[1], max_new_tokens=8).text, asked
+            )
             assert list(together) == alone
 
 

@@ -338,16 +338,16 @@ def test_a_corpus_that_changed_or_moved_is_told(tmp_path: Path, capsys: Capture)
         assert len(make_report(runs).judges) == 1  # nothing can be verified: no card
         stub.asked.clear()
         write_rows(folder / "test.jsonl", rows[1:])
-        materials._examples.cache_clear()
+        materials.corpus_examples.cache_clear()
         judge(capsys, runs, stub).refused(str(folder), "has other texts", "--corpus")
         renamed = [{**row, "id": f"x{row['id']}"} for row in rows]
         write_rows(folder / "test.jsonl", renamed)
-        materials._examples.cache_clear()
+        materials.corpus_examples.cache_clear()
         judge(capsys, runs, stub).refused("has no example '0'", "predictions.jsonl")
         moved = tmp_path / "moved"
         folder.rename(moved)
         write_rows(moved / "test.jsonl", rows)
-        materials._examples.cache_clear()
+        materials.corpus_examples.cache_clear()
         judge(capsys, runs, stub).refused("cannot be read from here", "--corpus")
         judge(capsys, runs, stub, "--corpus", moved).succeeded()
     assert not stub.asked

@@ -398,16 +398,16 @@ def test_the_card_is_one_of_the_hub(tmp_path: Path, capsys: Capture, stub: Stub)
 
 def test_a_server_that_dies_halfway(tmp_path: Path, capsys: Capture) -> None:
     def dying(prompt: str, _times: int) -> Any:
-        return spanish(prompt) if len(stub.asked) <= 8 else 500
+        return spanish(prompt) if len(server.asked) <= 8 else 500
 
-    with serving(dying) as stub:
-        args = asking(tmp_path, stub, "--concurrency", 1)
+    with serving(dying) as server:
+        args = asking(tmp_path, server, "--concurrency", 1)
         onepass(capsys, *args).refused("8 of 24 labels are made", "goes on", "500")
         assert not list((tmp_path / "sets").glob("*.jsonl"))
-        stub.reply = spanish
+        server.reply = spanish
         onepass(capsys, *args).succeeded()
-        assert len(set(stub.asked)) == 24
-        assert all(stub.asked.count(prompt) == 1 for prompt in stub.asked[:8])
+        assert len(set(server.asked)) == 24
+        assert all(server.asked.count(prompt) == 1 for prompt in server.asked[:8])
 
 
 def test_a_few_failures_are_told_and_may_be_allowed(tmp_path: Path, capsys: Capture) -> None:

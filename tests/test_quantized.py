@@ -94,7 +94,7 @@ def test_a_composition_lies_unrounded_on_a_rounded_base() -> None:
     for way in (folded, attached):
         with way(rounded, pass_), torch.inference_mode():
             logits.append(rounded.model(input_ids=ids).logits)
-    assert torch.allclose(*logits, atol=1e-4)
+    assert torch.allclose(logits[0], logits[1], atol=1e-4)
 
 
 def test_an_unknown_quantization_is_told(base: Base) -> None:

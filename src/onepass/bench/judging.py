@@ -19,7 +19,7 @@ from onepass.bench.judgements import (
     read_judgements,
     save_judgements,
 )
-from onepass.bench.materials import base_identity, base_of, inputs_identity, split_examples
+from onepass.bench.materials import base_identity, inputs_identity, split_examples
 from onepass.bench.recipe import Recipe
 from onepass.bench.runs import PREDICTIONS, Run, load_runs
 from onepass.core.errors import OnepassError
@@ -29,6 +29,7 @@ from onepass.evaluate.judge.read import read_verdict
 from onepass.model.chat import prompt_ids
 from onepass.model.endpoint import Answer, Endpoint, Spent, ask
 from onepass.model.generate import generate
+from onepass.model.load import load_base
 from onepass.tasks.example import Example
 from onepass.tasks.task import parse_task
 
@@ -108,7 +109,7 @@ def local_judge(model: str, max_new_tokens: int, batch_size: int, name: str | No
     """A judge run here: a folder or a hub name; loaded only if there is something to ask."""
 
     def answer(prompts: Sequence[str], on_answer: OnAnswer) -> None:
-        base = base_of(model)
+        base = load_base(model)
         lengths = [len(ids) for ids in prompt_ids(base.tokenizer, prompts)]
         fitting = []
         for place in sorted(range(len(prompts)), key=lengths.__getitem__, reverse=True):

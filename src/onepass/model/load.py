@@ -151,7 +151,7 @@ def load_tokenizer(name_or_path: str | Path) -> Any:
     """The tokenizer of a base alone; errors are those of `load_base`."""
     source, _ = _source(str(name_or_path))
     try:
-        with _quiet():
+        with quiet():
             return _tokenizer(source)
     except Exception as error:  # as above
         raise _not_loaded(name_or_path, source, error) from error
@@ -164,7 +164,7 @@ def load_skeleton(name_or_path: str | Path) -> PreTrainedModel:
     """
     source, _ = _source(str(name_or_path))
     try:
-        with _quiet():
+        with quiet():
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             with torch.device("meta"):
                 return AutoModelForCausalLM.from_config(config, trust_remote_code=False)

@@ -43,7 +43,7 @@ def round_weights(model: PreTrainedModel, kind: str) -> None:
         if weight.data_ptr() in done or weight.shape[-1] % BLOCK:
             continue
         done.add(weight.data_ptr())  # tied embeddings are one
-        for rows in weight.split(_ROWS):  # a large vocabulary not all at once
+        for rows in torch.split(weight, _ROWS):  # a large vocabulary not all at once
             numbers = stored_values(rows.float().cpu().numpy(), kind)
             rows.copy_(torch.from_numpy(numbers))
 

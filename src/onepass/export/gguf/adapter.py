@@ -10,7 +10,8 @@ from typing import Any
 
 from onepass.adapters.adapter import Adapter
 from onepass.export.gguf.architecture import architecture_of, arranged, tensor_names
-from onepass.export.gguf.file import Array, Planned, write_gguf
+from onepass.export.gguf.file import Planned, write_gguf
+from onepass.model.quantized import Array
 
 
 def write_lora(adapter: Adapter, config: Any, path: Path, type_: str) -> None:
