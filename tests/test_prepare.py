@@ -397,8 +397,11 @@ def test_the_card_is_one_of_the_hub(tmp_path: Path, capsys: Capture, stub: Stub)
 
 
 def test_a_server_that_dies_halfway(tmp_path: Path, capsys: Capture) -> None:
+    asked: list[str] = []
+
     def dying(prompt: str, _times: int) -> Any:
-        return spanish(prompt) if len(server.asked) <= 8 else 500
+        asked.append(prompt)
+        return spanish(prompt) if len(asked) <= 8 else 500
 
     with serving(dying) as server:
         args = asking(tmp_path, server, "--concurrency", 1)

@@ -75,7 +75,8 @@ def alone(translator: Translator, line: str, first: str | None, prefix: str = ""
 def test_translations_are_those_of_the_model_line_by_line(
     models: dict[str, Path], name: str, part: str, first: str | None, prefix: str, batch_size: int
 ) -> None:
-    options = Options({"": str(models[name])}, beams=3, max_new_tokens=40, batch_size=batch_size)
+    named = "es" if name == "pair" else ""
+    options = Options({named: str(models[name])}, beams=3, max_new_tokens=40, batch_size=batch_size)
     found = labels_of(Seq2Seq(options), part, TEXTS)
     translator = load_translator(str(models[name]), "cpu")
     for text in TEXTS:
@@ -92,14 +93,20 @@ def test_languages_differ_with_one_model_for_all(models: dict[str, Path]) -> Non
     assert len(keys) == 3 * len(TEXTS)
 
 
-def test_a_text_that_is_cut_or_not_read_whole_has_no_label(models: dict[str, Path]) -> None:
+def test_a_pair_of_languages_is_not_used_for_all(models: dict[str, Path]) -> None:
     made = Seq2Seq(Options({"": str(models["pair"])}, max_new_tokens=40))
+    with pytest.raises(OnepassError, match=r"no token for fr.*--translator es=MODEL"):
+        labels_of(made, "translate:fr", TEXTS)
+
+
+def test_a_text_that_is_cut_or_not_read_whole_has_no_label(models: dict[str, Path]) -> None:
+    made = Seq2Seq(Options({"es": str(models["pair"])}, max_new_tokens=40))
     long = "Ana meets Ben. " * 100
     found = labels_of(made, "translate:es", [long, "Ana meets Ben."])
     assert found[long] == Label(problem=TOO_LONG)
     assert found["Ana meets Ben."].text
     cut = labels_of(
-        Seq2Seq(Options({"": str(models["pair"])}, max_new_tokens=2)), "translate:es", TEXTS
+        Seq2Seq(Options({"es": str(models["pair"])}, max_new_tokens=2)), "translate:es", TEXTS
     )
     assert set(cut.values()) == {Label(problem=TOO_LONG)}
 

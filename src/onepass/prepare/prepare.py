@@ -104,8 +104,9 @@ def prepare(
             rows.append(example_rows(examples, task))
             sets.append(one)
         _write_lines(out / f"{split}.jsonl", (row for some in rows for row in some))
-    dates = sorted(d for some in outcomes.values() for each in some.values() for d in each.dates)
-    prepared = Prepared(sets, desk.made, identities, (dates[0], dates[-1]))
+    dates = {date for some in outcomes.values() for each in some.values() for date in each.dates}
+    dates = dates - {""} or {today()}  # what failed has none
+    prepared = Prepared(sets, desk.made, identities, (min(dates), max(dates)))
     write_text(out / CARD, card_text(prepared, command))
     return prepared
 

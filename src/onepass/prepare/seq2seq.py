@@ -81,6 +81,11 @@ class Seq2Seq:
         if name not in self.loaded:
             self.loaded[name] = load_translator(name, self.options.device)
         translator, size = self.loaded[name], self.options.batch_size
+        if language not in self.options.translators and not translator.told(language):
+            raise OnepassError(
+                f"the translator {name} has no token for {language}, so it knows one pair of "
+                "languages only; name that, as in --translator es=MODEL fr=MODEL de=MODEL"
+            )
         for first in range(0, len(texts), size):
             batch = texts[first : first + size]
             keep(translate(translator, language, batch, self.options))
@@ -108,6 +113,15 @@ class Translator:
     def code(self, language: str) -> str | None:
         """The token for a language; None where the model knows one pair of languages only."""
         return next((code for code in CODES[language] if code in self.vocabulary), None)
+
+    def prefix(self, language: str) -> str:
+        """What stands before a text for a Marian that knows several languages; else nothing."""
+        codes = _MARIAN_CODES[language]
+        return next((f"{code} " for code in codes if code in self.vocabulary), "")
+
+    def told(self, language: str) -> bool:
+        """Whether it can be told which language to translate into."""
+        return bool(self.code(language) or self.prefix(language))
 
 
 def translate(
@@ -142,7 +156,7 @@ def _translate_lines(
         english = str(translator.code("en"))
         tokenizer.src_lang = english.strip("_") if english.startswith("__") else english
         extra["forced_bos_token_id"] = translator.vocabulary[code]
-    prefix = next((f"{c} " for c in _MARIAN_CODES[language] if c in translator.vocabulary), "")
+    prefix = translator.prefix(language)
     with quiet():  # lines too long are left out below; transformers need not warn
         lengths = [len(ids) for ids in tokenizer([prefix + x for x in lines])["input_ids"]]
     fitting = [x for x, n in zip(lines, lengths, strict=True) if n <= translator.longest]
