@@ -25,6 +25,7 @@ from onepass.core.errors import OnepassError
 from onepass.device import Engine
 from onepass.device.verify import verify
 from onepass.export import export_gguf
+from onepass.export.gguf.base import stored_state
 from onepass.model.chat import prompt_ids, text_ids
 from onepass.model.generate import run
 from onepass.model.load import Base, load_base
@@ -167,6 +168,16 @@ def test_a_smaller_base_is_within_its_tolerance(
     assert checked.difference <= checked.tolerance
     for name, tensor in family.model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize("base_type", ["q8_0", "q4_0"])
+def test_a_file_holds_the_numbers_that_a_calibration_was_trained_on(base_type: str) -> None:
+    trained_on = load_base("tiny", "cpu", quantization=base_type).model
+    stored = dict(stored_state(load_base("tiny", "cpu"), base_type))
+    assert all(torch.equal(tensor, trained_on.get_parameter(p)) for p, tensor in stored.items())
+    plain = dict(load_base("tiny", "cpu").model.named_parameters())
+    changed = {p for p, t in trained_on.named_parameters() if not torch.equal(t, plain[p])}
+    assert changed == stored.keys()
 
 
 def test_the_same_composition_gives_the_same_bytes(

@@ -70,6 +70,7 @@ class Engine:
         exact: a 32-bit cache and plain attention, for comparison with PyTorch; slower.
         fused: load each composition's one fused adapter instead of its parts.
         check: compare the checksums of all files first.
+        cache: whether a prompt that begins as the slot's last one is read from there on only.
         timeout: seconds to wait for an answer.
 
     Raises:
@@ -86,6 +87,7 @@ class Engine:
         exact: bool = False,
         fused: bool = False,
         check: bool = True,
+        cache: bool = True,
         timeout: float = 600.0,
     ) -> None:
         folder = Path(folder)
@@ -99,6 +101,7 @@ class Engine:
         if slots < 1:
             raise OnepassError(f"slots {slots}: expected at least 1")
         self.fused = fused
+        self._cache = cache
         self._adapters = _adapters(self.manifest, fused)
         self._slots: dict[tuple[float, ...], int] = {}
         self._slot_count = slots
@@ -171,13 +174,28 @@ class Engine:
         )
 
     def complete(
-        self, prompt: Sequence[int], scales: Mapping[str, float], max_new_tokens: int
+        self,
+        prompt: Sequence[int],
+        scales: Mapping[str, float],
+        max_new_tokens: int,
+        to_the_end: bool = False,
     ) -> Completion:
-        """The greedy answer to a prompt of token ids, with these scales by name of adapter."""
-        reply = self._ask(prompt, scales, n_predict=max_new_tokens, return_tokens=True)
+        """The greedy answer to a prompt of token ids, with these scales by name of adapter.
+
+        to_the_end: go on behind tokens that end an answer, as measurements of speed want it.
+        """
+        reply = self._ask(
+            prompt,
+            scales,
+            n_predict=max_new_tokens,
+            return_tokens=True,
+            ignore_eos=to_the_end,
+        )
         ids, text = list(reply["tokens"]), str(reply["content"])
         ends = [place for place, token in enumerate(ids) if token in self.manifest.prompt.stop]
-        if ends and ends[0] + 1 < len(ids):  # a stop token that the engine does not know as one
+        if (
+            ends and ends[0] + 1 < len(ids) and not to_the_end
+        ):  # a stop token that the engine does not know as one
             ids = ids[: ends[0] + 1]
             text = self._process.ask("/detokenize", {"tokens": ids[:-1]})["content"]
         cached = int(reply["timings"]["cache_n"])
@@ -253,7 +271,7 @@ class Engine:
                 "lora": [{"id": number, "scale": scale} for number, scale in enumerate(vector)],
                 "id_slot": self._slot(vector),
                 "temperature": 0.0,
-                "cache_prompt": True,
+                "cache_prompt": self._cache,
                 **more,
             }
             return self._process.ask("/completion", body)

@@ -23,10 +23,10 @@ from onepass.tasks.task import parse_task
 
 SAMPLE = "Ana: Shall we have tea at five?\nBen: Five is too late for me.\nAna: At three, then?"
 TOKENS = 8
-LIKELY = -7.0  # natural logarithm: tokens less likely than this are noise
+LIKELY = -5.0  # natural logarithm: tokens less likely than this are noise
 _FLOATS = {"F32": torch.float32, "F16": torch.float16}
 
-TOLERANCES = {"f32": 1e-3, "f16": 0.05, "q8_0": 0.5, "q4_0": 0.5}
+TOLERANCES = {"f32": 1e-3, "f16": 0.05, "q8_0": 1.0, "q4_0": 1.0}
 """How far an engine's log-probabilities may be from PyTorch's, by the type of the base."""
 _HALF_LORA = 0.05
 
