@@ -280,7 +280,7 @@ def test_a_manifest_may_not_reach_outside_its_folder(saved: Path, place: str, wh
             pass_["calibration"] = place
 
     change_manifest(saved, change)
-    with pytest.raises(OnepassError, match="points outside the composition's folder"):
+    with pytest.raises(OnepassError, match="points outside its folder"):
         load_composition(saved)
 
 

@@ -18,10 +18,11 @@ from architectures import build
 from device_kit import CHAT, engine_or_skip, random_calibration, random_parts, three_parts
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
+from onepass.core.files import sha256
 from onepass.device import Engine
 from onepass.device.verify import verify
 from onepass.export import export_gguf
-from onepass.export.manifest import MANIFEST, sha256
+from onepass.export.manifest import MANIFEST
 from onepass.model.generate import run
 from onepass.model.load import Base, load_base
 

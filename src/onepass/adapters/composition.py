@@ -40,7 +40,7 @@ from onepass.adapters.lowrank import weighted_sum
 from onepass.adapters.shape import BaseShape, check_adapter, check_calibration, check_same
 from onepass.adapters.storage import check_replaceable, read_manifest
 from onepass.core.errors import OnepassError
-from onepass.core.files import atomic_folder, write_json
+from onepass.core.files import atomic_folder, inside, write_json
 
 MANIFEST = "composition.json"
 T = TypeVar("T")
@@ -328,11 +328,11 @@ def load_composition(folder: Path | str) -> Composition:
         raise OnepassError(f"{folder} is no composition: it has no {MANIFEST}")
     manifest = read_manifest(_Manifest, folder / MANIFEST)
     adapters = {
-        place: load_adapter(_inside(folder, place))
+        place: load_adapter(inside(folder / MANIFEST, place))
         for place in dict.fromkeys(w.folder for pass_ in manifest.passes for w in pass_.adapters)
     }
     calibrations = {
-        place: load_calibration(_inside(folder, place))
+        place: load_calibration(inside(folder / MANIFEST, place))
         for place in dict.fromkeys(p.calibration for p in manifest.passes if p.calibration)
     }
     passes = tuple(
@@ -352,14 +352,3 @@ def load_composition(folder: Path | str) -> Composition:
         return Composition(base, manifest.task, passes, manifest.method, manifest.card)
     except OnepassError as error:
         raise OnepassError(f"{folder / MANIFEST}: {error}") from error
-
-
-def _inside(folder: Path, place: str) -> Path:
-    """The path of a manifest's entry; refused where it, or a link in it, leaves the folder."""
-    path = (folder / place).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise OnepassError(
-            f"{folder / MANIFEST}: {place!r} points outside the composition's folder; "
-            "a composition may only use files of its own"
-        )
-    return path

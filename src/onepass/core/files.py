@@ -3,6 +3,7 @@
 Also the one reader of JSON lines, whose errors name the file and the line.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -103,6 +104,28 @@ def read_text(path: Path | str) -> str:
         raise OnepassError(
             f"{path} is not UTF-8 (byte {error.start}: {error.reason}); convert it to UTF-8"
         ) from error
+    except OSError as error:
+        raise OnepassError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def inside(manifest: Path, place: str) -> Path:
+    """The path of an entry of a manifest, relative to the folder that this is in.
+
+    Refused where it, or a link on its way, leaves that folder.
+    """
+    path = (manifest.parent / place).resolve()
+    if not path.is_relative_to(manifest.parent.resolve()):
+        raise OnepassError(
+            f"{manifest}: {place!r} points outside its folder; it may only name files of its own"
+        )
+    return path
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, in hexadecimal digits."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise OnepassError(f"cannot read {path}: {error.strerror or error}") from error
 

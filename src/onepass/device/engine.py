@@ -17,10 +17,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from onepass.core.errors import OnepassError
+from onepass.core.files import inside
 from onepass.core.registry import unknown
 from onepass.device.modes import plan
 from onepass.device.process import EngineProcess
-from onepass.export.manifest import Manifest, PassEntry, inside, read_set
+from onepass.export.manifest import MANIFEST, Manifest, PassEntry, read_set
 from onepass.tasks.prompt import fit_prompt
 from onepass.tasks.task import parse_task
 
@@ -106,9 +107,9 @@ class Engine:
         self._slots: dict[tuple[float, ...], int] = {}
         self._slot_count = slots
         self._busy = threading.Lock()
-        paths = [str(inside(folder, place)) for place in self._adapters.values()]
+        paths = [str(inside(folder / MANIFEST, place)) for place in self._adapters.values()]
         settings = {
-            "model": str(inside(folder, base.path)),
+            "model": str(inside(folder / MANIFEST, base.path)),
             "adapters": paths,
             "context": self.context,
             "slots": slots,

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from onepass.core.errors import OnepassError
+from onepass.core.files import inside
 from onepass.core.optional import optional
 from onepass.device.engine import Engine
-from onepass.export.manifest import Manifest, Vector, inside, read_set
+from onepass.export.manifest import MANIFEST, Manifest, Vector, read_set
 
 _FLOOR = -10.0  # what an engine says less of than of its likeliest tokens counts as this
 _ASKED = 64  # likeliest tokens to ask an engine for
@@ -67,12 +68,12 @@ def check_shapes(folder: Path, manifest: Manifest) -> None:
 
     Reads the headers only.
     """
-    path = inside(folder, manifest.base.path)
+    path = inside(folder / MANIFEST, manifest.base.path)
     base = _shapes(path, manifest.base.architecture, "model")
     for file in manifest.files():
         if file.path == manifest.base.path:
             continue
-        path = inside(folder, file.path)
+        path = inside(folder / MANIFEST, file.path)
         for name, (columns, rows) in _shapes(path, manifest.base.architecture, "adapter").items():
             target, _, factor = name.rpartition(".")
             shape = base.get(target)

@@ -12,7 +12,6 @@ The order of `adapters` is the engine's: adapter 0 is the first. A pass is run b
 adapter its scale, and every other adapter 0.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
 
 from onepass.adapters.manifests import read_manifest
 from onepass.core.errors import OnepassError
+from onepass.core.files import inside, sha256
 from onepass.core.registry import unknown
 
 MANIFEST = "manifest.json"
@@ -199,7 +199,7 @@ def _check_names(manifest: Manifest, path: Path) -> None:
 
 
 def _check_file(folder: Path, file: File, checksum: bool) -> None:
-    path = inside(folder, file.path)
+    path = inside(folder / MANIFEST, file.path)
     if not path.is_file():
         raise OnepassError(f"{path} is missing; copy the set again, whole")
     found = path.stat().st_size
@@ -211,23 +211,6 @@ def _check_file(folder: Path, file: File, checksum: bool) -> None:
         raise OnepassError(
             f"{path} is not the file that {MANIFEST} describes: its SHA-256 differs; copy it again"
         )
-
-
-def inside(folder: Path, place: str) -> Path:
-    """The path of a manifest's entry; refused where it, or a link in it, leaves the folder."""
-    path = (folder / place).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise OnepassError(
-            f"{folder / MANIFEST}: {place!r} points outside the set's folder; "
-            "a set may only use files of its own"
-        )
-    return path
-
-
-def sha256(path: Path) -> str:
-    """The checksum of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe(folder: Path, place: str) -> dict[str, str | int]:

@@ -1,6 +1,5 @@
 """What is known of a public corpus: licence, citation, sizes, checksums; and files held to it."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -11,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from onepass.core.errors import OnepassError
+from onepass.core.files import sha256
 from onepass.tasks.corpora.files import PLAIN
 from onepass.tasks.corpora.hub import BUILDERS
 
@@ -70,14 +69,6 @@ def data_files(path: Path) -> list[Path]:
     endings = (*PLAIN, *BUILDERS)
     found = (Path(folder, name) for folder, _, names in os.walk(path) for name in sorted(names))
     return sorted(file for file in found if file.suffix.lower() in endings)
-
-
-def sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise OnepassError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def checksum(path: Path, facts: Facts) -> str:
