@@ -28,6 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from onepass.adapters.adapter import Adapter, Lora, load_adapter
 from onepass.adapters.composition import Composition, Pass, Weighted
+from onepass.core.files import write_text
 from onepass.device import Engine
 from onepass.export import export_gguf
 from onepass.export.gguf.adapter import write_lora
@@ -317,8 +318,7 @@ def main() -> None:
             "xllamacpp": xllamacpp.__version__, "torch": torch.__version__,
         }  # fmt: skip
         text = json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n"
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(text, encoding="utf-8")
+        write_text(options.json, text)
 
 
 if __name__ == "__main__":

@@ -220,14 +220,15 @@ def main() -> None:
         import peft
         import torch
 
+        from onepass.core.files import write_text
+
         setting = {
             "date": date.today().isoformat(), "processor": platform.processor(),
             "threads": options.threads, "layers": options.layers, "rank": RANK,
             "quick": options.quick, "torch": torch.__version__, "peft": peft.__version__,
         }  # fmt: skip
         text = json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n"
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(text, encoding="utf-8")
+        write_text(options.json, text)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ def measure(name: str, steps: int, examples: int, conversations: int) -> Right:
 
 
 def main() -> None:
+    from onepass.core.files import write_text
     from onepass.tasks.task import COMPOSITIONAL_TASKS
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -124,8 +125,7 @@ def main() -> None:
         }  # fmt: skip
         tasks_right = {t: {k: 100 * fmean(v) for k, v in r.items()} for t, r in found.items()}
         text = json.dumps({"setting": setting, "means": means, "tasks": tasks_right}, indent=1)
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_text(options.json, text + "\n")
 
 
 if __name__ == "__main__":

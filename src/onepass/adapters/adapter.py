@@ -18,9 +18,9 @@ import torch
 from pydantic import BaseModel, FiniteFloat, PositiveInt
 from torch import Tensor
 
+from onepass.adapters.manifests import read_manifest
 from onepass.adapters.storage import (
     check_replaceable,
-    read_manifest,
     read_tensors,
     stored_bytes,
     write_tensors,

@@ -37,8 +37,9 @@ from onepass.adapters.calibration import (
     write_calibration,
 )
 from onepass.adapters.lowrank import weighted_sum
+from onepass.adapters.manifests import read_manifest
 from onepass.adapters.shape import BaseShape, check_adapter, check_calibration, check_same
-from onepass.adapters.storage import check_replaceable, read_manifest
+from onepass.adapters.storage import check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, inside, write_json
 

@@ -8,7 +8,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from onepass.adapters.manifests import read_manifest as read_manifest
 from onepass.core.errors import OnepassError
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

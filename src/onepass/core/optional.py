@@ -6,11 +6,11 @@ from typing import Any
 from onepass.core.errors import OnepassError
 
 
-def optional(module: str, extra: str) -> Any:
-    """The module; an `OnepassError` saying how to install it where it is missing."""
+def optional(module: str, extra: str, what: str = "this") -> Any:
+    """The module; an `OnepassError` saying what needs it, and how to install it, if missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise OnepassError(
-            f"this needs {module}, which is not installed: pip install 'onepass[{extra}]'"
+            f"{what} needs {module}, which is not installed: pip install 'onepass[{extra}]'"
         ) from error

@@ -9,6 +9,7 @@ from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.adapters.merging.linear import sum_factors
 from onepass.core.errors import OnepassError
+from onepass.core.optional import optional
 from onepass.methods.setting import Setting, method
 from onepass.model.objective import mean_loss
 
@@ -81,12 +82,7 @@ def _quadratic(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter
 
 
 def _optimizer(size: int, bound: float, budget: int, seed: int) -> Any:
-    try:
-        import nevergrad
-    except ImportError as error:
-        raise OnepassError(
-            "lorahub searches with nevergrad, which is not installed: pip install 'onepass[search]'"
-        ) from error
+    nevergrad = optional("nevergrad", "search", "lorahub")
     space = nevergrad.p.Array(init=[0.0] * size, lower=-bound, upper=bound)
     space.random_state.seed(seed)
     return nevergrad.optimizers.NGOpt(parametrization=space, budget=budget, num_workers=1)

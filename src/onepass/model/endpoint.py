@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
+from onepass.core.text import whole
 from onepass.model import reply
 
 KEY = "ONEPASS_API_KEY"
@@ -236,7 +237,7 @@ class _Asking:
             async with asyncio.timeout(self.endpoint.timeout):
                 raw = await self.client.chat.completions.with_raw_response.create(
                     model=self.endpoint.model,
-                    messages=[{"role": "user", "content": reply.whole(prompt)}],
+                    messages=[{"role": "user", "content": whole(prompt)}],
                     temperature=0.0,
                     timeout=self.endpoint.timeout,
                     **self.fields,

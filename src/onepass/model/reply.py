@@ -7,6 +7,8 @@ from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from onepass.core.text import whole
+
 _CHARACTERS_PER_TOKEN = 3  # for servers that do not count; a little too many tokens is meant
 
 
@@ -65,8 +67,3 @@ def usage(body: bytes, prompt: str) -> tuple[int, int]:
             value = math.ceil(length / _CHARACTERS_PER_TOKEN)
         counted.append(value)
     return counted[0], counted[1]
-
-
-def whole(text: str) -> str:
-    """The text without halves of surrogate pairs, which neither requests nor files can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")

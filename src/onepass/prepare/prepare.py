@@ -18,6 +18,7 @@ from typing import Any
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_file, write_text
 from onepass.core.registry import unknown
+from onepass.core.text import whole
 from onepass.model.progress import progress_bar
 from onepass.prepare.card import card_text
 from onepass.prepare.filters import problem
@@ -236,8 +237,7 @@ class _Desk:
 
 def _storable(label: Label) -> Label:
     """Dated, and without halves of characters, which no file could hold."""
-    text = label.text.encode("utf-8", "replace").decode("utf-8")
-    return replace(label, text=text, date=today())
+    return replace(label, text=whole(label.text), date=today())
 
 
 def _examples(

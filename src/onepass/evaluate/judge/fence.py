@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import count
 
+from onepass.core.text import whole
+
 _MARK_LENGTH = 16
 _INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]+")
 
@@ -53,5 +55,4 @@ def defused(text: str) -> str:
 
     Half a surrogate pair, which no file or server takes, becomes a question mark.
     """
-    whole = text.encode("utf-8", "replace").decode("utf-8")
-    return _CONTROL.sub(lambda found: " >" if found[0] == ">" else f"{found[0]} ", whole)
+    return _CONTROL.sub(lambda found: " >" if found[0] == ">" else f"{found[0]} ", whole(text))

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from onepass.core.errors import OnepassError
+from onepass.core.optional import optional
 from onepass.tasks.corpora.files import Record
 
 BUILDERS = {".json": "json", ".parquet": "parquet"}
@@ -60,12 +61,7 @@ def records(where: str, split: str, rows: Any) -> Iterator[Record]:
 
 
 def _library(what: str) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise OnepassError(
-            f"{what} is read by the library datasets, which is missing: pip install 'onepass[data]'"
-        ) from error
+    datasets = optional("datasets", "data", f"reading {what}")
     # What it logs before raising is in the message already.
     logging.getLogger("datasets").setLevel(logging.CRITICAL)
     return datasets
