@@ -227,7 +227,7 @@ def write_one_billion(folder: Path) -> Manifest:
             for path, (out, in_) in base.shape.modules.items()
         }
         place = f"{adapter}.gguf"
-        write_lora(Adapter(adapter, modules), config, folder / place, "F16")
+        write_lora(Adapter(adapter, modules), config, folder / place, "f16")
         role = "calibration" if adapter == "calibration" else "task"
         facts: Row = describe(folder, place) | {"name": adapter, "role": role, "rank": rank}
         adapters.append(AdapterFile(**facts))

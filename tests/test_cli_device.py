@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def composed(tmp_path: Path, base: Base, make_adapter: MakeAdapter) -> Path:
 def device(composed: Path, base_folder: Path, tmp_path: Path, capsys: Capture) -> Path:
     onepass(
         capsys, "pack", composed, "--out", tmp_path / "device", "--model", base_folder,
-        "--base-type", "f32", "--save-as", "float32",
+        "--base-type", "f32",
     ).succeeded()  # fmt: skip
     return tmp_path / "device"
 
@@ -84,9 +85,14 @@ def test_pack_is_told_where_and_of_one_base(
     onepass(capsys, "pack", composed).refused("--out DIR")
     onepass(capsys, "pack", "verify").refused("takes one folder, found 0")
     onepass(capsys, "pack", composed, composed, "--out", tmp_path / "x").refused("called 'both'")
-    onepass(capsys, "pack", composed, "--out", tmp_path / "x", "--save-as", "bfloat16").refused(
-        "bfloat16", "float16"
+    onepass(capsys, "pack", composed, "--out", tmp_path / "x", "--adapter-type", "q4_0").refused(
+        "adapter type 'q4_0'", "q8_0"
     )
+    export = ("export", composed, "--out", tmp_path / "x")
+    onepass(capsys, *export, "--format", "gguf", "--save-as", "float16").refused(
+        "--save-as", "--adapter-type"
+    )
+    onepass(capsys, *export, "--base-type", "f16").refused("--base-type", "peft", "--save-as")
     own = ("--out", composed, "--model", base_folder)
     onepass(capsys, "pack", composed, *own).refused("would delete")
     onepass(capsys, "export", composed, device, "--out", tmp_path / "x").refused(
@@ -167,13 +173,30 @@ def test_gguf_export_holds_the_fused_adapter_too(
     out = tmp_path / "out"
     onepass(
         capsys, "export", composed, "--out", out, "--format", "gguf", "--model", base_folder,
-        "--save-as", "float32", "--base-type", "f32",
+        "--base-type", "f32",
     ).succeeded()  # fmt: skip
     assert (out / "fused" / "both.gguf").is_file()
     options = ("run", out, "--input", chat, "--max-new-tokens", "6")
     apart = onepass(capsys, *options).succeeded()
     assert onepass(capsys, *options, "--fused").succeeded().out == apart.out
     onepass(capsys, *options, "--fused", "--mode", "main").refused("needs the adapters apart")
+
+
+def test_a_merged_set_holds_one_composition_and_does_it(
+    composed: Path, device: Path, base_folder: Path, tmp_path: Path, chat: Path, capsys: Capture
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    shutil.copytree(composed, other)
+    pack = ("--model", base_folder, "--base-type", "f32", "--merged", "--out", out)
+    onepass(capsys, "pack", composed, other, *pack).refused("one composition", "several")
+    onepass(capsys, "pack", composed, *pack).succeeded()
+    onepass(capsys, "pack", "verify", out).succeeded()
+    assert sorted(path.name for path in out.iterdir()) == ["base-f32.gguf", "manifest.json"]
+    apart, merged = (
+        onepass(capsys, "run", each, "--input", chat, "--max-new-tokens", "6").succeeded().out
+        for each in (device, out)
+    )
+    assert merged == apart
 
 
 def test_mlx_computes_the_same_change(

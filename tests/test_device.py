@@ -46,7 +46,7 @@ def whole(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound set of two compositions; not to be changed."""
     folder = tmp_path_factory.mktemp("sets") / "whole"
     made = {"three": three_parts(base), "pair": pair(base)}
-    export_gguf(made, base, folder, "f32", "F32", vectors=True)
+    export_gguf(made, base, folder, "f32", "f32", vectors=True)
     return folder
 
 
@@ -311,7 +311,7 @@ def test_a_base_without_a_tokenizer_aborts_the_engine_not_us(device: Path) -> No
 
 def test_adapters_of_another_base_are_refused(device: Path, tmp_path: Path) -> None:
     other = load_base(build("qwen2.5", tmp_path / "wider", hidden=64), "cpu")
-    export_gguf({"three": three_parts(other)}, other, tmp_path / "other", "f32", "F32")
+    export_gguf({"three": three_parts(other)}, other, tmp_path / "other", "f32", "f32")
     shutil.copy(tmp_path / "other" / BASE, device / BASE)
     sign(device)
     with pytest.raises(OnepassError, match="cannot load"):
@@ -334,7 +334,7 @@ def test_adapters_in_each_others_place_are_found_by_the_test_vector(device: Path
 
 def test_a_base_of_the_same_shape_is_found_by_the_test_vector(device: Path, tmp_path: Path) -> None:
     other = load_base(build("qwen2.5", tmp_path / "qwen", seed=1), "cpu")
-    export_gguf({"three": three_parts(other)}, other, tmp_path / "other", "f32", "F32")
+    export_gguf({"three": three_parts(other)}, other, tmp_path / "other", "f32", "f32")
     shutil.copy(tmp_path / "other" / BASE, device / BASE)
     sign(device)
     with pytest.raises(OnepassError, match=r"differ by .* from PyTorch's"):

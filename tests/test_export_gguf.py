@@ -1,6 +1,7 @@
 """`onepass export --format gguf`: llama.cpp computes what PyTorch does, to the fourth decimal."""
 
 import random
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import normalizers
-from transformers import StableLmConfig, StableLmForCausalLM
+from transformers import LlamaConfig, StableLmConfig, StableLmForCausalLM
 
 from architectures import FAMILIES, build
 from device_kit import (
@@ -20,17 +23,22 @@ from device_kit import (
     three_parts,
     torch_log_probabilities,
 )
+from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
 from onepass.device import Engine
 from onepass.device.verify import verify
 from onepass.export import export_gguf
+from onepass.export.gguf.adapter import as_stored, write_lora
 from onepass.export.gguf.base import stored_state
+from onepass.export.manifest import ADAPTER_TYPES
 from onepass.model.chat import prompt_ids, text_ids
 from onepass.model.generate import run
 from onepass.model.load import Base, load_base
 
 engine_or_skip()
+from gguf import GGUFReader  # noqa: E402
+from gguf.quants import dequantize  # noqa: E402
 
 MESSAGE = f"Summarize.\n\n{CHAT}"
 
@@ -48,7 +56,7 @@ def family(request: pytest.FixtureRequest, families: dict[str, Base]) -> Base:
 
 def check_parity(base: Base, composition: Composition, folder: Path, fused: bool = False) -> None:
     """Every log-probability within 1e-4, and the same greedy text."""
-    manifest = export_gguf({"it": composition}, base, folder, "f32", "F32")
+    manifest = export_gguf({"it": composition}, base, folder, "f32", "f32")
     scales = {"it": 1.0} if fused else manifest.compositions[0].passes[0].scales
     (ids,) = prompt_ids(base.tokenizer, [MESSAGE])
     with Engine(folder, exact=True, fused=fused, threads=1) as engine:
@@ -102,6 +110,59 @@ def test_output_biases_beside_other_compositions_or_without_a_place_are_refused(
     assert not (tmp_path / "set").exists()
 
 
+def test_a_composition_summed_into_the_base_is_what_pytorch_computes(
+    family: Base, tmp_path: Path
+) -> None:
+    composition = three_parts(family)
+    manifest = export_gguf(
+        {"it": composition}, family, tmp_path / "set", "f32", "f32", merged=True, vectors=True
+    )
+    assert (manifest.adapters, manifest.base.merged) == ([], True)
+    assert manifest.compositions[0].marginal_bytes == manifest.base.bytes
+    expected = run(family, composition, [CHAT], max_new_tokens=16).texts[0]
+    with Engine(tmp_path / "set", exact=True, threads=1) as engine:
+        assert engine.run("it", CHAT, max_new_tokens=16).text == expected
+        with pytest.raises(OnepassError, match="only the whole composition"):
+            engine.run("it", CHAT, "main")
+    assert verify(tmp_path / "set", threads=1)[0].difference < 1e-3
+    steps = replace(composition, passes=(*composition.passes, *composition.passes))
+    with pytest.raises(OnepassError, match=r"one composition.*one of 2 passes"):
+        export_gguf({"it": steps}, family, tmp_path / "set", merged=True)
+
+
+@given(
+    rank=st.integers(1, 70),
+    length=st.sampled_from([32, 48, 64]),
+    adapter_type=st.sampled_from(ADAPTER_TYPES),
+)
+@settings(max_examples=40, deadline=None)
+def test_an_adapters_file_holds_what_it_is_said_to(
+    rank: int, length: int, adapter_type: str
+) -> None:
+    """Read back by the gguf package; no larger than in 16 bits, and close where it is rounded."""
+    config = LlamaConfig(
+        hidden_size=length, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=4,
+    )  # fmt: skip
+    random = torch.Generator().manual_seed(rank)
+    down, up = (torch.randn(shape, generator=random) for shape in ((rank, length), (96, rank)))
+    adapter = Adapter("it", {"model.layers.0.mlp.up_proj": Lora(down, up)})
+    with tempfile.TemporaryDirectory() as folder:
+        write_lora(adapter, config, Path(folder, "it.gguf"), adapter_type)
+        read = {
+            tensor.name.rpartition(".")[2]: torch.tensor(
+                dequantize(tensor.data, tensor.tensor_type)
+            )
+            for tensor in GGUFReader(Path(folder, "it.gguf")).tensors
+        }
+    (stored,) = as_stored(adapter, adapter_type).modules.values()
+    torch.testing.assert_close(read["lora_b"] @ read["lora_a"], stored.delta())
+    torch.testing.assert_close(read["lora_a"][:rank], stored.down, rtol=0.0, atol=0.0)
+    torch.testing.assert_close(read["lora_b"][:, :rank], stored.up, rtol=0.0, atol=0.0)
+    worst = {"f32": 0.0, "f16": 1e-3, "q8_0": 0.02}[adapter_type]
+    assert (stored.up - up).abs().max() <= worst * up.abs().max()
+
+
 @pytest.mark.parametrize(
     "differs",
     [
@@ -138,7 +199,7 @@ def test_two_compositions_share_the_base_and_the_task_adapters(
             "multi-step",
         ),
     }  # fmt: skip
-    manifest = export_gguf(made, base, tmp_path / "set", "f32", "F32")
+    manifest = export_gguf(made, base, tmp_path / "set", "f32", "f32")
     # The calibration of both is one content, and the third adapter is a task's already.
     assert [a.name for a in manifest.adapters] == [
         "summarize", "translate-es", "tone-witty", "calibration-three",

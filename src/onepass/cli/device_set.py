@@ -2,18 +2,34 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from onepass.cli.show import note, print_table
 from onepass.core.errors import OnepassError
-from onepass.core.registry import unknown
 
 if TYPE_CHECKING:
     from onepass.adapters.composition import Composition
     from onepass.export.manifest import Manifest
     from onepass.model.load import Base
 
-LORA_TYPES = {"float16": "F16", "float32": "F32"}
+BaseType = Annotated[
+    str | None, typer.Option(help="Of a GGUF base: f32, f16, q8_0 or q4_0 (8 and 4 bits).")
+]
+AdapterType = Annotated[
+    str | None,
+    typer.Option(
+        help="Of GGUF adapters: f32, f16 or q8_0; by default as the base, 8 bits at least."
+    ),
+]
+Merged = Annotated[
+    bool,
+    typer.Option(
+        "--merged",
+        help="Sum the composition into the base of a set: fastest, and the set can do only that.",
+    ),
+]
 
 
 def named_compositions(folders: Sequence[Path]) -> dict[str, "Composition"]:
@@ -65,11 +81,14 @@ def note_rounding(compositions: Mapping[str, "Composition"], base_type: str) -> 
             )
 
 
-def lora_type(save_as: str) -> str:
-    """The GGUF type of adapters for --save-as."""
-    if save_as not in LORA_TYPES:
-        raise unknown("dtype of GGUF adapters", save_as, list(LORA_TYPES))
-    return LORA_TYPES[save_as]
+def types_of_set(base_type: str, adapter_type: str | None) -> tuple[str, str]:
+    """The types of base and adapters: by default adapters have the base's, at least 8 bits."""
+    from onepass.export.manifest import check_types
+
+    default = "q8_0" if base_type == "q4_0" else base_type
+    types = base_type, adapter_type or default
+    check_types(*types)
+    return types
 
 
 def show_set(folder: Path, manifest: "Manifest") -> None:

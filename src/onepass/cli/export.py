@@ -7,15 +7,17 @@ from typing import Annotated
 import typer
 
 from onepass.cli.device_set import (
+    AdapterType,
+    BaseType,
+    Merged,
     base_of,
     base_path,
-    lora_type,
     named_compositions,
     note_rounding,
     show_set,
+    types_of_set,
 )
 from onepass.cli.inputs import torch_dtype
-from onepass.cli.options import SaveAs
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
 from onepass.core.errors import OnepassError
@@ -28,11 +30,6 @@ class Target(StrEnum):
     gguf = "gguf"
     mlx = "mlx"
     vllm = "vllm"
-
-
-BaseType = Annotated[
-    str, typer.Option(help="Of a gguf base: f32, f16, q8_0 or q4_0 (8 and 4 bits).")
-]
 
 
 def export(
@@ -56,8 +53,16 @@ def export(
             "--model", "-m", help="The base, for merged, gguf, vllm; by default the composition's."
         ),
     ] = None,
-    base_type: BaseType = "f16",
-    save_as: SaveAs = "float16",
+    base_type: BaseType = None,
+    adapter_type: AdapterType = None,
+    merged: Merged = False,
+    save_as: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the weights in formats other than gguf: float16 (the default), bfloat16 or "
+            "float32."
+        ),
+    ] = None,
 ) -> None:
     """Write a composition for other runtimes: one adapter, a whole model, or files for llama.cpp.
 
@@ -86,19 +91,24 @@ def export(
             f"{target} holds one composition, found {len(compositions)}; export them one by one, "
             "or together as gguf or vllm"
         )
+    if target is Target.gguf:
+        _refuse("gguf", {"--save-as": save_as}, "--base-type and --adapter-type")
+    else:
+        given = {"--base-type": base_type, "--adapter-type": adapter_type, "--merged": merged}
+        _refuse(target, given, "--save-as")
 
     from onepass.adapters.composition import load_composition
     from onepass.export import export_gguf, export_merged, export_mlx, export_peft, export_vllm
 
     if target is Target.gguf:
-        stored = lora_type(save_as)
+        types = types_of_set(base_type or "f16", adapter_type)
         named = named_compositions(compositions)
-        note_rounding(named, base_type)
+        note_rounding(named, types[0])
         base = base_of(named, model)
-        manifest = export_gguf(named, base, out, base_type, stored, told=note)
+        manifest = export_gguf(named, base, out, *types, merged=merged, told=note)
         show_set(out, manifest)
         return
-    dtype = torch_dtype(save_as)
+    dtype = torch_dtype(save_as or "float16")
     if target is Target.vllm:
         named = named_compositions(compositions)
         where = model or next(iter(named.values())).base.name
@@ -116,3 +126,10 @@ def export(
         export_merged(composed, base_of({"": composed}, model), out, dtype)
     note(f"{out}: put this line and an empty one before each text:")
     typer.echo(parse_task(composed.passes[0].task).instruction)
+
+
+def _refuse(target: str, given: dict[str, str | bool | None], instead: str) -> None:
+    """Refuse an option of another format, which would be of no effect."""
+    for option, value in given.items():
+        if value:
+            raise OnepassError(f"{option} says nothing about --format {target}; see {instead}")

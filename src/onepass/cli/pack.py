@@ -6,14 +6,15 @@ from typing import Annotated
 import typer
 
 from onepass.cli.device_set import (
+    AdapterType,
+    BaseType,
+    Merged,
     base_of,
-    lora_type,
     named_compositions,
     note_rounding,
     show_set,
+    types_of_set,
 )
-from onepass.cli.export import BaseType
-from onepass.cli.options import SaveAs
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
 from onepass.core.errors import OnepassError
@@ -35,7 +36,8 @@ def pack(
         typer.Option("--model", "-m", help="The base; by default the compositions' own."),
     ] = None,
     base_type: BaseType = "q4_0",
-    save_as: SaveAs = "float16",
+    adapter_type: AdapterType = None,
+    merged: Merged = False,
     fused: Annotated[
         bool, typer.Option(help="Also each composition as one adapter, for other runtimes.")
     ] = False,
@@ -62,13 +64,11 @@ def pack(
 
     from onepass.export import export_gguf
 
-    stored = lora_type(save_as)
+    types = types_of_set(base_type or "q4_0", adapter_type)
     named = named_compositions(compositions)
-    note_rounding(named, base_type)
+    note_rounding(named, types[0])
     base = base_of(named, model)
-    manifest = export_gguf(
-        named, base, out, base_type, stored, fused=fused, vectors=True, told=note
-    )
+    manifest = export_gguf(named, base, out, *types, fused, merged, vectors=True, told=note)
     show_set(out, manifest)
     note(f"check it: onepass pack verify {out}")
     note(f"run it: onepass run {out}")

@@ -26,6 +26,7 @@ from onepass.core.registry import unknown
 
 MANIFEST = "manifest.json"
 BASE_TYPES = ("f32", "f16", "q8_0", "q4_0")
+ADAPTER_TYPES = BASE_TYPES[:3]
 
 Role = Literal["task", "stored", "calibration"]
 TokenId = Annotated[int, Field(ge=0)]
@@ -154,6 +155,14 @@ class Manifest(_Strict):
     def scales(self, pass_: PassEntry) -> list[float]:
         """The scale of each adapter, in the set's order."""
         return [pass_.scales.get(adapter.name, 0.0) for adapter in self.adapters]
+
+
+def check_types(base_type: str, adapter_type: str) -> None:
+    """Refuse a type that a set's base or adapters cannot have, with those they can."""
+    if base_type not in BASE_TYPES:
+        raise unknown("base type", base_type, list(BASE_TYPES))
+    if adapter_type not in ADAPTER_TYPES:
+        raise unknown("adapter type", adapter_type, list(ADAPTER_TYPES))
 
 
 def read_set(folder: Path | str, check: bool = True) -> Manifest:

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import torch
 
-from onepass.adapters.adapter import Adapter, Lora
-from onepass.adapters.composition import Composition, Pass
+from onepass.adapters.composition import Composition, Pass, Weighted
+from onepass.adapters.shape import BaseShape
+from onepass.export.gguf.adapter import as_stored, calibration_adapter
 from onepass.export.gguf.base import stored_state
 from onepass.export.manifest import Vector
 from onepass.model.attach import attached
@@ -24,21 +25,21 @@ from onepass.tasks.task import parse_task
 SAMPLE = "Ana: Shall we have tea at five?\nBen: Five is too late for me.\nAna: At three, then?"
 TOKENS = 8
 LIKELY = -5.0  # natural logarithm: tokens less likely than this are noise
-_FLOATS = {"F32": torch.float32, "F16": torch.float16}
 
 TOLERANCES = {"f32": 1e-3, "f16": 0.05, "q8_0": 1.0, "q4_0": 1.0}
-"""How far an engine's log-probabilities may be from PyTorch's, by the type of the base."""
-_HALF_LORA = 0.05
+"""How far an engine's log-probabilities may be from PyTorch's, by the type of what it holds."""
 
 
 def make_vectors(
-    base: Base, compositions: Mapping[str, Composition], base_type: str, lora_type: str
+    base: Base, compositions: Mapping[str, Composition], base_type: str, adapter_type: str
 ) -> list[Vector]:
     """A vector for each composition: its first pass on a short conversation."""
-    tolerance = max(TOLERANCES[base_type], 0.0 if lora_type == "F32" else _HALF_LORA)
+    tolerance = max(TOLERANCES[base_type], TOLERANCES[adapter_type])
     with _as_stored(base, base_type):
         return [
-            _vector(base, name, _rounded(composition.passes[0], lora_type), tolerance)
+            _vector(
+                base, name, _rounded(composition.passes[0], base.shape, adapter_type), tolerance
+            )
             for name, composition in compositions.items()
         ]
 
@@ -74,22 +75,12 @@ def _as_stored(base: Base, base_type: str) -> Iterator[None]:
             tensor.data = before[path]
 
 
-def _rounded(pass_: Pass, lora_type: str) -> Pass:
-    dtype = _FLOATS[lora_type]
-
-    def rounded(adapter: Adapter) -> Adapter:
-        modules = {
-            module: Lora(lora.down.to(dtype).float(), lora.up.to(dtype).float())
-            for module, lora in adapter.modules.items()
-        }
-        return replace(adapter, modules=modules)
-
-    calibration = pass_.calibration
-    if calibration is not None and calibration.form != "output":
-        tensors = {
-            kind: {part: tensor.to(dtype).float() for part, tensor in parts.items()}
-            for kind, parts in calibration.tensors.items()
-        }
-        calibration = replace(calibration, tensors=tensors)
-    weighted = tuple(replace(w, adapter=rounded(w.adapter)) for w in pass_.adapters)
-    return replace(pass_, adapters=weighted, calibration=calibration)
+def _rounded(pass_: Pass, shape: BaseShape, adapter_type: str) -> Pass:
+    """The pass with the numbers of its files, its calibration an adapter like the others."""
+    weighted = [
+        replace(each, adapter=as_stored(each.adapter, adapter_type)) for each in pass_.adapters
+    ]
+    calibration = calibration_adapter("it", pass_, shape)
+    if calibration is not None:
+        weighted.append(Weighted(as_stored(calibration, adapter_type)))
+    return replace(pass_, adapters=tuple(weighted), calibration=None)

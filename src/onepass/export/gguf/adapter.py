@@ -2,23 +2,36 @@
 
 `alpha` is 0, which means that an adapter's scale is the user's alone: whatever scaling it was
 trained with is in the factors already, as everywhere in onepass.
+
+In 8 bits every 32 numbers of a row share a scale, and the rows of `up` are as long as the rank. So
+a rank is filled up with zeros to a multiple of 32, unless that costs more bytes than it saves:
+then `up` has 16 bits, as any factor has whose rows do not divide into blocks.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from onepass.adapters.adapter import Adapter
+import numpy as np
+import torch
+
+from onepass.adapters.adapter import Adapter, Lora
+from onepass.adapters.composition import Pass, pass_delta, reach
+from onepass.adapters.shape import BaseShape
 from onepass.export.gguf.architecture import architecture_of, arranged, tensor_names
 from onepass.export.gguf.file import Planned, write_gguf
-from onepass.model.quantized import Array
+from onepass.model.quantized import BLOCK, Array, stored_values
+
+_BITS = {"F16": 16.0, "Q8_0": 8.5}
 
 
-def write_lora(adapter: Adapter, config: Any, path: Path, type_: str) -> None:
-    """Write an adapter for a base with this configuration in place; type_: "F32" or "F16".
+def write_lora(adapter: Adapter, config: Any, path: Path, adapter_type: str) -> None:
+    """Write an adapter for a base with this configuration in place, as "f32", "f16" or "q8_0".
 
     Raises:
-        OnepassError: the architecture is not supported, or a number does not fit F16.
+        OnepassError: the architecture is not supported, or a number does not fit 16 bits.
     """
     architecture = architecture_of(config)
     name = tensor_names(architecture, config.num_hidden_layers)
@@ -32,13 +45,66 @@ def write_lora(adapter: Adapter, config: Any, path: Path, type_: str) -> None:
     planned = []
     for module, lora in adapter.modules.items():
         title = name(f"{module}.weight")
+        rank = _stored_rank(lora.rank, adapter_type)
         up = arranged(lora.up, module, config, architecture)
-        for suffix, factor in (("lora_a", lora.down), ("lora_b", up)):
-            shape = tuple(factor.shape)
-            planned.append(Planned(f"{title}.{suffix}", shape, type_, partial(_numbers, factor)))
+        for suffix, factor, shape in (
+            ("lora_a", lora.down, (rank, lora.down.shape[1])),
+            ("lora_b", up, (up.shape[0], rank)),
+        ):
+            type_ = _factor_type(shape[1], adapter_type)
+            make: Callable[[], Array] = partial(_filled, factor, shape)
+            planned.append(Planned(f"{title}.{suffix}", shape, type_, make))
     write_gguf(path, architecture.name, describe, planned)
 
 
-def _numbers(factor: Any) -> Array:
+def as_stored(adapter: Adapter, adapter_type: str) -> Adapter:
+    """The adapter with the numbers that a file of this type gives back, in float32."""
+    modules = {}
+    for module, lora in adapter.modules.items():
+        rank = _stored_rank(lora.rank, adapter_type)
+        down = _read_back(lora.down, lora.down.shape[1], adapter_type)
+        modules[module] = Lora(down, _read_back(lora.up, rank, adapter_type))
+    return replace(adapter, modules=modules)
+
+
+def calibration_adapter(name: str, pass_: Pass, shape: BaseShape) -> Adapter | None:
+    """The pass's calibration as an adapter, its pair written out for every layer it acts on."""
+    if pass_.calibration is None:
+        return None
+    acted_on = BaseShape(shape.name, reach(pass_, shape))
+    modules = pass_delta(replace(pass_, adapters=()), acted_on)
+    return Adapter(f"calibration-{name}", modules, shape.name)
+
+
+def _factor_type(length: int, adapter_type: str) -> str:
+    """The type of a factor whose rows are so long."""
+    return "F16" if adapter_type == "q8_0" and length % BLOCK else adapter_type.upper()
+
+
+def _stored_rank(rank: int, adapter_type: str) -> int:
+    """The rank that the file's factors have: more than `rank` where zeros make it smaller."""
+    if adapter_type != "q8_0":
+        return rank
+    filled = -(-rank // BLOCK) * BLOCK
+    # As if both factors' other sides were as long: down is in 8 bits either way.
+    alone = rank * (_BITS["Q8_0"] + _BITS["F16"])
+    return filled if 2 * filled * _BITS["Q8_0"] <= alone else rank
+
+
+def _filled(factor: torch.Tensor, shape: tuple[int, int]) -> Array:
+    """The numbers, with zeros behind them up to a shape."""
     numbers: Array = factor.detach().float().cpu().numpy()
-    return numbers
+    rows, columns = (wanted - had for wanted, had in zip(shape, numbers.shape, strict=True))
+    return np.pad(numbers, ((0, rows), (0, columns))) if rows or columns else numbers
+
+
+def _read_back(factor: torch.Tensor, length: int, adapter_type: str) -> torch.Tensor:
+    """What a file says the factor is, its rows filled up to a length before they are stored."""
+    type_ = _factor_type(length, adapter_type)
+    if type_ == "F32":
+        return factor.float()
+    if type_ == "F16":
+        return factor.half().float()
+    rows, columns = factor.shape
+    stored = stored_values(_filled(factor, (rows, length)), type_)
+    return torch.from_numpy(stored[:, :columns].copy())

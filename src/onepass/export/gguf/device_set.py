@@ -9,18 +9,15 @@ from pathlib import Path
 
 from onepass import __version__
 from onepass.adapters.adapter import Adapter
-from onepass.adapters.composition import Composition, Pass, check_base, pass_bias, pass_delta, reach
-from onepass.adapters.shape import BaseShape
+from onepass.adapters.composition import Composition, Pass, check_base, pass_bias, pass_delta
 from onepass.adapters.storage import check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, write_json
-from onepass.core.registry import unknown
-from onepass.export.gguf.adapter import write_lora
+from onepass.export.gguf.adapter import calibration_adapter, write_lora
 from onepass.export.gguf.architecture import architecture_of
 from onepass.export.gguf.base import write_base
 from onepass.export.gguf.tokenizer import normalization
 from onepass.export.manifest import (
-    BASE_TYPES,
     MANIFEST,
     AdapterFile,
     BaseFile,
@@ -29,6 +26,7 @@ from onepass.export.manifest import (
     Manifest,
     PassEntry,
     Role,
+    check_types,
     describe,
 )
 from onepass.export.prompt import prompt_frame
@@ -46,54 +44,61 @@ def export_gguf(
     base: Base,
     folder: Path | str,
     base_type: str = "f16",
-    lora_type: str = "F16",
+    adapter_type: str = "f16",
     fused: bool = True,
+    merged: bool = False,
     vectors: bool = False,
     told: Told = lambda what: None,
 ) -> Manifest:
     """Write a device set of named compositions of one base; whole or not at all.
 
+    adapter_type: of the adapters, see `export.gguf.adapter`.
     fused: also write each composition as one adapter, for runtimes that take only one.
+    merged: write one base with the only composition summed in, and no adapters; always so where
+        it has biases, which no adapter holds.
     vectors: also compute what PyTorch says of a prompt, for `pack verify`.
     told: called with each file that is written next.
     Raises:
-        OnepassError: a composition is for another base, shows examples in its prompt or has output
-            biases beside other compositions; the base is not supported; a number does not fit
-            the type; or the folder cannot be written.
+        OnepassError: a composition is for another base, shows examples in its prompt, or is not
+            alone though it must be summed into the base; the base is not supported; a number does
+            not fit the type; or the folder cannot be written.
     """
     folder = Path(folder)
-    if base_type not in BASE_TYPES:
-        raise unknown("base type", base_type, list(BASE_TYPES))
+    check_types(base_type, adapter_type)
     check_replaceable(folder, MANIFEST, FILES)
     for composition in compositions.values():
-        _check(composition, base, alone=len(compositions) == 1)
+        _check(composition, base, merged, alone=len(compositions) == 1)
     architecture = architecture_of(base.model.config)
     prompt = prompt_frame(base, normalization(base))
     with atomic_folder(folder) as temporary:
-        shelf = _Shelf(temporary, base, lora_type, told)
-        entries = [shelf.entry(name, each, fused) for name, each in compositions.items()]
+        to_fold = _to_fold(compositions, base, merged)
         place = f"base-{base_type}.gguf"
         told(place)
-        to_fold = _to_fold(compositions, base)
         with nullcontext() if to_fold is None else folded(base, to_fold):
             write_base(base, temporary / place, base_type)
             # What is in the base must not be put on it again.
-            to_test = {
-                name: each if to_fold is None else replace(each, passes=(Pass(each.task),))
+            left = {
+                name: each if to_fold is None else replace(each, passes=(_bare(to_fold),))
                 for name, each in compositions.items()
             }
-            made = make_vectors(base, to_test, base_type, lora_type) if vectors else []
+            made = make_vectors(base, left, base_type, adapter_type) if vectors else []
+        base_file = BaseFile(
+            **describe(temporary, place),  # type: ignore[arg-type]
+            name=base.name,
+            architecture=architecture.name,
+            type=base_type,
+            vocabulary=base.model.config.vocab_size,
+            context=base.context,
+            merged=to_fold is not None,
+        )
+        shelf = _Shelf(temporary, base, adapter_type, told)
+        entries = [shelf.entry(name, each, fused) for name, each in left.items()]
+        if to_fold is not None:
+            cost = {"marginal_bytes": base_file.bytes}  # another one takes another base
+            entries = [entry.model_copy(update=cost) for entry in entries]
         manifest = Manifest(
             onepass=__version__,
-            base=BaseFile(
-                **describe(temporary, place),  # type: ignore[arg-type]
-                name=base.name,
-                architecture=architecture.name,
-                type=base_type,
-                vocabulary=base.model.config.vocab_size,
-                context=base.context,
-                merged=to_fold is not None,
-            ),
+            base=base_file,
             adapters=list(shelf.files.values()),
             compositions=entries,
             prompt=prompt,
@@ -103,8 +108,14 @@ def export_gguf(
     return manifest
 
 
-def _check(composition: Composition, base: Base, alone: bool) -> None:
+def _check(composition: Composition, base: Base, merged: bool, alone: bool) -> None:
     check_base(composition, base.shape)
+    if merged and not (alone and len(composition.passes) == 1):
+        raise OnepassError(
+            "a merged base holds one composition, of one pass; "
+            f"found {'several' if not alone else f'one of {len(composition.passes)} passes'}: "
+            "write a set for each, or leave out --merged"
+        )
     for pass_ in composition.passes:
         if pass_.shots:
             raise OnepassError(
@@ -119,8 +130,8 @@ def _check(composition: Composition, base: Base, alone: bool) -> None:
             )
 
 
-def _to_fold(compositions: Mapping[str, Composition], base: Base) -> Pass | None:
-    """The pass that must be summed into the base: the only one there is, if it has biases."""
+def _to_fold(compositions: Mapping[str, Composition], base: Base, merged: bool) -> Pass | None:
+    """The pass that is summed into the base: the only one there is, if so wished or biased."""
     for composition in compositions.values():
         for pass_ in composition.passes:
             biased = pass_bias(pass_, base.shape)
@@ -131,9 +142,13 @@ def _to_fold(compositions: Mapping[str, Composition], base: Base) -> Pass | None
                         f"{module} of {base.name} has no place for a bias in llama.cpp's "
                         f"{base.model.config.model_type}; calibrate with --form column instead"
                     )
-            if biased:
+            if biased or merged:
                 return pass_
     return None
+
+
+def _bare(pass_: Pass) -> Pass:
+    return replace(pass_, adapters=(), calibration=None)
 
 
 @dataclass
@@ -169,13 +184,12 @@ class _Shelf:
 
     def _pass(self, name: str, pass_: Pass) -> PassEntry:
         scales: dict[str, float] = {}
-        if not pass_bias(pass_, self.base.shape):
-            for weighted in pass_.adapters:
-                file = self._place(weighted.adapter, "stored" if weighted.stored else "task")
-                scales[file.name] = scales.get(file.name, 0.0) + weighted.weight
-            calibration = _calibration(name, pass_, self.base.shape)
-            if calibration is not None:
-                scales[self._place(calibration, "calibration").name] = 1.0
+        for weighted in pass_.adapters:
+            file = self._place(weighted.adapter, "stored" if weighted.stored else "task")
+            scales[file.name] = scales.get(file.name, 0.0) + weighted.weight
+        calibration = calibration_adapter(name, pass_, self.base.shape)
+        if calibration is not None:
+            scales[self._place(calibration, "calibration").name] = 1.0
         return PassEntry(
             task=pass_.task,
             instruction=parse_task(pass_.task, pass_.instructed).instruction,
@@ -214,7 +228,7 @@ class _Shelf:
             return None
         (pass_,) = composition.passes
         modules = pass_delta(pass_, self.base.shape)
-        if not modules or pass_bias(pass_, self.base.shape):
+        if not modules:
             return None
         place = f"fused/{file_name(name)}.gguf"
         self._write(Adapter(name, modules, self.base.name), place)
@@ -224,15 +238,6 @@ class _Shelf:
         self.told(place)
         (self.folder / place).parent.mkdir(exist_ok=True)
         write_lora(adapter, self.base.model.config, self.folder / place, self.type)
-
-
-def _calibration(name: str, pass_: Pass, shape: BaseShape) -> Adapter | None:
-    """The pass's calibration as an adapter, its pair written out for every layer it acts on."""
-    if pass_.calibration is None:
-        return None
-    acted_on = BaseShape(shape.name, reach(pass_, shape))
-    modules = pass_delta(replace(pass_, adapters=()), acted_on)
-    return Adapter(f"calibration-{name}", modules, shape.name)
 
 
 def _digest(adapter: Adapter) -> str:
