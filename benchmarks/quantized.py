@@ -5,8 +5,9 @@
     python benchmarks/quantized.py --json FILE      also write the figures
 
 LC++ is trained twice for each task, on the base as it is and on the base rounded to Q4_0, and run
-on held-out conversations: by PyTorch, and by llama.cpp with the base in F16, Q8_0 and Q4_0. What
-counts is the share of outputs that the verifier finds right.
+on held-out conversations: by PyTorch, and by llama.cpp with the base in F16, Q8_0 and Q4_0, the
+adapters beside it in 16 or 8 bits, or merged into it before it is rounded. What counts is the share
+of outputs that the verifier finds right.
 """
 
 import argparse
@@ -21,14 +22,19 @@ from statistics import fmean
 from typing import Any
 
 TRAINED_ON = ("none", "q4_0")
-# Where it runs, the base's type there, and what the calibration was trained on.
+# Where it runs, the base's type there, what the calibration was trained on, and the adapters' type.
 SETTINGS = (
-    ("PyTorch", "f32", "none"),
-    ("llama.cpp", "f16", "none"),
-    ("llama.cpp", "q8_0", "none"),
-    ("llama.cpp", "q4_0", "none"),
-    ("llama.cpp", "q4_0", "q4_0"),
+    ("PyTorch", "f32", "none", "f32"),
+    ("llama.cpp", "f16", "none", "f16"),
+    ("llama.cpp", "q8_0", "none", "q8_0"),
+    ("llama.cpp", "q4_0", "none", "f16"),
+    ("llama.cpp", "q4_0", "none", "q8_0"),
+    ("llama.cpp", "q4_0", "q4_0", "f16"),
+    ("llama.cpp", "q4_0", "q4_0", "q8_0"),
+    ("llama.cpp", "q4_0", "none", "merged"),
+    ("llama.cpp", "q4_0", "q4_0", "merged"),
 )
+WHOLE, LOST, REGAINED = SETTINGS[1], SETTINGS[4], SETTINGS[6]
 MAX_NEW_TOKENS = 96
 Right = dict[str, list[float]]
 """For each setting a 1 or 0 per conversation."""
@@ -69,20 +75,23 @@ def measure(name: str, steps: int, examples: int, conversations: int) -> Right:
         found = score(outputs, tests, task, ["verified"])["verified"]
         return [value for value in found if value is not None]
 
-    def on_engine(base_type: str, rounding: str, folder: str) -> list[str]:
-        export_gguf({"it": made[rounding]}, bases["none"], Path(folder, "set"), base_type)
+    def on_engine(base_type: str, rounding: str, adapters: str, folder: str) -> list[str]:
+        export_gguf(
+            {"it": made[rounding]}, bases["none"], Path(folder, "set"), base_type,
+            None if adapters == "merged" else adapters, merged=adapters == "merged",
+        )  # fmt: skip
         with Engine(Path(folder, "set"), threads=1, slots=1) as engine:
             ask: Callable[[str], Any] = partial(engine.run, "it", max_new_tokens=MAX_NEW_TOKENS)
             return [ask(text).text for text in texts]
 
     right: Right = {}
     for setting in SETTINGS:
-        engine, base_type, rounding = setting
+        engine, base_type, rounding, adapters = setting
         if engine == "PyTorch":
             outputs = run(bases["none"], made[rounding], texts, MAX_NEW_TOKENS).texts
         else:
             with tempfile.TemporaryDirectory() as folder:
-                outputs = on_engine(base_type, rounding, folder)
+                outputs = on_engine(base_type, rounding, adapters, folder)
         right[" ".join(setting)] = verified(outputs)
     return right
 
@@ -108,12 +117,14 @@ def main() -> None:
         name: 100 * fmean(fmean(right[name]) for right in found.values())
         for name in (" ".join(setting) for setting in SETTINGS)
     }
-    print(f"\n{'runs on':<12}{'base':<8}{'calibrated on':<16}{'right, %':>9}")
+    print(f"\n{'runs on':<12}{'base':<8}{'adapters':<10}{'calibrated on':<20}{'right, %':>9}")
     for setting in SETTINGS:
-        engine, base_type, rounding = setting
+        engine, base_type, rounding, adapters = setting
         trained = "the base as it is" if rounding == "none" else f"the base in {rounding}"
-        print(f"{engine:<12}{base_type:<8}{trained:<20}{means[' '.join(setting)]:>9.2f}")
-    whole, lost, regained = (means[" ".join(SETTINGS[i])] for i in (1, 3, 4))
+        print(
+            f"{engine:<12}{base_type:<8}{adapters:<10}{trained:<20}{means[' '.join(setting)]:>9.2f}"
+        )
+    whole, lost, regained = (means[" ".join(setting)] for setting in (WHOLE, LOST, REGAINED))
     if whole > lost:
         share = 100 * (regained - lost) / (whole - lost)
         print(f"of the {whole - lost:.2f} points that Q4_0 costs, {share:.0f} % come back")

@@ -81,16 +81,6 @@ def note_rounding(compositions: Mapping[str, "Composition"], base_type: str) -> 
             )
 
 
-def types_of_set(base_type: str, adapter_type: str | None) -> tuple[str, str]:
-    """The types of base and adapters: by default adapters have the base's, at least 8 bits."""
-    from onepass.export.manifest import check_types
-
-    default = "q8_0" if base_type == "q4_0" else base_type
-    types = base_type, adapter_type or default
-    check_types(*types)
-    return types
-
-
 def show_set(folder: Path, manifest: "Manifest") -> None:
     """Print what is in a set, and what each composition adds to it."""
     base = manifest.base

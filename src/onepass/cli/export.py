@@ -15,7 +15,6 @@ from onepass.cli.device_set import (
     named_compositions,
     note_rounding,
     show_set,
-    types_of_set,
 )
 from onepass.cli.inputs import torch_dtype
 from onepass.cli.outputs import check_writable
@@ -101,6 +100,8 @@ def export(
     from onepass.export import export_gguf, export_merged, export_mlx, export_peft, export_vllm
 
     if target is Target.gguf:
+        from onepass.export.manifest import types_of_set
+
         types = types_of_set(base_type or "f16", adapter_type)
         named = named_compositions(compositions)
         note_rounding(named, types[0])

@@ -13,7 +13,6 @@ from onepass.cli.device_set import (
     named_compositions,
     note_rounding,
     show_set,
-    types_of_set,
 )
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
@@ -63,6 +62,7 @@ def pack(
     check_writable(out)
 
     from onepass.export import export_gguf
+    from onepass.export.manifest import types_of_set
 
     types = types_of_set(base_type or "q4_0", adapter_type)
     named = named_compositions(compositions)

@@ -157,12 +157,18 @@ class Manifest(_Strict):
         return [pass_.scales.get(adapter.name, 0.0) for adapter in self.adapters]
 
 
-def check_types(base_type: str, adapter_type: str) -> None:
-    """Refuse a type that a set's base or adapters cannot have, with those they can."""
+def types_of_set(base_type: str, adapter_type: str | None = None) -> tuple[str, str]:
+    """The types of a set's base and adapters: by default the base's for both, at least 8 bits.
+
+    Raises:
+        OnepassError: there is no such type, with those there are.
+    """
     if base_type not in BASE_TYPES:
         raise unknown("base type", base_type, list(BASE_TYPES))
+    adapter_type = adapter_type or (base_type if base_type in ADAPTER_TYPES else "q8_0")
     if adapter_type not in ADAPTER_TYPES:
         raise unknown("adapter type", adapter_type, list(ADAPTER_TYPES))
+    return base_type, adapter_type
 
 
 def read_set(folder: Path | str, check: bool = True) -> Manifest:

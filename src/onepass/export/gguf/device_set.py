@@ -26,8 +26,8 @@ from onepass.export.manifest import (
     Manifest,
     PassEntry,
     Role,
-    check_types,
     describe,
+    types_of_set,
 )
 from onepass.export.prompt import prompt_frame
 from onepass.export.vector import make_vectors
@@ -44,7 +44,7 @@ def export_gguf(
     base: Base,
     folder: Path | str,
     base_type: str = "f16",
-    adapter_type: str = "f16",
+    adapter_type: str | None = None,
     fused: bool = True,
     merged: bool = False,
     vectors: bool = False,
@@ -52,7 +52,7 @@ def export_gguf(
 ) -> Manifest:
     """Write a device set of named compositions of one base; whole or not at all.
 
-    adapter_type: of the adapters, see `export.gguf.adapter`.
+    base_type, adapter_type: of the files, see `manifest.types_of_set`.
     fused: also write each composition as one adapter, for runtimes that take only one.
     merged: write one base with the only composition summed in, and no adapters; always so where
         it has biases, which no adapter holds.
@@ -64,7 +64,7 @@ def export_gguf(
             not fit the type; or the folder cannot be written.
     """
     folder = Path(folder)
-    check_types(base_type, adapter_type)
+    base_type, adapter_type = types_of_set(base_type, adapter_type)
     check_replaceable(folder, MANIFEST, FILES)
     for composition in compositions.values():
         _check(composition, base, merged, alone=len(compositions) == 1)
