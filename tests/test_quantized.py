@@ -11,8 +11,9 @@ from onepass.adapters.composition import Pass, Weighted
 from onepass.core.errors import OnepassError
 from onepass.model.assets import embedded_adapter
 from onepass.model.attach import attached, folded
+from onepass.model.blocks import BLOCK, stored_values
 from onepass.model.load import Base, load_base
-from onepass.model.quantized import BLOCK, ROUNDINGS, round_weights, stored_values
+from onepass.model.quantized import ROUNDINGS, round_weights
 from onepass.tasks.task import COMPOSITIONAL_TASKS
 
 

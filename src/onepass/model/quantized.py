@@ -7,24 +7,17 @@ numbers: what is trained or measured on them is trained or measured on the very 
 
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import is_bitsandbytes_available
 
 from onepass.core.errors import OnepassError
-from onepass.core.optional import optional
+from onepass.model.blocks import BLOCK, stored_values
 
 BITS = ("8bit", "4bit")
 ROUNDINGS = ("q8_0", "q4_0")
 QUANTIZATIONS = ("none", *BITS, *ROUNDINGS)
-
-BLOCK = 32
-"""Numbers that share a scale in Q8_0 and Q4_0."""
-
-Array = NDArray[np.float32]
 
 _ROWS = 8192
 
@@ -46,18 +39,6 @@ def round_weights(model: PreTrainedModel, kind: str) -> None:
         for rows in torch.split(weight, _ROWS):  # a large vocabulary not all at once
             numbers = stored_values(rows.float().cpu().numpy(), kind)
             rows.copy_(torch.from_numpy(numbers))
-
-
-def stored_values(values: Array, kind: str) -> Array:
-    """The numbers (rows, n) that an engine reads back from `values` stored as `kind`, float32.
-
-    A block of 32 numbers of a row has a scale of 16 bits and 8 or 4 bits for each of them
-    (https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c).
-    """
-    gguf = optional("gguf", "device")
-    type_ = gguf.GGMLQuantizationType[kind.upper()]
-    found: Array = gguf.quants.dequantize(gguf.quants.quantize(values, type_), type_)
-    return found
 
 
 def quantization_config(kind: str, device: torch.device, dtype: torch.dtype) -> Any:

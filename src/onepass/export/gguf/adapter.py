@@ -21,8 +21,8 @@ from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.composition import Pass, pass_delta, reach
 from onepass.adapters.shape import BaseShape
 from onepass.export.gguf.architecture import architecture_of, arranged, tensor_names
-from onepass.export.gguf.file import Planned, write_gguf
-from onepass.model.quantized import BLOCK, Array, stored_values
+from onepass.export.gguf.file import Planned, describe_lora, write_gguf
+from onepass.model.blocks import BLOCK, Array, stored_values
 
 _BITS = {"F16": 16.0, "Q8_0": 8.5}
 
@@ -36,12 +36,6 @@ def write_lora(adapter: Adapter, config: Any, path: Path, adapter_type: str) -> 
     architecture = architecture_of(config)
     name = tensor_names(architecture, config.num_hidden_layers)
 
-    def describe(writer: Any) -> None:
-        writer.add_type("adapter")
-        writer.add_name(adapter.name)
-        writer.add_string("adapter.type", "lora")
-        writer.add_float32("adapter.lora.alpha", 0.0)
-
     planned = []
     for module, lora in adapter.modules.items():
         title = name(f"{module}.weight")
@@ -54,7 +48,7 @@ def write_lora(adapter: Adapter, config: Any, path: Path, adapter_type: str) -> 
             type_ = _factor_type(shape[1], adapter_type)
             make: Callable[[], Array] = partial(_filled, factor, shape)
             planned.append(Planned(f"{title}.{suffix}", shape, type_, make))
-    write_gguf(path, architecture.name, describe, planned)
+    write_gguf(path, architecture.name, partial(describe_lora, name=adapter.name), planned)
 
 
 def as_stored(adapter: Adapter, adapter_type: str) -> Adapter:

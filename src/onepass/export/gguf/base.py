@@ -19,8 +19,8 @@ from onepass.export.gguf.architecture import (
 )
 from onepass.export.gguf.file import Planned, storage_type, write_gguf
 from onepass.export.gguf.tokenizer import add_tokenizer
+from onepass.model.blocks import Array, stored_values
 from onepass.model.load import Base
-from onepass.model.quantized import Array, stored_values
 
 _FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
 _HEAD_NORM = re.compile(r"(.+\.[qk]_layernorm)\.norms\.(\d+)(\.weight)$")

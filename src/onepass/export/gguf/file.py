@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
-from onepass.model.quantized import BLOCK, Array
+from onepass.model.blocks import BLOCK, Array
+
+Raw = NDArray[np.uint8]
 
 
 def storage_type(name: str, shape: Sequence[int], base_type: str) -> str:
@@ -29,12 +31,23 @@ def storage_type(name: str, shape: Sequence[int], base_type: str) -> str:
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor to be written: `make` gives its numbers, of `shape`, when its turn comes."""
+    """A tensor to be written: `make` gives its numbers, of `shape`, when its turn comes.
+
+    Or the bytes that are stored of them, as uint8.
+    """
 
     name: str
     shape: tuple[int, ...]
     type: str
-    make: Callable[[], Array]
+    make: Callable[[], Array | Raw]
+
+
+def describe_lora(writer: Any, name: str) -> None:
+    """Add what says that a file is a LoRA, whose scale is the user's alone, to a `GGUFWriter`."""
+    writer.add_type("adapter")
+    writer.add_name(name)
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 0.0)
 
 
 def write_gguf(
@@ -64,7 +77,10 @@ def write_gguf(
 
 
 def _stored(tensor: Planned, gguf: Any, path: Path) -> NDArray[Any]:
-    values = np.ascontiguousarray(tensor.make(), dtype=np.float32)
+    made = tensor.make()
+    if made.dtype == np.uint8:
+        return made
+    values = np.ascontiguousarray(made, dtype=np.float32)
     assert values.shape == tensor.shape, (tensor.name, values.shape, tensor.shape)
     with np.errstate(over="ignore"):
         stored: NDArray[Any] = gguf.quants.quantize(values, gguf.GGMLQuantizationType[tensor.type])
