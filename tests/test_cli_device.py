@@ -60,11 +60,16 @@ def test_pack_tells_what_each_file_and_one_more_combination_costs(
     for place, _, size in rows[1:]:
         assert (tmp_path / "device" / place).stat().st_size == int(size.replace(",", ""))
     assert f"both: adds {rows[-1][2]} bytes" in done.err
-    # A pair for each of the two layers: the price of a LoRA file, which knows no sharing.
+    # What the two layers share is stored once, so it costs what the calibration's own file does.
     calibration = random_composition(base, make_adapter, "lowrank").passes[0].calibration
     assert calibration is not None
     numbers = calibration_bytes(calibration, torch.float16)
-    assert int(rows[-1][2].replace(",", "")) > numbers
+    assert int(rows[-1][2].replace(",", "")) == pytest.approx(numbers, abs=600)
+    plain = onepass(
+        capsys, "pack", composed, "--out", tmp_path / "plain", "--model", base_folder, "--plain"
+    ).succeeded()
+    assert plain.out.splitlines()[:4] == done.out.splitlines()[:4]
+    assert int(plain.out.splitlines()[4].split("\t")[2].replace(",", "")) > 1.5 * numbers
 
 
 def test_what_was_packed_is_verified_and_what_is_damaged_is_not(
@@ -159,11 +164,11 @@ def test_without_the_extra_it_says_what_to_install(
     composed: Path, device: Path, base_folder: Path, chat: Path, tmp_path: Path, capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    for module in ("gguf", "xllamacpp"):
-        monkeypatch.setitem(__import__("sys").modules, module, None)
     options = ("--out", tmp_path / "x", "--model", base_folder)
-    onepass(capsys, "pack", composed, *options).refused("gguf", "onepass[device]")
+    monkeypatch.setitem(__import__("sys").modules, "xllamacpp", None)
     onepass(capsys, "run", device, "--input", chat).refused("xllamacpp", "onepass[device]")
+    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
+    onepass(capsys, "pack", composed, *options).refused("gguf", "onepass[device]")
     assert not (tmp_path / "x").exists()
 
 

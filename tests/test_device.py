@@ -316,7 +316,7 @@ def test_adapters_of_another_base_are_refused(device: Path, tmp_path: Path) -> N
     sign(device)
     with pytest.raises(OnepassError, match="cannot load"):
         opened(device)
-    with pytest.raises(OnepassError, match=r"attn_q.weight.*made for another base"):
+    with pytest.raises(OnepassError, match=r"attn_k.weight.*made for another base"):
         verify(device)
 
 

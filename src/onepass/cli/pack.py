@@ -40,13 +40,21 @@ def pack(
     fused: Annotated[
         bool, typer.Option(help="Also each composition as one adapter, for other runtimes.")
     ] = False,
+    plain: Annotated[
+        bool,
+        typer.Option(
+            "--plain",
+            help="A calibration's numbers for each layer apart, as plain llama.cpp reads.",
+        ),
+    ] = False,
 ) -> None:
     """Write what a device holds: one base, task adapters, calibrations, and how they compose.
 
     The compositions share the base and the task adapters, so that one more combination costs its
-    calibration only. The set carries what PyTorch computes on the stored weights for a short
-    conversation; `onepass pack verify` compares that with llama.cpp, checks every file's checksum
-    and whether the files belong together. Run it with `onepass run`.
+    calibration only, whose numbers, the same in every layer, are stored once (`--plain`: in every
+    layer, as plain llama.cpp wants it). The set carries what PyTorch computes on the stored weights
+    for a short conversation; `onepass pack verify` compares that with llama.cpp, checks every
+    file's checksum and whether the files belong together. Run it with `onepass run`.
 
     \b
     Examples:
@@ -68,7 +76,9 @@ def pack(
     named = named_compositions(compositions)
     note_rounding(named, types[0])
     base = base_of(named, model)
-    manifest = export_gguf(named, base, out, *types, fused, merged, vectors=True, told=note)
+    manifest = export_gguf(
+        named, base, out, *types, fused, merged, vectors=True, compactly=not plain, told=note
+    )
     show_set(out, manifest)
     note(f"check it: onepass pack verify {out}")
     note(f"run it: onepass run {out}")

@@ -20,6 +20,7 @@ from onepass.core.errors import OnepassError
 from onepass.core.files import inside
 from onepass.core.registry import unknown
 from onepass.device.modes import plan
+from onepass.device.plain import plain_files
 from onepass.device.process import EngineProcess
 from onepass.export.manifest import MANIFEST, Manifest, PassEntry, read_set
 from onepass.tasks.prompt import fit_prompt
@@ -107,16 +108,16 @@ class Engine:
         self._slots: dict[tuple[float, ...], int] = {}
         self._slot_count = slots
         self._busy = threading.Lock()
-        paths = [str(inside(folder / MANIFEST, place)) for place in self._adapters.values()]
-        settings = {
-            "model": str(inside(folder / MANIFEST, base.path)),
-            "adapters": paths,
-            "context": self.context,
-            "slots": slots,
-            "threads": threads,
-            "exact": exact,
-        }
-        self._process = EngineProcess(settings, timeout)
+        with plain_files(folder, self.manifest, self._adapters.values()) as paths:
+            settings = {
+                "model": str(inside(folder / MANIFEST, base.path)),
+                "adapters": paths,
+                "context": self.context,
+                "slots": slots,
+                "threads": threads,
+                "exact": exact,
+            }
+            self._process = EngineProcess(settings, timeout)
         try:
             self._check_order(paths)
         except OnepassError:

@@ -1,14 +1,14 @@
 """Whether a device set is whole, fits together, and computes what PyTorch computed."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from onepass.core.errors import OnepassError
 from onepass.core.files import inside
-from onepass.core.optional import optional
 from onepass.device.engine import Engine
+from onepass.device.plain import largest
+from onepass.export.gguf.compact import expanded
+from onepass.export.gguf.header import Header, mapped, read_header
 from onepass.export.manifest import MANIFEST, Manifest, Vector, read_set
 
 _FLOOR = -10.0  # what an engine says less of than of its likeliest tokens counts as this
@@ -68,41 +68,40 @@ def check_shapes(folder: Path, manifest: Manifest) -> None:
 
     Reads the headers only.
     """
-    path = inside(folder / MANIFEST, manifest.base.path)
-    base = _shapes(path, manifest.base.architecture, "model")
+    base, compact = manifest.base, {file.path for file in manifest.adapters if file.compact}
+    header = _header(inside(folder / MANIFEST, base.path), base.architecture, "model")
+    blocks = header.fields.get(f"{base.architecture}.block_count")
+    if base.blocks not in (0, blocks):
+        raise OnepassError(
+            f"{folder / MANIFEST}, field base.blocks: {base.blocks}, but {base.path} has {blocks}; "
+            "write the set again"
+        )
+    shapes = {tensor.name: tensor.shape for tensor in header.tensors}
     for file in manifest.files():
-        if file.path == manifest.base.path:
+        if file.path == base.path:
             continue
         path = inside(folder / MANIFEST, file.path)
-        for name, (columns, rows) in _shapes(path, manifest.base.architecture, "adapter").items():
+        header = _header(path, base.architecture, "adapter")
+        parts = [(tensor.name, tensor) for tensor in header.tensors]
+        if file.path in compact:
+            parts = expanded(path, header, base.blocks, largest(base))
+        for name, tensor in parts:
             target, _, factor = name.rpartition(".")
-            shape = base.get(target)
-            fits = shape and (shape[0] == columns if factor == "lora_a" else shape[1] == rows)
-            if not fits:
+            shape = shapes.get(target)
+            side = 0 if factor == "lora_a" else 1
+            if not shape or len(tensor.shape) != 2 or tensor.shape[side] != shape[side]:
                 raise OnepassError(
-                    f"{path}: {name} is {(rows, columns)}, but {target} of {manifest.base.path} is "
+                    f"{path}: {name} is {tensor.shape[::-1]}, but {target} of {base.path} is "
                     f"{shape[::-1] if shape else 'absent'}; it was made for another base"
                 )
 
 
-def _shapes(path: Path, architecture: str, kind: str) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor of a GGUF, in GGUF's order: columns, then rows."""
-    gguf = optional("gguf", "device")
-    try:
-        reader = gguf.GGUFReader(path)
-        facts = dict(_facts(reader, "general.architecture", "general.type"))
-        shapes = {t.name: tuple(int(size) for size in t.shape) for t in reader.tensors}
-    except (ValueError, IndexError, OSError, OverflowError, MemoryError) as error:
-        raise OnepassError(f"{path} is no GGUF file, or is cut short ({error})") from error
-    expected = {"general.architecture": architecture, "general.type": kind}
-    for field, value in expected.items():
-        if facts.get(field) != value:
-            raise OnepassError(f"{path}: {field} is {facts.get(field)!r}, expected {value!r}")
-    return shapes
-
-
-def _facts(reader: Any, *fields: str) -> Iterator[tuple[str, Any]]:
-    for name in fields:
-        field = reader.get_field(name)
-        if field is not None:
-            yield name, field.contents()
+def _header(path: Path, architecture: str, kind: str) -> Header:
+    with mapped(path) as data:
+        header = read_header(path, data)
+    for field, value in (("general.architecture", architecture), ("general.type", kind)):
+        if header.fields.get(field) != value:
+            raise OnepassError(
+                f"{path}: {field} is {header.fields.get(field)!r}, expected {value!r}"
+            )
+    return header

@@ -45,22 +45,31 @@ class File(_Strict):
 
 
 class BaseFile(File):
-    """The base. `merged`: a composition is summed into its weights, so it takes no adapters."""
+    """The base. `merged`: a composition is summed into its weights, so it takes no adapters.
+
+    blocks: its layers; 0 in sets of format 1, which have no compact files.
+    """
 
     name: str
     architecture: str
     type: str
     vocabulary: int
     context: int
+    blocks: NonNegativeInt = 0
     merged: bool = False
 
 
 class AdapterFile(File):
-    """A LoRA. role: a task's, one made for a composition alone, or a calibration."""
+    """A LoRA. role: a task's, one made for a composition alone, or a calibration.
+
+    compact: what blocks share is stored once (see `export.gguf.compact`); to be expanded before
+    llama.cpp reads it.
+    """
 
     name: str
     role: Role
     rank: int
+    compact: bool = False
 
 
 class Prompt(_Strict):
@@ -131,7 +140,7 @@ class Vector(_Strict):
 class Manifest(_Strict):
     """See the module's text."""
 
-    format: Literal["onepass device 1"] = "onepass device 1"
+    format: Literal["onepass device 1", "onepass device 2"] = "onepass device 2"
     onepass: str
     base: BaseFile
     adapters: list[AdapterFile]

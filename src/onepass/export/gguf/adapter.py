@@ -21,6 +21,7 @@ from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.composition import Pass, pass_delta, reach
 from onepass.adapters.shape import BaseShape
 from onepass.export.gguf.architecture import architecture_of, arranged, tensor_names
+from onepass.export.gguf.compact import block_order
 from onepass.export.gguf.file import Planned, describe_lora, write_gguf
 from onepass.model.blocks import BLOCK, Array, stored_values
 
@@ -48,6 +49,7 @@ def write_lora(adapter: Adapter, config: Any, path: Path, adapter_type: str) -> 
             type_ = _factor_type(shape[1], adapter_type)
             make: Callable[[], Array] = partial(_filled, factor, shape)
             planned.append(Planned(f"{title}.{suffix}", shape, type_, make))
+    planned.sort(key=lambda each: block_order(each.name))
     write_gguf(path, architecture.name, partial(describe_lora, name=adapter.name), planned)
 
 

@@ -16,6 +16,7 @@ from onepass.core.files import atomic_folder, write_json
 from onepass.export.gguf.adapter import calibration_adapter, write_lora
 from onepass.export.gguf.architecture import architecture_of
 from onepass.export.gguf.base import write_base
+from onepass.export.gguf.compact import compact
 from onepass.export.gguf.tokenizer import normalization
 from onepass.export.manifest import (
     MANIFEST,
@@ -48,6 +49,7 @@ def export_gguf(
     fused: bool = True,
     merged: bool = False,
     vectors: bool = False,
+    compactly: bool = False,
     told: Told = lambda what: None,
 ) -> Manifest:
     """Write a device set of named compositions of one base; whole or not at all.
@@ -57,6 +59,7 @@ def export_gguf(
     merged: write one base with the only composition summed in, and no adapters; always so where
         it has biases, which no adapter holds.
     vectors: also compute what PyTorch says of a prompt, for `pack verify`.
+    compactly: store what blocks share once, as `Engine` reads it and plain llama.cpp does not.
     told: called with each file that is written next.
     Raises:
         OnepassError: a composition is for another base, shows examples in its prompt, or is not
@@ -89,9 +92,10 @@ def export_gguf(
             type=base_type,
             vocabulary=base.model.config.vocab_size,
             context=base.context,
+            blocks=base.model.config.num_hidden_layers,
             merged=to_fold is not None,
         )
-        shelf = _Shelf(temporary, base, adapter_type, told)
+        shelf = _Shelf(temporary, base, adapter_type, compactly, told)
         entries = [shelf.entry(name, each, fused) for name, each in left.items()]
         if to_fold is not None:
             cost = {"marginal_bytes": base_file.bytes}  # another one takes another base
@@ -158,6 +162,7 @@ class _Shelf:
     folder: Path
     base: Base
     type: str
+    compactly: bool
     told: Told
     files: dict[str, AdapterFile] = field(default_factory=dict)
     counted: set[str] = field(default_factory=set)
@@ -202,11 +207,13 @@ class _Shelf:
             name = _free(file_name(adapter.name), {file.name for file in self.files.values()})
             place = f"adapters/{name}.gguf"
             self._write(replace(adapter, name=name), place)
+            compacted = self.compactly and compact(self.folder / place)
             self.files[key] = AdapterFile(
                 **describe(self.folder, place),  # type: ignore[arg-type]
                 name=name,
                 role=role,
                 rank=max(lora.rank for lora in adapter.modules.values()),
+                compact=compacted,
             )
         return self.files[key]
 
