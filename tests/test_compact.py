@@ -207,6 +207,14 @@ def test_a_compact_set_is_verified(whole: Path) -> None:
     assert len(listed) == 14
 
 
+def test_plain_llama_cpp_refuses_a_compact_file(device: Path) -> None:
+    path = device / MANIFEST
+    text = path.read_text(encoding="utf-8").replace('"compact": true', '"compact": false')
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(OnepassError, match=r"llama.cpp cannot load"):
+        Engine(device, threads=1)
+
+
 def test_sets_of_the_first_format_still_run(base: Base, tmp_path: Path) -> None:
     export_gguf({"it": three_parts(base)}, base, tmp_path / "set", "f32", "f32", vectors=True)
     path = tmp_path / "set" / MANIFEST

@@ -73,7 +73,7 @@ def export(
     of its own, as `onepass generate --endpoint URL --served NAME...` asks for them.
 
     `gguf` takes several compositions: they share the base and the task adapters. `onepass pack`
-    writes the same with a test vector, and without the fused adapters. docs/device.md describes
+    writes them for onepass's own engine, smaller and with a test vector. docs/device.md describes
     the files.
 
     \b
