@@ -118,23 +118,19 @@ def measure(prepare: Callable[..., Any], threads: int, budget: float, *args: Any
     """Seconds (the median of up to nine, within a budget) and the rise of the peak, in MiB."""
     import torch
 
+    from onepass.core.memory import forget_peak_memory, peak_memory
+
     torch.set_num_threads(threads)
     run = prepare(*args)
-    before = _memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    forget_peak_memory()
+    before = peak_memory() or 0
     times: list[float] = []
     while not times or (len(times) < 9 and sum(times) < budget):
         began = time.perf_counter()
         run()
         times.append(time.perf_counter() - began)
-    rise = max(_memory("VmHWM") - before, 0.0)
+    rise = ((peak_memory() or 0) - before) / 2**20
     return {"seconds": statistics.median(times), "repeats": len(times), "mib": rise}
-
-
-def _memory(name: str) -> float:
-    """A line of /proc/self/status, in MiB: VmRSS is what is resident now, VmHWM its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
 def bandwidth(threads: int) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import pickle
 import shutil
 import time
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from bench_kit import TASKS, small_recipe, write_recipe
 from onepass.adapters.adapter import load_adapter
+from onepass.adapters.composition import Composition
 from onepass.bench import job as job_module
 from onepass.bench.bench import make_plan, run_bench
 from onepass.bench.cells import Cell, jobs_of
@@ -34,7 +36,7 @@ from onepass.cli.app import build_app
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS, Setting
 from onepass.model import train
-from onepass.model.generate import run
+from onepass.model.generate import Generated, run
 from onepass.model.load import Base
 from onepass.tasks.corpus import load_corpus
 from onepass.tasks.task import parse_task
@@ -106,6 +108,27 @@ def test_a_run_is_what_the_method_gives(small: Small, tmp_path: Path, base: Base
     assert found.cost.extra_parameters == 0
     assert found.environment["torch"]
     assert str(tmp_path) not in (out / "linear/summarize+translate-es/0-0/run.json").read_text()
+
+
+def test_the_peak_of_one_method_is_not_that_of_another(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("this system forgets no peak")
+
+    def hungry(base: Base, composition: Composition, *args: Any) -> Generated:
+        held = b"x" * (200 * 10**6 * (composition.method == "zero-shot"))
+        done = run(base, composition, *args)
+        del held
+        return done
+
+    monkeypatch.setattr(job_module, "run", hungry)
+    bench(small(methods=["zero-shot", "linear"], tasks=TASKS[:1]), tmp_path / "out")
+    peaks = {
+        method: int(the_run(tmp_path / "out", method).environment["peak_memory_mb"])
+        for method in ("zero-shot", "linear")
+    }
+    assert peaks["zero-shot"] - peaks["linear"] > 150
 
 
 def test_only_what_changed_is_done_again(small: Small, tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_each_composition_keeps_its_prompt_and_only_its_own(whole: Path) -> None
         assert again.text == first.text
         memory = engine.peak_memory()
         assert memory is None or memory > 1 << 20
+    assert engine.peak_memory() is None
 
 
 def test_requests_at_once_are_answered_as_one_by_one(whole: Path) -> None:

@@ -3,8 +3,6 @@
 import os
 import platform
 import subprocess
-import sys
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onepass import __version__
+from onepass.core import memory
 
 if TYPE_CHECKING:
     import torch
@@ -26,14 +25,13 @@ def environment(device: str) -> dict[str, str]:
 
 
 def forget_peak_memory() -> None:
-    """Let `peak_memory` count from now on; on other systems than Linux only that of GPUs."""
+    """Let `peak_memory` count from now on; that of the machine only on Linux."""
     import torch
 
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for number in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(number)
-    with suppress(OSError):  # proc(5): 5 resets the peak resident set size
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    memory.forget_peak_memory()
 
 
 def peak_memory(device: "torch.device") -> int:
@@ -45,12 +43,7 @@ def peak_memory(device: "torch.device") -> int:
 
     if device.type == "cuda":
         return sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return memory.peak_memory() or 0
 
 
 @cache

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import weakref
 from contextlib import suppress
 from http.client import HTTPException
@@ -12,6 +11,7 @@ from typing import IO, Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
+from onepass.core import memory
 from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
 from onepass.device import child
@@ -29,7 +29,6 @@ class EngineProcess:
     def __init__(self, settings: dict[str, Any], timeout: float) -> None:
         optional("xllamacpp", "device")
         self._timeout = timeout
-        self._asking = threading.Lock()
         # Straight to this machine, whatever proxy the environment names.
         self._open = build_opener(ProxyHandler({})).open
         self._log = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
@@ -44,7 +43,7 @@ class EngineProcess:
             start_new_session=True,  # Ctrl-C is for us; we end it
         )
         self._end = weakref.finalize(self, _end, self._process, self._log)
-        started = self._tell(json.dumps(settings))
+        started = self._begin(settings)
         if started is None:
             said = self._said()
             self.close()
@@ -60,13 +59,9 @@ class EngineProcess:
         self._end()
 
     def peak_memory(self) -> int | None:
-        """The most memory it has used so far, in bytes; None where the system does not tell."""
-        with self._asking:
-            told = self._tell("memory")
-        if told is None:
-            raise self._ended()
-        peak: int | None = told["peak"]
-        return peak
+        """The most bytes it has held so far; None if it has ended, or where no one tells."""
+        # One that has ended may have left its number to another.
+        return memory.peak_memory(self.pid) if self._process.poll() is None else None
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """The JSON answer to a request: POST of `body`, or GET without one.
@@ -91,12 +86,12 @@ class EngineProcess:
         except (OSError, HTTPException, ValueError) as error:
             raise self._ended() from error
 
-    def _tell(self, line: str) -> Any:
-        """What the process answers to a line of input; None when it has ended."""
+    def _begin(self, settings: dict[str, Any]) -> Any:
+        """Give the process its settings: what it answers, or None if it ends instead."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.write(f"{json.dumps(settings)}\n")
             self._process.stdin.flush()
         except OSError:
             return None
