@@ -15,7 +15,7 @@ import pytest
 from endpoint_kit import completion, endpoint, serving
 from onepass.core.errors import OnepassError
 from onepass.model import endpoint as module
-from onepass.model.endpoint import Answer, Endpoint, Spent, ask
+from onepass.model.endpoint import Endpoint, Response, Spent, ask
 
 PROMPTS = [f"prompt {number}" for number in range(12)]
 
@@ -30,16 +30,16 @@ def echo(prompt: str, times: int) -> Any:
     return f"Echo of {prompt}"
 
 
-def texts(answers: list[Answer]) -> list[str | None]:
-    return [answer.text for answer in answers]
+def texts(responses: list[Response]) -> list[str | None]:
+    return [response.text for response in responses]
 
 
 def test_answers_come_in_the_order_of_prompts_and_are_told_as_they_come() -> None:
-    told: dict[int, Answer] = {}
+    told: dict[int, Response] = {}
     threads = set()
 
-    def on_answer(place: int, answer: Answer) -> None:
-        told[place] = answer
+    def on_response(place: int, response: Response) -> None:
+        told[place] = response
         threads.add(threading.current_thread())
 
     def slowest_first(prompt: str, times: int) -> Any:
@@ -47,9 +47,9 @@ def test_answers_come_in_the_order_of_prompts_and_are_told_as_they_come() -> Non
         return echo(prompt, times)
 
     with serving(slowest_first) as stub:
-        answers = ask(endpoint(stub), PROMPTS, max_new_tokens=7, on_answer=on_answer)
-    assert texts(answers) == [f"Echo of {prompt}" for prompt in PROMPTS]
-    assert [told[place] for place in range(12)] == answers
+        responses = ask(endpoint(stub), PROMPTS, max_new_tokens=7, on_response=on_response)
+    assert texts(responses) == [f"Echo of {prompt}" for prompt in PROMPTS]
+    assert [told[place] for place in range(12)] == responses
     assert next(iter(told)) != 0
     assert threads == {threading.current_thread()}
     assert 1 < stub.busiest <= 4
@@ -90,8 +90,8 @@ def test_a_failed_attempt_is_repeated(lie: str) -> None:
         return LIES[lie] if prompt == "prompt 1" and times < 2 else echo(prompt, times)
 
     with serving(reply) as stub:
-        answers = ask(endpoint(stub, timeout=0.4), PROMPTS[:3], max_new_tokens=5)
-    assert texts(answers) == ["Echo of prompt 0", "Echo of prompt 1", "Echo of prompt 2"]
+        responses = ask(endpoint(stub, timeout=0.4), PROMPTS[:3], max_new_tokens=5)
+    assert texts(responses) == ["Echo of prompt 0", "Echo of prompt 1", "Echo of prompt 2"]
     assert stub.asked.count("prompt 1") == 3
     assert stub.asked.count("prompt 0") == 1
 
@@ -114,18 +114,18 @@ def test_a_prompt_that_fails_for_good_tells_why_and_the_others_go_on(lie: str, r
         return LIES[lie] if prompt == "prompt 1" else echo(prompt, times)
 
     with serving(reply) as stub:
-        answers = ask(endpoint(stub, timeout=0.4, retries=1), PROMPTS[:3], max_new_tokens=5)
-    assert texts(answers) == ["Echo of prompt 0", None, "Echo of prompt 2"]
-    assert reason in answers[1].error
+        responses = ask(endpoint(stub, timeout=0.4, retries=1), PROMPTS[:3], max_new_tokens=5)
+    assert texts(responses) == ["Echo of prompt 0", None, "Echo of prompt 2"]
+    assert reason in responses[1].error
     assert stub.asked.count("prompt 1") == 2
 
 
 def test_a_request_the_server_cannot_serve_is_not_repeated() -> None:
     too_long = (400, {"error": {"message": "the prompt is longer than the context"}})
     with serving(lambda prompt, times: too_long) as stub:
-        answers = ask(endpoint(stub), PROMPTS, max_new_tokens=5)
+        responses = ask(endpoint(stub), PROMPTS, max_new_tokens=5)
     assert len(stub.asked) == len(PROMPTS)  # nor does it count as a sign that all is lost
-    assert all("longer than the context" in answer.error for answer in answers)
+    assert all("longer than the context" in response.error for response in responses)
 
 
 def test_the_wait_a_server_asks_for_is_kept() -> None:
@@ -142,9 +142,9 @@ def test_the_wait_a_server_asks_for_is_kept() -> None:
 
 def test_a_wait_beyond_patience_is_told_instead() -> None:
     with serving(lambda prompt, times: (429, "{}", {"Retry-After": "86400"})) as stub:
-        (answer,) = ask(endpoint(stub), ["x"], max_new_tokens=5)
+        (response,) = ask(endpoint(stub), ["x"], max_new_tokens=5)
     assert len(stub.asked) == 1
-    assert "wait 86400 s" in answer.error
+    assert "wait 86400 s" in response.error
 
 
 def test_waits_double_up_to_a_limit() -> None:
@@ -172,10 +172,10 @@ def test_an_answer_that_drips_is_given_up() -> None:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         began = time.monotonic()
         where = Endpoint(url, "stub", timeout=0.3, retries=0)
-        (answer,) = ask(where, ["x"], max_new_tokens=5)
+        (response,) = ask(where, ["x"], max_new_tokens=5)
         stop.set()
     assert time.monotonic() - began < 2
-    assert "within 0.3 s" in answer.error
+    assert "within 0.3 s" in response.error
 
 
 # ------------------------------------------------------------------ what is wrong for all prompts
@@ -196,12 +196,12 @@ def test_a_server_that_goes_away_ends_the_asking() -> None:
             return None
         return echo(prompt, times)
 
-    kept: dict[int, Answer] = {}
+    kept: dict[int, Response] = {}
     with serving(reply) as stub:
         where = endpoint(stub, concurrency=1, retries=1)
         prompts = [f"prompt {number}" for number in range(40)]
         with pytest.raises(OnepassError, match=r"10 prompts in a row.*the connection failed"):
-            ask(where, prompts, max_new_tokens=5, on_answer=kept.__setitem__)
+            ask(where, prompts, max_new_tokens=5, on_response=kept.__setitem__)
     assert kept[0].text == "Echo of prompt 0"
 
 
@@ -257,14 +257,14 @@ def test_a_known_model_that_is_not_found_is_no_riddle() -> None:
 
 def test_what_a_server_says_cannot_play_with_the_terminal() -> None:
     with serving(lambda prompt, times: (400, {"error": {"message": "\x1b[2J\nno\r"}})) as stub:
-        (answer,) = ask(endpoint(stub), ["x"], max_new_tokens=5)
-    assert answer.error == "the server says 400: [2J no"
+        (response,) = ask(endpoint(stub), ["x"], max_new_tokens=5)
+    assert response.error == "the server says 400: [2J no"
 
 
 def test_halves_of_surrogate_pairs_are_neither_sent_nor_kept() -> None:
     with serving(lambda prompt, times: f"\udfff{prompt}") as stub:
-        (answer,) = ask(endpoint(stub), ["x\ud800"], max_new_tokens=5)
-    assert answer.text == "?x?"
+        (response,) = ask(endpoint(stub), ["x\ud800"], max_new_tokens=5)
+    assert response.text == "?x?"
 
 
 def test_an_address_without_its_version_is_told() -> None:
@@ -296,12 +296,12 @@ def test_no_credit_is_told_at_once() -> None:
     ],
 )
 def test_a_limit_stops_the_asking_and_keeps_what_came(limit: dict[str, Any]) -> None:
-    kept: dict[int, Answer] = {}
+    kept: dict[int, Response] = {}
     spent = Spent()
     with serving(echo) as stub:  # each answer is of 10 + 2 tokens: the fifth reaches the limit
         where = endpoint(stub, concurrency=1, **limit)
         with pytest.raises(OnepassError, match=r"reached max_.* of 12 prompts answered"):
-            ask(where, PROMPTS, max_new_tokens=5, on_answer=kept.__setitem__, spent=spent)
+            ask(where, PROMPTS, max_new_tokens=5, on_response=kept.__setitem__, spent=spent)
         count = 5 if "max_total_tokens" in limit or limit["input_price"] else 4
         assert len(kept) == len(stub.asked) == count
         assert (spent.prompt_tokens, spent.completion_tokens) == (10 * count, 2 * count)
@@ -313,15 +313,15 @@ def test_a_limit_stops_the_asking_and_keeps_what_came(limit: dict[str, Any]) -> 
 def test_tokens_that_a_server_does_not_count_are_estimated() -> None:
     body = {"choices": [{"message": {"content": "Yes"}}], "usage": {"prompt_tokens": "many"}}
     with serving(lambda prompt, times: (200, body)) as stub:
-        (answer,) = ask(endpoint(stub), ["x" * 300], max_new_tokens=5)
-    assert answer.prompt_tokens == 100
-    assert answer.completion_tokens > 0
+        (response,) = ask(endpoint(stub), ["x" * 300], max_new_tokens=5)
+    assert response.prompt_tokens == 100
+    assert response.completion_tokens > 0
 
 
 def test_failed_attempts_are_paid_for() -> None:
     with serving(lambda prompt, times: (200, completion(""))) as stub:
-        (answer,) = ask(endpoint(stub, retries=2), ["x"], max_new_tokens=5)
-    assert (answer.prompt_tokens, answer.completion_tokens) == (30, 6)
+        (response,) = ask(endpoint(stub, retries=2), ["x"], max_new_tokens=5)
+    assert (response.prompt_tokens, response.completion_tokens) == (30, 6)
 
 
 # ------------------------------------------------------------------ interruption
@@ -334,7 +334,7 @@ def test_ctrl_c_stops_at_once() -> None:
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         return 3.0
 
-    kept: dict[int, Answer] = {}
+    kept: dict[int, Response] = {}
     with serving(reply) as stub:
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
@@ -342,18 +342,18 @@ def test_ctrl_c_stops_at_once() -> None:
                 endpoint(stub, concurrency=1, timeout=30),
                 PROMPTS,
                 max_new_tokens=5,
-                on_answer=kept.__setitem__,
+                on_response=kept.__setitem__,
             )
         assert time.monotonic() - began < 2
     assert list(kept) == [0]
 
 
 def test_an_error_of_the_caller_stops_the_asking() -> None:
-    def full(place: int, answer: Answer) -> None:
+    def full(place: int, response: Response) -> None:
         raise OnepassError("the disk is full")
 
     with serving(echo) as stub, pytest.raises(OnepassError, match="the disk is full"):
-        ask(endpoint(stub, concurrency=1), PROMPTS, max_new_tokens=5, on_answer=full)
+        ask(endpoint(stub, concurrency=1), PROMPTS, max_new_tokens=5, on_response=full)
     assert len(stub.asked) == 1
 
 

@@ -27,13 +27,13 @@ from onepass.core.files import read_jsonl
 from onepass.evaluate.judge.prompts import VERSION, judge_prompt
 from onepass.evaluate.judge.read import read_verdict
 from onepass.model.chat import prompt_ids
-from onepass.model.endpoint import Answer, Endpoint, Spent, ask
+from onepass.model.endpoint import Endpoint, Response, Spent, ask
 from onepass.model.generate import generate
 from onepass.model.load import load_base
 from onepass.tasks.example import Example
 from onepass.tasks.task import parse_task
 
-OnAnswer = Callable[[int, Answer], None]
+OnResponse = Callable[[int, Response], None]
 
 _BATCHES_AT_ONCE = 4  # of which a kill loses the answers
 
@@ -49,7 +49,7 @@ class Judge:
     name: str
     model: str
     identity: str
-    ask: Callable[[Sequence[str], OnAnswer], None]
+    ask: Callable[[Sequence[str], OnResponse], None]
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def endpoint_judge(
 ) -> Judge:
     """A judge behind a server; `spent` grows with what it costs."""
 
-    def answer(prompts: Sequence[str], on_answer: OnAnswer) -> None:
-        ask(endpoint, prompts, max_new_tokens=max_new_tokens, on_answer=on_answer, spent=spent)
+    def answer(prompts: Sequence[str], on_response: OnResponse) -> None:
+        ask(endpoint, prompts, max_new_tokens=max_new_tokens, on_response=on_response, spent=spent)
 
     return Judge(
         name or judge_name(endpoint.model),
@@ -108,7 +108,7 @@ def endpoint_judge(
 def local_judge(model: str, max_new_tokens: int, batch_size: int, name: str | None = None) -> Judge:
     """A judge run here: a folder or a hub name; loaded only if there is something to ask."""
 
-    def answer(prompts: Sequence[str], on_answer: OnAnswer) -> None:
+    def answer(prompts: Sequence[str], on_response: OnResponse) -> None:
         base = load_base(model)
         lengths = [len(ids) for ids in prompt_ids(base.tokenizer, prompts)]
         fitting = []
@@ -116,13 +116,15 @@ def local_judge(model: str, max_new_tokens: int, batch_size: int, name: str | No
             if lengths[place] + max_new_tokens <= base.context:
                 fitting.append(place)
                 continue
-            on_answer(place, Answer(None, f"too long: {lengths[place]} tokens of {base.context}"))
+            on_response(
+                place, Response(None, f"too long: {lengths[place]} tokens of {base.context}")
+            )
         step = _BATCHES_AT_ONCE * batch_size
         for start in range(0, len(fitting), step):
             chunk = fitting[start : start + step]
             done = generate(base, [prompts[place] for place in chunk], max_new_tokens, batch_size)
             for place, text in zip(chunk, done.texts, strict=True):
-                on_answer(place, Answer(text))
+                on_response(place, Response(text))
 
     identity = f"{base_identity(model)} {max_new_tokens}"
     shown = Path(model).resolve().name if Path(model).is_dir() else model
@@ -174,19 +176,19 @@ def put(inquiry: Inquiry, progress: Callable[[int], None] = lambda count: None) 
     judge, asked = inquiry.judge, list(inquiry.open.items())
     failed: dict[str, str] = {}
 
-    def on_answer(place: int, answer: Answer) -> None:
+    def on_response(place: int, response: Response) -> None:
         key = asked[place][0]
-        if answer.text is None:
-            failed[key] = answer.error
+        if response.text is None:
+            failed[key] = response.error
         else:
-            add(key, answer.text)
-            inquiry.known[key] = answer.text
+            add(key, response.text)
+            inquiry.known[key] = response.text
         progress(1)
 
     try:
         with adding_answers(answers_path(inquiry.folder, judge.name)) as add:
             if asked:
-                judge.ask([prompt for _, prompt in asked], on_answer)
+                judge.ask([prompt for _, prompt in asked], on_response)
     except BaseException as stopped:
         _store(inquiry, {})  # a cell with failures in it is not done with: it may be the server
         if isinstance(stopped, KeyboardInterrupt):

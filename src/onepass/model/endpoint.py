@@ -81,8 +81,8 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came of one prompt: its `text`, or None and the `error` that explains why.
+class Response:
+    """What came of one prompt: the answer's `text`, or None and the `error` that explains why.
 
     The tokens are those of all attempts, estimated where the server does not count.
     """
@@ -117,13 +117,13 @@ def ask(
     prompts: Sequence[str],
     *,
     max_new_tokens: int,
-    on_answer: Callable[[int, Answer], None] | None = None,
+    on_response: Callable[[int, Response], None] | None = None,
     spent: Spent | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> list[Answer]:
+) -> list[Response]:
     """The greedy answer to each prompt, a user message of its own.
 
-    on_answer: called with the place of a prompt and its answer as soon as that has come, in the
+    on_response: called with the place of a prompt and its response as soon as that has come, in the
         calling thread and never by two at a time: the place to store it.
     spent: what was spent before; it counts against the limits of the endpoint, and grows.
     extra: further fields of the request, which not every server takes.
@@ -132,7 +132,7 @@ def ask(
     repeated up to `endpoint.retries` times, after waits that double or as long as the server says.
     Raises `OnepassError` when nothing can come of it: nobody listens at the address, the key or the
     model is refused, a limit is reached (going over it by what is in flight), or ten prompts in a
-    row have failed. What came before has been given to `on_answer`.
+    row have failed. What came before has been given to `on_response`.
     """
     if max_new_tokens < 1:
         raise OnepassError(f"max_new_tokens is {max_new_tokens}; give 1 or more")
@@ -140,7 +140,7 @@ def ask(
         return []
     fields = {"max_tokens": max_new_tokens, "extra_body": dict(extra or {})}
     asking = _Asking(endpoint, fields, Spent() if spent is None else spent)
-    return asyncio.run(asking.all(prompts, on_answer or (lambda place, answer: None)))
+    return asyncio.run(asking.all(prompts, on_response or (lambda place, response: None)))
 
 
 class _Failed(Exception):
@@ -164,16 +164,16 @@ class _Asking:
         self.failed_in_a_row = 0
 
     async def all(
-        self, prompts: Sequence[str], on_answer: Callable[[int, Answer], None]
-    ) -> list[Answer]:
-        answers: dict[int, Answer] = {}
+        self, prompts: Sequence[str], on_response: Callable[[int, Response], None]
+    ) -> list[Response]:
+        responses: dict[int, Response] = {}
 
         async def work(places: Iterator[int]) -> None:
             for place in places:
                 if self.limit_reached():
                     return
-                answers[place] = await self.answer(prompts[place])
-                on_answer(place, answers[place])
+                responses[place] = await self.respond(prompts[place])
+                on_response(place, responses[place])
 
         # The retries are ours: the package's know nothing of answers that are none, and its timeout
         # starts anew with every byte.
@@ -192,12 +192,12 @@ class _Asking:
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
-        if len(answers) < len(prompts):
+        if len(responses) < len(prompts):
             raise OnepassError(
-                f"{self.limit_reached()}, with {len(answers)} of {len(prompts)} prompts answered; "
-                "allow more and run it again to go on"
+                f"{self.limit_reached()}, with {len(responses)} of {len(prompts)} prompts "
+                "answered; allow more and run it again to go on"
             )
-        return [answers[place] for place in range(len(prompts))]
+        return [responses[place] for place in range(len(prompts))]
 
     def limit_reached(self) -> str:
         """Which limit is, "" if none is."""
@@ -208,7 +208,7 @@ class _Asking:
             return f"reached max_total_tokens {limits.max_total_tokens}"
         return ""
 
-    async def answer(self, prompt: str) -> Answer:
+    async def respond(self, prompt: str) -> Response:
         """The answer to one prompt, after as many attempts as it takes and may."""
         used = Spent()
         for attempt in itertools.count():
@@ -225,9 +225,9 @@ class _Asking:
                         f"{self.endpoint.url}: {self.failed_in_a_row} prompts in a row had no "
                         f"answer after {attempt + 1} attempts each, the last because: {failed}"
                     ) from None
-                return Answer(None, str(failed), used.prompt_tokens, used.completion_tokens)
+                return Response(None, str(failed), used.prompt_tokens, used.completion_tokens)
             self.failed_in_a_row = 0
-            return Answer(text, "", used.prompt_tokens, used.completion_tokens)
+            return Response(text, "", used.prompt_tokens, used.completion_tokens)
         raise AssertionError("unreachable")
 
     async def attempt(self, prompt: str, used: Spent) -> str:

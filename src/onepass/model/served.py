@@ -42,20 +42,20 @@ def run_served(
     for pass_, name in zip(composition.passes, served, strict=True):
         task = parse_task(pass_.task, pass_.instructed)
         places = list(current)
-        answers = ask(
+        responses = ask(
             replace(endpoint, model=name),
             [build_prompt(task, current[place], pass_.shots) for place in places],
             max_new_tokens=max_new_tokens,
-            on_answer=lambda place, answer: progress(1) if progress else None,
+            on_response=lambda place, response: progress(1) if progress else None,
             extra={"chat_template_kwargs": PINNED},
         )
         current = {}
-        for place, answer in zip(places, answers, strict=True):
-            tokens += answer.completion_tokens
-            if answer.text is None:
-                notices[place] = f"no answer from {name}: {answer.error}"
+        for place, response in zip(places, responses, strict=True):
+            tokens += response.completion_tokens
+            if response.text is None:
+                notices[place] = f"no answer from {name}: {response.error}"
             else:
-                current[place] = answer.text
+                current[place] = response.text
     return Generated(
         [current.get(place, "") for place in range(len(texts))],
         tokens,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from onepass.core.errors import OnepassError
-from onepass.model.endpoint import Answer, Spent, ask
+from onepass.model.endpoint import Response, Spent, ask
 from onepass.prepare.labeller import FAILED, TOO_LONG, Identity, Keep, Label, Options, labeller
 from onepass.prepare.prompts import clean, fill, prompt_template
 
@@ -31,18 +31,18 @@ class EndpointLabeller:
         keep({text: Label(problem=TOO_LONG) for text in texts if len(text) > LONGEST_SOURCE})
         asked = [text for text in texts if len(text) <= LONGEST_SOURCE]
 
-        def on_answer(place: int, answer: Answer) -> None:
+        def on_response(place: int, response: Response) -> None:
             text = asked[place]
-            if answer.text is None:
-                keep({text: Label(problem=FAILED, detail=answer.error)})
+            if response.text is None:
+                keep({text: Label(problem=FAILED, detail=response.error)})
             else:
-                keep({text: Label(clean(answer.text, text))})
+                keep({text: Label(clean(response.text, text))})
 
         prompts = [fill(template, text) for text in asked]
         ask(
             self.endpoint,
             prompts,
             max_new_tokens=self.max_new_tokens,
-            on_answer=on_answer,
+            on_response=on_response,
             spent=self.spent,
         )
