@@ -102,10 +102,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def completion(text: Any, prompt_tokens: int = 10, completion_tokens: int = 2) -> dict[str, Any]:
+def completion(
+    text: Any, prompt_tokens: int = 10, completion_tokens: int = 2, finish_reason: str = "stop"
+) -> dict[str, Any]:
     """The body of a chat completion."""
+    message = {"role": "assistant", "content": text}
     return {
-        "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "choices": [{"message": message, "finish_reason": finish_reason}],
         "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens},
     }
 

@@ -128,6 +128,31 @@ def test_a_request_the_server_cannot_serve_is_not_repeated() -> None:
     assert all("longer than the context" in response.error for response in responses)
 
 
+def test_an_answer_that_was_cut_off_says_so() -> None:
+    def reply(prompt: str, times: int) -> Any:
+        texts = {"prompt 0": "Half an ans", "prompt 1": None}
+        reason = "length" if prompt in texts else "stop"
+        return (200, completion(texts.get(prompt, "Whole."), finish_reason=reason))
+
+    with serving(reply) as stub:
+        half, none, whole = ask(endpoint(stub), PROMPTS[:3], max_new_tokens=5)
+    assert (half.text, half.cut) == ("Half an ans", True)
+    assert (whole.text, whole.cut) == ("Whole.", False)
+    assert (none.text, none.cut) == (None, True)
+    assert none.error == "cut off at 5 tokens before any text; allow more"
+    assert len(stub.asked) == 3  # the same request would end so again
+
+
+def test_a_model_that_never_comes_to_its_answer_ends_the_asking() -> None:
+    thinking = (200, completion(None, finish_reason="length"))
+    with (
+        serving(lambda prompt, times: thinking) as stub,
+        pytest.raises(OnepassError, match=r"10 prompts in a row .* cut off at 5 tokens"),
+    ):
+        ask(endpoint(stub, concurrency=1), PROMPTS, max_new_tokens=5)
+    assert len(stub.asked) == 10
+
+
 def test_the_wait_a_server_asks_for_is_kept() -> None:
     stamps = []
 

@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from cli_kit import FAST, Done, onepass, rows_of, write_rows
-from endpoint_kit import Stub, serving
+from endpoint_kit import Stub, completion, serving
 from onepass.bench.materials import split_examples, train_examples
 from onepass.bench.recipe import load_recipe
 from onepass.cli import app
@@ -263,6 +263,27 @@ def test_what_is_written_passes_the_filters_and_the_rest_is_counted(
     card = DatasetCard.load(tmp_path / "sets" / CARD)
     for line in table:
         assert f"| {' | '.join(line)} |" in card.content
+
+
+def test_a_label_that_was_cut_off_is_none(tmp_path: Path, capsys: Capture) -> None:
+    """Even if it would pass the filters; with more tokens allowed it is asked for again."""
+
+    def short(prompt: str, _times: int) -> Any:
+        cut = re.search(r"Tea at \d\.", prompt)
+        return (200, completion(spanish(prompt), finish_reason="length" if cut else "stop"))
+
+    with serving(short) as stub:
+        done = onepass(capsys, *asking(tmp_path, stub)).succeeded()
+        header, line, _ = (row.split("\t") for row in done.out.splitlines())
+        counts = dict(zip(header, line, strict=True))
+        assert (counts["examples"], counts["rows"], counts["too long"]) == ("12", "2", "10")
+        assert [row["id"] for row in rows(tmp_path / "sets", "train")] == ["train_10", "train_11"]
+        asked = len(stub.asked)
+        onepass(capsys, *asking(tmp_path, stub)).succeeded()
+        assert len(stub.asked) == asked
+        stub.reply = spanish
+        onepass(capsys, *asking(tmp_path, stub, "--max-new-tokens", 300)).succeeded()
+    assert len(rows(tmp_path / "sets", "train")) == 12
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from cli_kit import TASK, Done, onepass, random_composition, rows_of, write_rows
 from conftest import TEXT, MakeAdapter
-from endpoint_kit import Stub, serving
+from endpoint_kit import Stub, completion, serving
 from llama_kit import llama_server
 from onepass.adapters.adapter import load_adapter
 from onepass.adapters.composition import Composition, Pass, Weighted, save_composition
@@ -90,6 +90,24 @@ def test_a_text_the_server_refuses_costs_no_other(
     assert "note: Eve: no answer from one: the server says 400: the prompt is longer" in done.err
     assert "1 of 3 had no answer" in done.err
     assert len(stub.asked) == 5
+
+
+def test_an_answer_that_was_cut_off_is_told(
+    tmp_path: Path, two_steps: Composition, capsys: Capture
+) -> None:
+    def reply(prompt: str, times: int) -> Any:
+        reason = "length" if "Tea" in prompt else "stop"
+        return (200, completion("Said.", finish_reason=reason))
+
+    save_composition(two_steps, tmp_path / "composition")
+    file = write_rows(tmp_path / "in.jsonl", [{"id": t[:3], "input": t} for t in CHATS])
+    more = ("--max-new-tokens", 3)
+    with serving(reply) as stub:
+        done = generate(capsys, tmp_path / "composition", file, stub, "one", "two", *more)
+    done.succeeded()
+    assert [row["prediction"] for row in rows_of(done.out)] == ["Said."] * 3
+    notes = [line for line in done.err.splitlines() if line.startswith("note: ")]
+    assert notes == ["note: Ana: one was cut off at 3 tokens; allow more"]
 
 
 def test_wrong_options_are_told(tmp_path: Path, two_steps: Composition, capsys: Capture) -> None:

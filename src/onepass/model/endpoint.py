@@ -84,11 +84,13 @@ class Endpoint:
 class Response:
     """What came of one prompt: the answer's `text`, or None and the `error` that explains why.
 
+    cut: it was cut off at the most tokens it may have, so that its end is missing, or all of it.
     The tokens are those of all attempts, estimated where the server does not count.
     """
 
     text: str | None
     error: str = ""
+    cut: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -130,6 +132,7 @@ def ask(
 
     A failed attempt (busy or broken server, cut connection, timeout, an answer that is none) is
     repeated up to `endpoint.retries` times, after waits that double or as long as the server says.
+    One cut off before any text, as of a model that reasons first, would end so again, and is not.
     Raises `OnepassError` when nothing can come of it: nobody listens at the address, the key or the
     model is refused, a limit is reached (going over it by what is in flight), or ten prompts in a
     row have failed. What came before has been given to `on_response`.
@@ -144,12 +147,18 @@ def ask(
 
 
 class _Failed(Exception):
-    """An attempt that failed. `again`: whether another may fare better; `wait`: seconds told."""
+    """An attempt that failed. `again`: whether another may fare better; `wait`: seconds told.
 
-    def __init__(self, reason: str, again: bool = True, wait: float | None = None) -> None:
+    `cut`: as of a `Response`.
+    """
+
+    def __init__(
+        self, reason: str, again: bool = True, wait: float | None = None, cut: bool = False
+    ) -> None:
         super().__init__(reason)
         self.again = again
         self.wait = wait
+        self.cut = cut
 
 
 class _Asking:
@@ -213,25 +222,29 @@ class _Asking:
         used = Spent()
         for attempt in itertools.count():
             try:
-                text = await self.attempt(prompt, used)
+                text, cut = await self.attempt(prompt, used)
             except _Failed as failed:
                 if failed.again and attempt < self.endpoint.retries:
                     wait = _wait(attempt) if failed.wait is None else failed.wait
                     await asyncio.sleep(wait)
                     continue
-                self.failed_in_a_row += failed.again
+                self.failed_in_a_row += failed.again or failed.cut
                 if self.failed_in_a_row >= _HOPELESS:
                     raise OnepassError(
                         f"{self.endpoint.url}: {self.failed_in_a_row} prompts in a row had no "
                         f"answer after {attempt + 1} attempts each, the last because: {failed}"
                     ) from None
-                return Response(None, str(failed), used.prompt_tokens, used.completion_tokens)
+                tokens = (used.prompt_tokens, used.completion_tokens)
+                return Response(None, str(failed), failed.cut, *tokens)
             self.failed_in_a_row = 0
-            return Response(text, "", used.prompt_tokens, used.completion_tokens)
+            return Response(text, "", cut, used.prompt_tokens, used.completion_tokens)
         raise AssertionError("unreachable")
 
-    async def attempt(self, prompt: str, used: Spent) -> str:
-        """One request. Raises `_Failed`, or `OnepassError` for what would be so for all."""
+    async def attempt(self, prompt: str, used: Spent) -> tuple[str, bool]:
+        """The text that one request gives, and whether it was cut off.
+
+        Raises `_Failed`, or `OnepassError` for what would be so for all.
+        """
         openai = self.openai
         try:
             async with asyncio.timeout(self.endpoint.timeout):
@@ -262,9 +275,16 @@ class _Asking:
         for tally in (used, self.spent):
             tally.prompt_tokens += tokens[0]
             tally.completion_tokens += tokens[1]
+        cut = reply.was_cut(body)
         try:
-            return reply.content(body)
+            return reply.content(body), cut
         except ValueError as error:
+            if cut:
+                raise _Failed(
+                    f"cut off at {self.fields['max_tokens']} tokens before any text; allow more",
+                    again=False,
+                    cut=True,
+                ) from None
             raise _Failed(f"the server's answer is none: {self.told(str(error))}") from None
 
     def failure(self, error: Any) -> _Failed:

@@ -32,7 +32,8 @@ class Generated:
     """Tokens generated, the end of turn included."""
     seconds: float
     notices: list[str]
-    """Per text, what was left out of its prompt to make it fit; "" where nothing was."""
+    """Per text, what was left out of its prompt to make it fit, and what a server said of its
+    answer; "" where nothing was."""
     failed: int = 0
     """Texts that a server gave no answer for; their notices say why."""
 

@@ -56,6 +56,13 @@ def content(body: bytes) -> str:
     return whole(found.strip())
 
 
+def was_cut(body: bytes) -> bool:
+    """Whether the server says that the answer was cut off at the most tokens it may have."""
+    with suppress(ValueError, LookupError, TypeError):
+        return bool(_parsed(body)["choices"][0]["finish_reason"] == "length")
+    return False
+
+
 def usage(body: bytes, prompt: str) -> tuple[int, int]:
     """Tokens read and written, as the server counts them, or about that many."""
     counted = []

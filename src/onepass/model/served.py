@@ -29,7 +29,8 @@ def run_served(
 
     served: the name of each pass; that of `endpoint` is not used. The server puts the prompt into
     the model's chat format. It is not asked to shorten a text: one that it refuses is "" among the
-    texts, with its reason among the notices, and counts as failed.
+    texts, with its reason among the notices, and counts as failed. The notices also tell of answers
+    that were cut off.
     """
     if len(served) != len(composition.passes):
         raise OnepassError(
@@ -38,7 +39,8 @@ def run_served(
         )
     began = time.perf_counter()
     current: dict[int, str] = dict(enumerate(texts))
-    notices, tokens = [""] * len(texts), 0
+    notices: list[list[str]] = [[] for _ in texts]
+    tokens = 0
     for pass_, name in zip(composition.passes, served, strict=True):
         task = parse_task(pass_.task, pass_.instructed)
         places = list(current)
@@ -53,13 +55,15 @@ def run_served(
         for place, response in zip(places, responses, strict=True):
             tokens += response.completion_tokens
             if response.text is None:
-                notices[place] = f"no answer from {name}: {response.error}"
-            else:
-                current[place] = response.text
+                notices[place].append(f"no answer from {name}: {response.error}")
+                continue
+            current[place] = response.text
+            if response.cut:
+                notices[place].append(f"{name} was cut off at {max_new_tokens} tokens; allow more")
     return Generated(
         [current.get(place, "") for place in range(len(texts))],
         tokens,
         time.perf_counter() - began,
-        notices,
+        ["; ".join(told) for told in notices],
         failed=len(texts) - len(current),
     )

@@ -33,7 +33,9 @@ class EndpointLabeller:
 
         def on_response(place: int, response: Response) -> None:
             text = asked[place]
-            if response.text is None:
+            if response.cut:
+                keep({text: Label(problem=TOO_LONG)})
+            elif response.text is None:
                 keep({text: Label(problem=FAILED, detail=response.error)})
             else:
                 keep({text: Label(clean(response.text, text))})
