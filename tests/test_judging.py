@@ -312,6 +312,20 @@ def test_the_tiny_base_is_no_judge_and_says_so(runs: Path, capsys: Capture) -> N
     assert all(row["answer"] for row in rows)
 
 
+def test_the_same_model_in_other_numbers_is_another_judge(runs: Path, capsys: Capture) -> None:
+    only = ("--only", "linear/reply*", "--limit", 2, "--max-new-tokens", 4, "--device", "cpu")
+    command = ("judge", runs, "--judge", "tiny", *only)
+    onepass(capsys, *command).succeeded()
+    numbers = ("--dtype", "bfloat16", "--base-quantization", "q4_0")
+    onepass(capsys, *command, *numbers).succeeded()
+    assert len(judgements_of(runs, "tiny")) == 1
+    ((header, *_),) = judgements_of(runs, "tiny-bfloat16-q4_0").values()
+    assert header["model"] == "tiny bfloat16 q4_0"
+    onepass(capsys, *command, *numbers, "--name", "tiny").refused("holds the judgements of tiny")
+    onepass(capsys, *command, "--name", "x", "--dtype", "float8").refused("float8")
+    onepass(capsys, *command, "--name", "x", "--device", "abacus").refused("abacus")
+
+
 def test_a_real_server_is_asked_and_its_babble_counts_for_nothing(
     runs: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -105,11 +105,22 @@ def endpoint_judge(
     )
 
 
-def local_judge(model: str, max_new_tokens: int, batch_size: int, name: str | None = None) -> Judge:
-    """A judge run here: a folder or a hub name; loaded only if there is something to ask."""
+def local_judge(
+    model: str,
+    max_new_tokens: int,
+    batch_size: int,
+    name: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantization: str = "none",
+) -> Judge:
+    """A judge run here: a folder or a hub name; loaded only if there is something to ask.
+
+    device, dtype, quantization: as of `load_base`. The last two make another judge of it.
+    """
 
     def answer(prompts: Sequence[str], on_response: OnResponse) -> None:
-        base = load_base(model)
+        base = load_base(model, device, dtype, quantization)
         lengths = [len(ids) for ids in prompt_ids(base.tokenizer, prompts)]
         fitting = []
         for place in sorted(range(len(prompts)), key=lengths.__getitem__, reverse=True):
@@ -126,8 +137,10 @@ def local_judge(model: str, max_new_tokens: int, batch_size: int, name: str | No
             for place, text in zip(chunk, done.texts, strict=True):
                 on_response(place, Response(text))
 
-    identity = f"{base_identity(model)} {max_new_tokens}"
+    weights = [each for each in (dtype, quantization) if each not in ("auto", "none")]
+    identity = " ".join([base_identity(model), str(max_new_tokens), *weights])
     shown = Path(model).resolve().name if Path(model).is_dir() else model
+    shown = " ".join([shown, *weights])
     return Judge(name or judge_name(shown), shown, identity, answer)
 
 

@@ -8,11 +8,14 @@ import typer
 
 from onepass.cli.options import (
     Concurrency,
+    Device,
+    Dtype,
     EndpointUrl,
     InputPrice,
     MaxCost,
     MaxTotalTokens,
     OutputPrice,
+    Quantization,
     Retries,
     Timeout,
 )
@@ -58,6 +61,9 @@ def judge(
         int, typer.Option(min=1, help="Longest answer; more for a judge that reasons first.")
     ] = 64,
     batch_size: Annotated[int, typer.Option(min=1, help="Outputs at a time, run here.")] = 8,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantization: Quantization = "none",
     concurrency: Concurrency = 4,
     timeout: Timeout = 60.0,
     retries: Retries = 5,
@@ -75,6 +81,7 @@ def judge(
     \b
     Examples:
       onepass judge runs/smalltown --judge MODEL_FOLDER
+      onepass judge runs/smalltown --judge MODEL_FOLDER --device cuda:1 --base-quantization 4bit
       onepass judge runs/smalltown --endpoint http://127.0.0.1:8000/v1 --judge-model NAME
       onepass judge runs/smalltown --endpoint URL --judge-model NAME --limit 50 --only 'lc*'
           --input-price 0.6 --output-price 2.4 --max-cost 5
@@ -105,7 +112,9 @@ def judge(
         chosen = endpoint_judge(server, max_new_tokens, spent, name)
     else:
         server = None
-        chosen = local_judge(str(judge), max_new_tokens, batch_size, name)
+        chosen = local_judge(
+            str(judge), max_new_tokens, batch_size, name, device, dtype, quantization
+        )
     inquiry = prepare(folder, chosen, Choice(only or (), splits or (), limit, corpus))
     todo = len(inquiry.open)
     note(f"{inquiry.predictions} outputs, {len(inquiry.prompts)} of them different, {todo} to ask")
