@@ -4,10 +4,15 @@
     python benchmarks/device.py --quick         smalltown alone, few conversations, half a minute
     python benchmarks/device.py --json FILE     also write the figures
 
-Every figure is made in this run. On smalltown LC++ is trained for a moment (what is measured does
-not depend on how well) and seconds are the median over held-out conversations, tokenising and all,
-each read anew. The 1B shape is Llama-3.2-1B's with random numbers in 4 bits and random adapters of
-rank 32; its file, 0.7 GB, is written to a temporary folder that is removed.
+Every figure is made in this run, on a base in 4 bits and adapters in 8, as `onepass pack` writes
+them. A composition is run in three forms: parts at their scales, fused into one adapter as the set
+is loaded, and merged into the base. A conversation is read for the first time ("new"), or has got
+one message more since it was answered ("goes on": each form finds in its cache what it read then).
+
+On smalltown LC++ is trained for a moment (what is measured does not depend on how well) and seconds
+are the median over held-out conversations, tokenising and all. The 1B shape is Llama-3.2-1B's with
+random numbers, adapters of rank 32, and a calibration of rank 4; its file, 0.7 GB, is written to a
+temporary folder that is removed.
 """
 
 import argparse
@@ -24,39 +29,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from one_billion import NAME, SCALES, write_one_billion
 
 from onepass.adapters.adapter import Adapter, Lora, load_adapter
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.files import write_text
-from onepass.device import Engine
+from onepass.device import Answer, Engine
 from onepass.export import export_gguf
-from onepass.export.gguf.adapter import write_lora
-from onepass.export.gguf.architecture import ARCHITECTURES, add_fields, tensor_names
-from onepass.export.gguf.file import Planned, storage_type, write_gguf
-from onepass.export.gguf.tokenizer import add_tokenizer
-from onepass.export.manifest import (
-    MANIFEST,
-    AdapterFile,
-    BaseFile,
-    CompositionEntry,
-    Manifest,
-    PassEntry,
-    Prompt,
-    describe,
-)
 from onepass.methods import METHODS, Setting
 from onepass.model.assets import embedded_adapter
-from onepass.model.load import Base, load_base
+from onepass.model.load import load_base
 from onepass.tasks.corpus import load_corpus
 from onepass.tasks.task import parse_task
 
 TASKS = ("summarize+translate:es", "reply+tone:professional")
+FORMS = ("multi-step", "parts", "fused", "merged")
+CONVERSATIONS = ("new", "goes on")
 Row = dict[str, Any]
 
 
-def smalltown(folder: Path, conversations: int, threads: int, repeats: int = 3) -> list[Row]:
-    """Composed (as parts and fused) against multi-step, on held-out conversations of two tasks."""
+def smalltown(folder: Path, threads: int, conversations: int, repeats: int = 3) -> Row:
+    """Each form on held-out conversations of two tasks."""
     base = load_base("tiny", "cpu")
     corpus = load_corpus("smalltown")
     made: dict[str, Composition] = {}
@@ -68,43 +61,48 @@ def smalltown(folder: Path, conversations: int, threads: int, repeats: int = 3) 
         setting = Setting(base, task, parts, corpus.examples(task, "train", 1000), (), options)
         made[name] = METHODS.get("lc++").build(setting)
         texts[name] = [each.input for each in corpus.examples(task, "test", conversations)]
-    base_adapter = next(iter(made.values())).passes[0].adapters[0].adapter
-    joint = Pass(TASKS[0], (Weighted(random_like(base_adapter), stored=True),))
+        export_gguf({name: made[name]}, base, folder / f"merged {name}", "q4_0", merged=True)
+    joint = Pass(TASKS[0], (Weighted(random_like(parts["reply"]), stored=True),))
     made["joint-expert"] = Composition(base.shape, TASKS[0], (joint,), "joint-expert")
-    manifest = export_gguf(made, base, folder, "f16")
-    rows = {}
-    for form, modes in ((False, ("zero-shot", "multi-step", "composed")), (True, ("composed",))):
-        with Engine(folder, threads=threads, fused=form, slots=1, cache=False) as engine:
-            for mode in modes:
-                answers = [
-                    min(
-                        (engine.run(name, text, mode) for _ in range(repeats)),
-                        key=lambda answer: answer.seconds,
-                    )
-                    for name, some in texts.items()
-                    for text in some
-                ]
-                rows["fused" if form else mode] = {
-                    "seconds": statistics.median(answer.seconds for answer in answers),
-                    "tokens": statistics.mean(answer.tokens for answer in answers),
-                    "prompt_tokens": statistics.mean(answer.prompt_tokens for answer in answers),
-                }
-            if not form:
-                scales = [manifest.composition(name).passes[0].scales for name in TASKS]
-                ids = engine.prompt_ids(texts[TASKS[0]][0])
-                swap = swap_seconds(engine, ids, scales)
-                peak = engine.peak_memory()
-    bytes_of = {entry.name: entry.marginal_bytes for entry in manifest.compositions}
-    row = {
-        "shape": f"tiny, {manifest.base.type}",
-        "conversations": conversations * len(TASKS),
-        "modes": rows,
+    manifest = export_gguf(made, base, folder / "set", "q4_0", fused=False, compactly=True)
+
+    def run_all(form: str, goes_on: bool) -> Row:
+        answers: list[Answer] = []
+        for name, some in texts.items():
+            place = folder / (f"merged {name}" if form == "merged" else "set")
+            fused = [name] if form == "fused" else []
+            mode = "multi-step" if form == "multi-step" else "composed"
+            with Engine(place, threads=threads, fused=fused, cache=goes_on) as engine:
+                for text in some:
+                    timed = []
+                    for _ in range(repeats):
+                        if goes_on:
+                            engine.run(name, text.rpartition("\n")[0], mode)
+                        timed.append(engine.run(name, text, mode))
+                    answers.append(min(timed, key=lambda answer: answer.seconds))
+        return {
+            "seconds": statistics.median(answer.seconds for answer in answers),
+            "written": statistics.mean(answer.tokens for answer in answers),
+            "read": statistics.mean(a.prompt_tokens - a.cached_tokens for a in answers),
+        }
+
+    cases = [
+        {"conversation": kind, "forms": {form: run_all(form, kind == "goes on") for form in FORMS}}
+        for kind in CONVERSATIONS
+    ]
+    with Engine(folder / "set", threads=threads, slots=1, cache=False) as engine:
+        scales = [manifest.composition(name).passes[0].scales for name in TASKS]
+        swap = swap_seconds(engine, engine.prompt_ids(texts[TASKS[0]][0]), scales)
+        peak = engine.peak_memory()
+    added = {entry.name: entry.marginal_bytes for entry in manifest.compositions}
+    return {
+        "shape": f"smalltown, tiny base, {conversations * len(TASKS)} conversations",
+        "cases": cases,
         "swap_seconds": swap,
         "peak_bytes": peak,
         "base_bytes": manifest.base.bytes,
-        "bytes_added": {"lc++": bytes_of[TASKS[0]], "joint-expert": bytes_of["joint-expert"]},
+        "bytes_added": {"lc++": added[TASKS[0]], "joint-expert": added["joint-expert"]},
     }
-    return [row]
 
 
 def random_like(adapter: Adapter) -> Adapter:
@@ -133,182 +131,127 @@ def swap_seconds(
     return median(scales) - same
 
 
-def one_billion(folder: Path, threads: int, repeats: int) -> list[Row]:
-    """The same at Llama-3.2-1B's shape, random, in 4 bits: for a short answer and a long one."""
+def one_billion(folder: Path, threads: int, repeats: int = 2) -> Row:
+    """Each form at Llama-3.2-1B's shape: conversations of 200 tokens, short answers and long."""
     manifest = write_one_billion(folder)
     sizes = {adapter.name: adapter.bytes for adapter in manifest.adapters}
-    both = manifest.compositions[0].passes[0].scales
+    options = {"context": 512, "threads": threads, "check": False}
     rng = np.random.default_rng(0)
     began = time.perf_counter()
-    with Engine(folder, context=512, threads=threads, slots=1, cache=False, check=False) as engine:
-        load = time.perf_counter() - began
-        measured = {
-            written: steps_and_seconds(engine, both, written, rng, repeats) for written in (32, 128)
-        }
-        prompt = rng.integers(300, 2000, 8).tolist()
-        swap = swap_seconds(engine, prompt, [both, {"summarize": 1.0}], count=8)
+    Engine(folder, **options).close()
+    loaded = time.perf_counter() - began
+    began = time.perf_counter()
+    with Engine(folder, fused=[NAME], slots=4, **options) as engine:
+        fused = time.perf_counter() - began
+        cases = [
+            {
+                "conversation": kind,
+                "forms": {
+                    form: in_steps(engine, form, written, kind == "goes on", rng, repeats)
+                    for form in FORMS
+                },
+            }
+            for written in (32, 128)
+            for kind in CONVERSATIONS
+        ]
         peak = engine.peak_memory()
-    return [
-        {
-            "shape": f"Llama-3.2-1B, q4_0, random, answers of {written} tokens",
-            "conversations": repeats,
-            "modes": modes,
-            "swap_seconds": swap,
-            "load_seconds": load,
-            "peak_bytes": peak,
-            "base_bytes": manifest.base.bytes,
-            "bytes_added": {"lc++": sizes["calibration"], "joint-expert": sizes["summarize"]},
-        }
-        for written, modes in measured.items()
-    ]
-
-
-def steps_and_seconds(
-    engine: Engine, both: dict[str, float], written: int, rng: np.random.Generator, repeats: int
-) -> dict[str, Row]:
-    """By mode, what it takes to read 200 tokens; a second step reads the first's answer."""
-    first = rng.integers(300, 2000, 200).tolist()
-    second = rng.integers(300, 2000, 28 + written).tolist()
-    plans: dict[str, list[tuple[list[int], dict[str, float]]]] = {
-        "zero-shot": [(first, {})],
-        "multi-step": [(first, {"summarize": 1.0}), (second, {"translate-es": 1.0})],
-        "composed": [(first, both)],
-        "fused": [(first, {"fused": 1.0})],
+    with Engine(folder, slots=1, cache=False, **options) as engine:
+        prompt = rng.integers(300, 2000, 8).tolist()
+        swap = swap_seconds(engine, prompt, [SCALES, {"summarize": 1.0}], count=8)
+    return {
+        "shape": f"Llama-3.2-1B's shape, random, {repeats} conversations",
+        "cases": cases,
+        "swap_seconds": swap,
+        "load_seconds": loaded,
+        "fuse_seconds": fused - loaded,
+        "peak_bytes": peak,
+        "base_bytes": manifest.base.bytes,
+        "bytes_added": {"lc++": sizes["calibration"], "joint-expert": sizes["summarize"]},
     }
-    rows: dict[str, Row] = {}
-    for mode, steps in plans.items():
-        taken = []
-        for _ in range(repeats):
-            began = time.perf_counter()
-            for prompt, scales in steps:
-                engine.complete(prompt, scales, written, to_the_end=True)
-            taken.append(time.perf_counter() - began)
-        rows[mode] = {
-            "seconds": statistics.median(taken),
-            "tokens": written * len(steps),
-            "prompt_tokens": sum(len(prompt) for prompt, _ in steps),
-        }
-    return rows
 
 
-def write_one_billion(folder: Path) -> Manifest:
-    """A device set of this shape: two adapters of rank 32, a calibration of rank 4, and all fused.
+def in_steps(
+    engine: Engine, form: str, written: int, goes_on: bool, rng: np.random.Generator, repeats: int
+) -> Row:
+    """A form on conversations of 200 tokens, of which 20 are new in one that goes on.
 
-    The tokenizer is the embedded base's, with padding up to the vocabulary's size.
+    A second step reads an instruction of 28 tokens, as before in one that goes on, and the first's
+    answer.
     """
-    config = LlamaConfig(
-        vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
-        num_attention_heads=32, num_key_value_heads=8, head_dim=64, max_position_embeddings=4096,
-        tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
-    )  # fmt: skip
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    base = Base(model, load_base("tiny", "cpu").tokenizer, "one-billion", torch.device("cpu"))
-    llama = ARCHITECTURES["llama"]
-    name = tensor_names(llama, config.num_hidden_layers)
-    planned = []
-    for path, tensor in model.named_parameters():
-        shape, title = tuple(tensor.shape), name(path)
-        planned.append(
-            Planned(title, shape, storage_type(title, shape, "q4_0"), partial(_random, shape))
-        )
+    # Merged into the base a composition costs what the base alone does.
+    scales: dict[str, list[Mapping[str, float]]] = {
+        "multi-step": [{"summarize": 1.0}, {"translate-es": 1.0}],
+        "parts": [SCALES],
+        "fused": [{f"fused/{NAME}": 1.0}],
+        "merged": [{}],
+    }
 
-    def fields(writer: Any) -> None:
-        writer.add_type("model")
-        add_fields(writer, config, llama)
-        add_tokenizer(writer, base)
+    def some(count: int) -> list[int]:
+        ids: list[int] = rng.integers(300, 2000, count).tolist()
+        return ids
 
-    write_gguf(folder / "base-q4_0.gguf", "llama", fields, planned)
-    adapters = []
-    ranks = {"summarize": 32, "translate-es": 32, "calibration": 4, "fused": 68}
-    for adapter, rank in ranks.items():
-        modules = {
-            path: Lora(torch.randn(rank, in_) * 0.01, torch.randn(out, rank) * 0.01)
-            for path, (out, in_) in base.shape.modules.items()
-        }
-        place = f"{adapter}.gguf"
-        write_lora(Adapter(adapter, modules), config, folder / place, "f16")
-        role = "calibration" if adapter == "calibration" else "task"
-        facts: Row = describe(folder, place) | {"name": adapter, "role": role, "rank": rank}
-        adapters.append(AdapterFile(**facts))
-    scales = {"summarize": 0.5, "translate-es": 0.5, "calibration": 1.0}
-    task = parse_task(TASKS[0])
-    facts = describe(folder, "base-q4_0.gguf") | {
-        "name": base.name, "architecture": "llama", "type": "q4_0",
-        "vocabulary": config.vocab_size, "context": config.max_position_embeddings,
-    }  # fmt: skip
-    manifest = Manifest(
-        onepass="benchmark",
-        base=BaseFile(**facts),
-        adapters=adapters,
-        compositions=[
-            CompositionEntry(
-                name="both", task=task.name, method="lc++", parts={}, marginal_bytes=0,
-                passes=[PassEntry(task=task.name, instruction=task.instruction, scales=scales)],
-            )
-        ],
-        prompt=Prompt(
-            before=[], text_before="", text_after="", after=[], stop=[], control=[],
-            normalization=None,
-        ),
-    )  # fmt: skip
-    (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
-    return manifest
+    def answer(conversation: list[int], instruction: list[int]) -> tuple[float, int]:
+        read, began = 0, time.perf_counter()
+        for step, each in enumerate(scales[form]):
+            prompt = [*instruction, *some(written)] if step else conversation
+            done = engine.complete(prompt, each, written, to_the_end=True)
+            read += done.prompt_tokens - done.cached_tokens
+        return time.perf_counter() - began, read
 
-
-def _random(shape: tuple[int, ...]) -> Any:
-    rng = np.random.default_rng(shape[0])
-    if len(shape) == 1:
-        return np.ones(shape, dtype=np.float32)
-    # One stretch of rows again and again: to time a product any numbers will do.
-    rows = rng.standard_normal((min(shape[0], 256), shape[1]), dtype=np.float32) * 0.02
-    return np.resize(rows, shape)
+    taken = []
+    for _ in range(repeats):
+        conversation, instruction = some(200), some(28)
+        if goes_on:
+            answer(conversation[:180], instruction)
+        taken.append(answer(conversation, instruction))
+    seconds, read = min(taken)
+    return {"seconds": seconds, "written": written * len(scales[form]), "read": read}
 
 
 def show(row: Row) -> None:
-    modes = row["modes"]
-    print(f"\n{row['shape']}: {row['base_bytes'] / 2**20:.1f} MiB, {row['conversations']} runs")
-    print(f"{'':<22}{'seconds':>10}{'tokens':>9}{'read':>7}{'faster than multi-step':>25}")
-    for mode, figures in modes.items():
-        faster = modes["multi-step"]["seconds"] / figures["seconds"]
-        title = "composed, fused" if mode == "fused" else mode
-        print(
-            f"{title:<22}{figures['seconds']:>10.4f}{figures['tokens']:>9.1f}"
-            f"{figures['prompt_tokens']:>7.0f}{faster:>24.2f}x"
-        )
+    print(f"\n{row['shape']}")
+    print(f"{'conversation':<14}{'form':<12}{'read':>6}{'written':>9}{'seconds':>9}{'faster':>8}")
+    for case in row["cases"]:
+        for form, done in case["forms"].items():
+            faster = case["forms"]["multi-step"]["seconds"] / done["seconds"]
+            print(
+                f"{case['conversation']:<14}{form:<12}{done['read']:>6.0f}{done['written']:>9.0f}"
+                f"{done['seconds']:>9.4f}{faster:>7.2f}x"
+            )
     added = row["bytes_added"]
     share = 100 * added["lc++"] / added["joint-expert"]
     print(
-        f"one more combination: {added['lc++']:,} bytes, {share:.1f} % of a joint expert's", end=""
+        f"base: {row['base_bytes'] / 2**20:.1f} MiB; one more combination: {added['lc++']:,} bytes"
     )
-    print(f" {added['joint-expert']:,}")
-    print(f"changing the composition: {1000 * row['swap_seconds']:.2f} ms a request", end="")
+    print(f"({share:.1f} % of a joint expert's {added['joint-expert']:,}); ", end="")
+    print(f"changing it: {1000 * row['swap_seconds']:.2f} ms a request", end="")
+    if "fuse_seconds" in row:
+        print(
+            f"; loading: {row['load_seconds']:.2f} s, fusing: {row['fuse_seconds']:.2f} s", end=""
+        )
     if row["peak_bytes"]:
-        print(f"; peak memory of the engine: {row['peak_bytes'] / 2**20:.0f} MiB", end="")
+        print(f"; peak memory: {row['peak_bytes'] / 2**20:.0f} MiB", end="")
     print(flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="smalltown alone, few conversations")
-    parser.add_argument("--threads", type=int, default=1, help="at the 1B shape")
+    # One by default: on the tiny base more only wait for each other.
+    parser.add_argument("--threads", type=int, default=1, help="of the engine")
     parser.add_argument("--json", type=Path, help="write the figures into this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rows: list[Row] = []
-    makes: list[Callable[[Path], list[Row]]] = [
-        # One thread: on a base this small more only wait for each other.
-        partial(smalltown, conversations=5 if options.quick else 50, threads=1)
-    ]
+    count = 5 if options.quick else 50
+    makes: list[Callable[[Path, int], Row]] = [partial(smalltown, conversations=count)]
     if not options.quick:
-        makes.append(partial(one_billion, threads=options.threads, repeats=2))
+        makes.append(one_billion)
     for make in makes:
         with tempfile.TemporaryDirectory() as folder:
-            made = make(Path(folder))
-        rows += made
-        for row in made:
-            show(row)
+            rows.append(make(Path(folder), options.threads))
+        show(rows[-1])
     if options.json:
         import xllamacpp
 

@@ -182,9 +182,8 @@ def test_gguf_export_holds_the_fused_adapter_too(
     ).succeeded()  # fmt: skip
     assert (out / "fused" / "both.gguf").is_file()
     options = ("run", out, "--input", chat, "--max-new-tokens", "6")
-    apart = onepass(capsys, *options).succeeded()
-    assert onepass(capsys, *options, "--fused").succeeded().out == apart.out
-    onepass(capsys, *options, "--fused", "--mode", "main").refused("needs the adapters apart")
+    apart = onepass(capsys, *options, "--parts").succeeded()
+    assert onepass(capsys, *options).succeeded().out == apart.out
 
 
 def test_a_merged_set_holds_one_composition_and_does_it(

@@ -51,8 +51,13 @@ def run(
         int | None, typer.Option(min=1, help="Of the engine.", rich_help_panel=MACHINE)
     ] = None,
     fused: Annotated[
-        bool, typer.Option(help="Load the fused adapters instead of the parts.")
-    ] = False,
+        bool,
+        typer.Option(
+            "--fused/--parts",
+            help="Put each composition together as one adapter, which is faster, or not.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = True,
 ) -> None:
     """Run a device set on llama.cpp: on a file, or in conversation on a terminal.
 
@@ -68,6 +73,7 @@ def run(
     """
     from onepass.device import Engine
     from onepass.device.modes import plan
+    from onepass.export.manifest import read_set
 
     if out != "-":
         check_writable(Path(out), folder=False)
@@ -76,13 +82,16 @@ def run(
     if input is not None and format is Format.auto:
         format = Format.jsonl if input.endswith(".jsonl") else Format.text
     texts = [] if input is None else read_input(STDIN if input == "-" else Path(input), format)
-    with Engine(folder, context=context, threads=threads, fused=fused) as engine:
-        entries = [engine.manifest.composition(name) for name in composition or []]
-        entries = entries or [engine.manifest.compositions[0]]
-        ways = [Way(entry.name, each) for entry in entries for each in mode or ["composed"]]
-        for entry in entries:
-            for each in mode or []:
-                plan(entry, each)
+    manifest = read_set(folder)
+    entries = [manifest.composition(name) for name in composition or []]
+    entries = entries or [manifest.compositions[0]]
+    modes = mode or ["composed"]
+    for entry in entries:
+        for each in modes:
+            plan(entry, each)
+    ways = [Way(entry.name, each) for entry in entries for each in modes]
+    one = [entry.name for entry in entries] if fused and "composed" in modes else []
+    with Engine(folder, context=context, threads=threads, fused=one, check=False) as engine:
         if input is None:
             converse(engine, ways[0], max_new_tokens)
         elif len(ways) == 1:

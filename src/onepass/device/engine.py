@@ -10,7 +10,7 @@ combination of scales keeps a slot of its own with the prompt it read last, as f
 import threading
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from onepass.core.errors import OnepassError
 from onepass.core.files import inside
 from onepass.core.registry import unknown
 from onepass.device.modes import plan
-from onepass.device.plain import plain_files
+from onepass.device.plain import fused_name, plain_files
 from onepass.device.process import EngineProcess
 from onepass.export.manifest import MANIFEST, Manifest, PassEntry, read_set
 from onepass.tasks.prompt import fit_prompt
@@ -70,7 +70,8 @@ class Engine:
         slots: how many combinations of scales keep their prompt cache; each costs a context.
         threads: of the engine; by default its own choice.
         exact: a 32-bit cache and plain attention, for comparison with PyTorch; slower.
-        fused: load each composition's one fused adapter instead of its parts.
+        fused: compositions to run as one adapter each, which is faster: what the set holds so, or
+            is put together in about the time it takes to read the parts.
         check: compare the checksums of all files first.
         cache: whether a prompt that begins as the slot's last one is read from there on only.
         timeout: seconds to wait for an answer.
@@ -87,7 +88,7 @@ class Engine:
         slots: int = 2,
         threads: int | None = None,
         exact: bool = False,
-        fused: bool = False,
+        fused: Collection[str] = (),
         check: bool = True,
         cache: bool = True,
         timeout: float = 600.0,
@@ -102,13 +103,13 @@ class Engine:
             )
         if slots < 1:
             raise OnepassError(f"slots {slots}: expected at least 1")
-        self.fused = fused
         self._cache = cache
-        self._adapters = _adapters(self.manifest, fused)
         self._slots: dict[tuple[float, ...], int] = {}
         self._slot_count = slots
         self._busy = threading.Lock()
-        with plain_files(folder, self.manifest, self._adapters.values()) as paths:
+        with plain_files(folder, self.manifest, fused) as adapters:
+            self._adapters = list(adapters)
+            paths = [str(path) for path in adapters.values()]
             settings = {
                 "model": str(inside(folder / MANIFEST, base.path)),
                 "adapters": paths,
@@ -229,19 +230,14 @@ class Engine:
 
     def _plan(self, composition: str, mode: str) -> list[PassEntry]:
         entry = self.manifest.composition(composition)
-        if mode != "composed" and (self.fused or self.manifest.base.merged):
+        if mode != "composed" and self.manifest.base.merged:
             raise OnepassError(
-                f"mode {mode} needs the adapters apart; this engine has only the whole composition"
+                f"mode {mode} needs the adapters apart; the set's base is the whole composition"
             )
         passes = plan(entry, mode)
-        if not self.fused:
-            return passes
-        if entry.fused is None:
-            raise OnepassError(
-                f"the set has no fused adapter of composition {entry.name!r}; "
-                "export it again with --format gguf"
-            )
-        return [passes[0].model_copy(update={"scales": {entry.name: 1.0}})]
+        if mode == "composed" and fused_name(entry.name) in self._adapters:
+            return [passes[0].model_copy(update={"scales": {fused_name(entry.name): 1.0}})]
+        return passes
 
     def _fitted(self, pass_: PassEntry, text: str, max_new_tokens: int) -> tuple[list[int], str]:
         if max_new_tokens < 1:
@@ -262,9 +258,9 @@ class Engine:
         return self.prompt_ids(fitted.prompt), fitted.notice
 
     def _ask(self, prompt: Sequence[int], scales: Mapping[str, float], **more: Any) -> Any:
-        strangers = sorted(scales.keys() - self._adapters.keys())
+        strangers = sorted(scales.keys() - set(self._adapters))
         if strangers:
-            raise unknown("adapter of this set", strangers[0], list(self._adapters))
+            raise unknown("adapter of this set", strangers[0], self._adapters)
         vector = tuple(float(scales.get(name, 0.0)) for name in self._adapters)
         with self._busy:
             body = {
@@ -295,10 +291,3 @@ class Engine:
                 f"llama.cpp has loaded the adapters in another order, {', '.join(loaded)}; "
                 "their scales would be mixed up"
             )
-
-
-def _adapters(manifest: Manifest, fused: bool) -> dict[str, str]:
-    """The path of each adapter to load, by its name, in the engine's order."""
-    if fused:
-        return {e.name: e.fused.path for e in manifest.compositions if e.fused}
-    return {adapter.name: adapter.path for adapter in manifest.adapters}

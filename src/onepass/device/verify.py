@@ -1,12 +1,13 @@
 """Whether a device set is whole, fits together, and computes what PyTorch computed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from onepass.core.errors import OnepassError
 from onepass.core.files import inside
 from onepass.device.engine import Engine
-from onepass.device.plain import largest
+from onepass.device.plain import fused_name, largest
 from onepass.export.gguf.compact import expanded
 from onepass.export.gguf.header import Header, mapped, read_header
 from onepass.export.manifest import MANIFEST, Manifest, Vector, read_set
@@ -40,7 +41,8 @@ def verify(folder: Path | str, threads: int | None = None) -> list[Checked]:
     check_shapes(folder, manifest)
     if not manifest.vectors:
         raise OnepassError(f"{folder} holds no test vector; write it with `onepass pack`")
-    with Engine(folder, exact=True, slots=1, threads=threads, check=False) as engine:
+    fused = [entry.name for entry in manifest.compositions if entry.fused]
+    with Engine(folder, exact=True, fused=fused, slots=1, threads=threads, check=False) as engine:
         checked = [_compare(engine, vector) for vector in manifest.vectors]
     for each in checked:
         if each.difference > each.tolerance:
@@ -53,13 +55,17 @@ def verify(folder: Path | str, threads: int | None = None) -> list[Checked]:
 
 
 def _compare(engine: Engine, vector: Vector) -> Checked:
-    scales = engine.manifest.composition(vector.composition).passes[0].scales
+    entry = engine.manifest.composition(vector.composition)
+    forms: list[Mapping[str, float]] = [entry.passes[0].scales]
+    if entry.fused:
+        forms.append({fused_name(entry.name): 1.0})
     worst = 0.0
     for place, expected in enumerate(vector.top):
         prompt = [*vector.prompt, *vector.tokens[:place]]
-        found = engine.log_probabilities(prompt, scales, top=_ASKED)
-        for token, value in expected.items():
-            worst = max(worst, abs(found.get(token, _FLOOR) - value))
+        for scales in forms:
+            found = engine.log_probabilities(prompt, scales, top=_ASKED)
+            for token, value in expected.items():
+                worst = max(worst, abs(found.get(token, _FLOOR) - value))
     return Checked(vector.composition, len(vector.tokens), worst, vector.tolerance)
 
 
