@@ -147,7 +147,9 @@ def _as(raw: Raw, type_: str, wanted: str, length: int) -> Raw:
     quants, kinds = optional("gguf", "device").quants, _kinds()
     numbers = quants.dequantize(raw, kinds[type_])
     numbers = np.pad(numbers, ((0, 0), (0, length - numbers.shape[1])))
-    return np.ascontiguousarray(quants.quantize(numbers, kinds[wanted])).view(np.uint8)
+    # As one row: the package takes sixteen at a time, which is slow where they are short.
+    stored = quants.quantize(numbers.reshape(1, -1), kinds[wanted])
+    return np.ascontiguousarray(stored).view(np.uint8).reshape(len(raw), -1)
 
 
 def _filled_rows(raw: Raw, count: int) -> Raw:
