@@ -1,5 +1,6 @@
 """The bench: each cell is done once, whatever happens, and means what it says."""
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -17,11 +18,13 @@ from typer.testing import CliRunner
 from bench_kit import TASKS, small_recipe, write_recipe
 from onepass.adapters.adapter import load_adapter
 from onepass.adapters.composition import Composition
+from onepass.adapters.merging import MERGES, stack
 from onepass.bench import job as job_module
 from onepass.bench.bench import make_plan, run_bench
 from onepass.bench.cells import Cell, jobs_of
 from onepass.bench.job import do_job
 from onepass.bench.recipe import Recipe
+from onepass.bench.report import make_report, report_markdown
 from onepass.bench.runs import FAILURES, STATE, Run, load_run, load_runs, pack, unpack
 from onepass.bench.workers import (
     Event,
@@ -34,7 +37,7 @@ from onepass.bench.workers import (
 )
 from onepass.cli.app import build_app
 from onepass.core.errors import OnepassError
-from onepass.methods import METHODS, Setting
+from onepass.methods import METHODS, Method, Setting, setting
 from onepass.model import train
 from onepass.model.generate import Generated, run
 from onepass.model.load import Base
@@ -138,6 +141,63 @@ def test_only_what_changed_is_done_again(small: Small, tmp_path: Path) -> None:
     options = {"lc": {"max_steps": 2, "batch_size": 4, "eval_every": 1}}
     assert {job.method for job in make_plan(small(options=options)[0], out).jobs} == {"lc"}
     assert len(make_plan(small(max_new_tokens=5)[0], out).jobs) == 3 * len(TASKS)
+
+
+def test_a_changed_method_is_told_and_done_again_when_asked(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, out = small(), tmp_path / "out"
+    recipe, text = made
+    bench(made, out)
+    before = outputs(out)
+    assert make_plan(recipe, out).changed == make_report(out).changed == ""
+    assert make_plan(recipe, out, redo={"lc"}).jobs == []
+    monkeypatch.setitem(vars(METHODS.get("lc")), "code", "edited")
+    plan = make_plan(recipe, out)
+    assert (plan.jobs, plan.done) == ([], 6)
+    assert "Since 2 of these cells were run" in plan.changed
+    assert "--redo lc`" in plan.changed
+    assert plan.changed in report_markdown(make_report(out))
+    events = list(
+        run_bench(make_plan(recipe, out, redo={"lc"}), recipe, text, out, in_this_process)
+    )
+    assert {(cell.method, cell.task) for cell in finished(events)} == {("lc", t) for t in TASKS}
+    assert outputs(out) == before
+    assert make_plan(recipe, out).changed == make_report(out).changed == ""
+    assert make_plan(recipe, out, redo={"lc"}).jobs == []  # so that it can be stopped, and goes on
+
+
+def test_a_run_that_does_not_tell_its_code_is_done_until_asked_for(
+    small: Small, tmp_path: Path
+) -> None:
+    (recipe, text), out = small(methods=["linear"], tasks=TASKS[:1]), tmp_path / "out"
+    bench((recipe, text), out)
+    (path,) = out.glob("*/*/*/run.json")
+    told = json.loads(path.read_text())
+    del told["environment"]["method_code"]
+    path.write_text(json.dumps(told))
+    plan = make_plan(recipe, out)
+    assert (plan.jobs, plan.changed) == ([], "")
+    assert len(make_plan(recipe, out, redo={"linear"}).jobs) == 1
+
+
+def test_the_code_of_a_method_is_its_own_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a_method.py"
+    codes = []
+    monkeypatch.syspath_prepend(tmp_path)
+    for body in ("x = 1\n", "x = 22\n", "x = 1\n"):
+        path.write_text(body)
+        importlib.import_module("a_method")
+        codes.append(Method("m", "M", METHODS.get("lc").build, modules=("a_method",)).code)
+    assert codes[0] == codes[2] != codes[1]
+    assert Method("m", "M", METHODS.get("lc").build, modules=("no_such",)).code == ""
+    for name in METHODS:
+        assert METHODS.get(name).code, name
+    assert METHODS.get("shared-lc").modules[1] == METHODS.get("lc").modules[0]
+    for name in MERGES:  # the file of the merge, not that of its decorator
+        assert METHODS.get(name).modules[-1] not in (setting.__name__, stack.__name__)
 
 
 def test_runs_outlive_a_move(

@@ -188,6 +188,22 @@ def test_a_changed_recipe_is_what_the_folder_keeps(
     assert int(load_run(run).environment["peak_memory_mb"]) > 100
 
 
+def test_a_changed_method_is_told_and_done_again_with_redo(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, few = recipe.parent / "runs", ("--set", "methods=[zero-shot]", "--set", "test=3")
+    bench(capsys, recipe, out, *few).succeeded()
+    monkeypatch.setitem(vars(METHODS.get("zero-shot")), "code", "edited")
+    for more in (("--plan",), ()):
+        told = bench(capsys, recipe, out, *few, *more).succeeded().err
+        assert "the code of their methods has changed" in told
+        assert "--redo zero-shot" in told
+    bench(capsys, recipe, out, *few, "--redo", "one-shot").refused("'one-shot'", "zero-shot")
+    redone = bench(capsys, recipe, out, *few, "--redo", "zero*").succeeded().err
+    assert ", 0 of them done already" in redone
+    assert "has changed" not in bench(capsys, recipe, out, *few).succeeded().err
+
+
 def bench(capsys: pytest.CaptureFixture[str], recipe: Path, out: Path, *more: object) -> Done:
     return onepass(capsys, "bench", recipe, "--out", out, "--workers", 0, *more)
 

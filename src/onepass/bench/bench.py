@@ -1,42 +1,53 @@
 """Running a recipe: what is done already stays, what is not is done, what fails is told."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from onepass.bench.cells import Job, jobs_of
 from onepass.bench.materials import fingerprint
 from onepass.bench.recipe import Recipe
-from onepass.bench.runs import FAILURES, STATE, is_done, open_folder
+from onepass.bench.runs import FAILURES, STATE, Run, changed_code, done_run, open_folder
 from onepass.bench.workers import Backend, Events, Failed, Finished
 from onepass.core.files import write_text
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The `jobs` that still have to be done; how many cells are asked for, and are `done`."""
+    """The `jobs` that still have to be done; how many cells are asked for, and are `done`.
+
+    changed: what there is to say of methods that have changed since.
+    """
 
     jobs: list[Job]
     cells: int
     done: int
+    changed: str
 
 
-def make_plan(recipe: Recipe, folder: Path, only: Sequence[str] = ()) -> Plan:
+def make_plan(
+    recipe: Recipe, folder: Path, only: Sequence[str] = (), redo: Collection[str] = ()
+) -> Plan:
     """Compare what the recipe asks for with what `folder` holds.
 
     Reads all examples that will be needed, so that what is wrong with them shows now.
+    redo: methods of which a cell is done only if their code of now has made it.
     """
     asked = jobs_of(recipe, only)
     left: list[Job] = []
+    done: list[Run] = []
     for job in asked:
-        cells = tuple(
-            cell for cell in job.cells if not is_done(cell, fingerprint(recipe, cell, job), folder)
-        )
+        again = job.method in redo
+        runs = {
+            cell: done_run(cell, fingerprint(recipe, cell, job), folder, again)
+            for cell in job.cells
+        }
+        done += [run for run in runs.values() if run]
+        cells = tuple(cell for cell, run in runs.items() if not run)
         if cells:
-            left.append(Job(cells, job.together))
-    total = sum(len(job.cells) for job in asked)
-    return Plan(left, total, total - sum(len(job.cells) for job in left))
+            left.append(Job(cells, job.together, again))
+    return Plan(left, sum(len(job.cells) for job in asked), len(done), changed_code(done))
 
 
 def run_bench(plan: Plan, recipe: Recipe, text: str, folder: Path, backend: Backend) -> Events:

@@ -4,9 +4,9 @@ A cell is one method on one task with one budget and one seed. A job is what a w
 training and its cells, a single one except for shared methods. Both are plain, picklable data.
 """
 
+import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Job:
-    """The `cells` that come of one training on the tasks `together` (for a shared method, all)."""
+    """The `cells` that come of one training on the tasks `together` (for a shared method, all).
+
+    redo: also those of them that other code of the method has made.
+    """
 
     cells: tuple[Cell, ...]
     together: tuple[str, ...]
+    redo: bool = False
 
     @property
     def method(self) -> str:
@@ -98,7 +102,19 @@ def jobs_of(recipe: Recipe, only: Sequence[str] = ()) -> list[Job]:
 def matches(cell: Cell, pattern: str) -> bool:
     """Whether a cell is like METHOD or METHOD/TASK, in which * and ? match any."""
     method, _, task = pattern.partition("/")
-    return fnmatchcase(cell.method, method) and fnmatchcase(cell.task, task or "*")
+    return fnmatch.fnmatchcase(cell.method, method) and fnmatch.fnmatchcase(cell.task, task or "*")
+
+
+def methods_like(recipe: Recipe, patterns: Sequence[str]) -> set[str]:
+    """The recipe's methods that a pattern matches; an `OnepassError` for one that matches none."""
+    found = {pattern: fnmatch.filter(recipe.methods, pattern) for pattern in patterns}
+    for pattern, names in found.items():
+        if not names:
+            raise OnepassError(
+                f"no method of recipe {recipe.name} is like {pattern!r}; it has "
+                f"{', '.join(recipe.methods)}"
+            )
+    return {name for names in found.values() for name in names}
 
 
 def work(job: Job, recipe: Recipe) -> float:

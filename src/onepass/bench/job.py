@@ -27,7 +27,7 @@ from onepass.bench.materials import (
     validation_examples,
 )
 from onepass.bench.recipe import Recipe
-from onepass.bench.runs import STATE, Run, RunCost, SplitResult, is_done, pack, save_run
+from onepass.bench.runs import CODE, STATE, Run, RunCost, SplitResult, done_run, pack, save_run
 from onepass.core.errors import OnepassError
 from onepass.evaluate.score import score
 from onepass.methods import METHODS, Setting
@@ -67,7 +67,7 @@ def do_job(
         todo = {
             cell: mark
             for cell in job.cells
-            if not is_done(cell, mark := fingerprint(recipe, cell, job), folder)
+            if not done_run(cell, mark := fingerprint(recipe, cell, job), folder, job.redo)
         }
         if not ours or not todo:
             return Tally(0, 0, 0.0)
@@ -163,6 +163,7 @@ def _test(
         card=composition.card,
         environment={
             **environment(str(setting.base.device)),
+            CODE: METHODS.get(cell.method).code,
             "peak_memory_mb": f"{peak_memory(setting.base.device) / 1e6:.0f}",
         },
     )

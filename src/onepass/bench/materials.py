@@ -100,7 +100,8 @@ def adapters_for(recipe: Recipe, task: str) -> dict[str, Adapter]:
 def fingerprint(recipe: Recipe, cell: Cell, job: Job) -> str:
     """Changes when anything does that the cell's result depends on.
 
-    What does not count: other cells, paths, the batch size of generation, the device, the code.
+    What does not count: other cells, paths, the batch size of generation, the device, the code
+    (see `runs.changed_code`).
     """
     weights = {
         field: getattr(recipe, field)

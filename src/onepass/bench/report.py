@@ -13,7 +13,7 @@ from onepass.bench.curves import draw_curves
 from onepass.bench.judge_tables import judge_tables
 from onepass.bench.judgements import load_judged, with_scores
 from onepass.bench.results import Results, interval
-from onepass.bench.runs import FAILURES, load_runs
+from onepass.bench.runs import FAILURES, changed_code, load_runs
 from onepass.bench.table import Column, Table, Value, to_csv, to_markdown
 from onepass.core.errors import OnepassError
 from onepass.core.files import read_text, write_text
@@ -43,6 +43,7 @@ class Report:
     title: str
     setting: str
     missing: str
+    changed: str
     comparison: Table
     costs: Table
     tests: Table | None
@@ -80,6 +81,7 @@ def make_report(folder: Path | str, reference: Path | str | None = None) -> Repo
         title=recipe.name,
         setting=_setting(results),
         missing=_missing(results, folder),
+        changed=changed_code(runs),
         comparison=tables.comparison(results),
         costs=tables.costs(results),
         tests=tables.tests(results),
@@ -183,8 +185,7 @@ def _families(results: Results, published: Published) -> Table | None:
 def report_markdown(report: Report) -> str:
     """The report as one markdown text."""
     parts = [f"# {report.title}\n", f"{report.setting}.\n"]
-    if report.missing:
-        parts.append(f"{report.missing}\n")
+    parts += [f"{remark}\n" for remark in (report.missing, report.changed) if remark]
     parts += [to_markdown(table) for table in report.shown()]
     parts.append(f"## Agreement with published figures\n\n{report.agreement_text()}.\n")
     if report.curves is not None:

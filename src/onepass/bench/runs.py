@@ -7,7 +7,8 @@ DIR/.state/                                        trainings in flight; safe to 
 DIR/.failures/                                     why a cell failed, until it succeeds
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +25,12 @@ from onepass.core.files import (
     write_jsonl,
     write_text,
 )
+from onepass.methods import METHODS
 
 RECIPE, RUN, PREDICTIONS = "recipe.yaml", "run.json", "predictions.jsonl"
 STATE, FAILURES = ".state", ".failures"
+CODE = "method_code"
+"""In a run's environment: `Method.code` when it was made. Older runs do not tell."""
 
 Scores = list[float | None]
 
@@ -118,15 +122,35 @@ def load_run(path: Path) -> Run:
         ) from error
 
 
-def is_done(cell: Cell, fingerprint: str, folder: Path) -> bool:
-    """Whether the cell has a run of this very fingerprint; one that cannot be read is not done."""
+def done_run(cell: Cell, fingerprint: str, folder: Path, redo: bool = False) -> Run | None:
+    """The cell's run of this very fingerprint; None where none can be read.
+
+    redo: nor one that may have been made by other code of its method than there is now.
+    """
     path = folder / cell.place / RUN
     if not path.is_file():
-        return False
+        return None
     try:
-        return load_run(path).fingerprint == fingerprint
+        run = load_run(path)
     except OnepassError:
-        return False
+        return None
+    outdated = redo and run.environment.get(CODE) != METHODS.get(cell.method).code
+    return None if outdated or run.fingerprint != fingerprint else run
+
+
+def changed_code(runs: Iterable[Run]) -> str:
+    """What to say of runs that other code of their methods made than there is now; "" for none."""
+    changed = Counter(
+        run.method
+        for run in runs
+        if run.environment.get(CODE) not in (None, METHODS.get(run.method).code)
+    )
+    if not changed:
+        return ""
+    return (
+        f"Since {changed.total()} of these cells were run, the code of their methods has changed; "
+        f"`onepass bench RECIPE --redo {' '.join(changed)}` runs them again."
+    )
 
 
 def open_folder(folder: Path, recipe: Recipe, text: str) -> None:

@@ -39,6 +39,13 @@ def bench(
         list[str] | None,
         typer.Option(metavar="METHOD[/TASK]", help="Only cells like this; * and ? match any."),
     ] = None,
+    redo: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD",
+            help="Do cells of a method again that its code of now has not made; * and ? match any.",
+        ),
+    ] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option(
@@ -63,6 +70,7 @@ def bench(
 
     A cell is one method on one task with one budget of examples and one seed. Finished cells are
     never done again unless what they depend on has changed, and Ctrl-C loses nothing but seconds.
+    That the code of a method has changed is only told; --redo METHOD then does its cells again.
     A recipe with a section `train` has the adapters that are missing trained first.
 
     
@@ -74,6 +82,7 @@ def bench(
     """
     from onepass.bench.adapters import missing, with_places
     from onepass.bench.bench import make_plan, run_bench
+    from onepass.bench.cells import methods_like
     from onepass.bench.changes import changed_text
     from onepass.bench.recipe import recipe_from
     from onepass.bench.workers import in_processes, in_this_process
@@ -83,21 +92,25 @@ def bench(
     loaded = recipe_from(text, recipe)
     folder = out or Path("runs") / loaded.name
     loaded = with_places(loaded, folder)
+    again = methods_like(loaded, redo or ())
     console = Console(stderr=True)
     if workers is None:
         workers = 1 if _on_gpu(loaded.device) else os.cpu_count() or 1
     if plan_only:
-        print_plan(loaded, folder, only or (), flops, max(workers, 1))
+        plan = make_plan(loaded, folder, only or (), again)
+        print_plan(loaded, folder, plan, only or (), flops, max(workers, 1))
         return
     if untrained := missing(loaded, only or ()):
         console.print(
             f"{loaded.name}: training adapters first, for {', '.join(untrained)}", soft_wrap=True
         )
         _train(loaded, text, folder, only or (), console)
-    plan = make_plan(loaded, folder, only or ())
+    plan = make_plan(loaded, folder, only or (), again)
     console.print(
         f"{loaded.name}: {plan.cells} cells, {plan.done} of them done already", soft_wrap=True
     )
+    if plan.changed:
+        console.print(plan.changed, style="yellow", markup=False, soft_wrap=True)
     backend = in_processes(workers) if workers else in_this_process
     events = run_bench(plan, loaded, text, folder, backend)
     try:

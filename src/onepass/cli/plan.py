@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from onepass.cli.show import note, print_table
 
 if TYPE_CHECKING:
+    from onepass.bench.bench import Plan
     from onepass.bench.recipe import Recipe
 
 HEADER = (
@@ -16,13 +17,19 @@ HEADER = (
 
 
 def print_plan(
-    recipe: "Recipe", folder: Path, only: Sequence[str], flops: float | None, workers: int
+    recipe: "Recipe",
+    folder: Path,
+    plan: "Plan",
+    only: Sequence[str],
+    flops: float | None,
+    workers: int,
 ) -> None:
-    """Print the cells of a recipe that are left, by method, and what the figures rest on."""
-    from onepass.bench.bench import make_plan
+    """Print the cells of a recipe that are left, by method, and what the figures rest on.
+
+    only: what the `plan` was made with.
+    """
     from onepass.bench.estimate import estimate
 
-    plan = make_plan(recipe, folder, only)
     found = estimate(plan, recipe, folder, only, flops)
     rows = []
     for row in found.rows:
@@ -52,6 +59,8 @@ def print_plan(
         f"about {_time(seconds / workers)} with {workers} "
         f"{'worker' if workers == 1 else 'workers'}"
     )
+    if plan.changed:
+        note(plan.changed)
     if found.state_bytes:
         note(
             f"while it trains: up to {found.state_bytes / 1e6:,.0f} MB of state per worker, in "

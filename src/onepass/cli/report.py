@@ -60,8 +60,8 @@ def report(
                 Console(width=max(console.width, needed)).print(drawn)
                 console.print(f"{table.note}\n", markup=False, highlight=False)
             console.print(found.agreement_text(), markup=False)
-            if found.missing:
-                console.print(found.missing, style="yellow")
+            for remark in filter(None, (found.missing, found.changed)):
+                console.print(remark, style="yellow", markup=False)
         case Format.markdown:
             typer.echo(report_markdown(found))
         case Format.csv:

@@ -46,6 +46,7 @@ for name in MERGES:
         register = method(
             name,
             found.title,
+            made_of=(found.merge,),
             reference=REFERENCES.get(name, ""),
             options=("weights", "rank", "pico", *found.options),
         )

@@ -4,9 +4,13 @@ A method is a function from a `Setting` to a `Composition`. To add one, write a 
 with a decorated function, and import it in `onepass.methods`.
 """
 
+import hashlib
+import inspect
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +112,8 @@ class Method:
     `reference` is its row in the paper's table 1, if it has one there. `options` are the options it
     reads beside those of training. `learns`: needs training examples, so the budget matters.
     `shared`: what it learns serves all tasks of a recipe at once. `efficient`: one pass, and far
-    less storage than an adapter. `uses_adapters`: needs those of the task's parts.
+    less storage than an adapter. `uses_adapters`: needs those of the task's parts. `modules` are
+    the names of those it is written in.
     """
 
     name: str
@@ -120,6 +125,16 @@ class Method:
     shared: bool = False
     efficient: bool = True
     uses_adapters: bool = True
+    modules: tuple[str, ...] = ()
+
+    @cached_property
+    def code(self) -> str:
+        """16 hex digits of its own source, without what that calls; "" where there is none."""
+        try:
+            sources = [inspect.getsource(sys.modules[name]) for name in self.modules]
+        except (OSError, TypeError, KeyError):  # typed in, or installed without sources
+            return ""
+        return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse an option that this method would silently ignore."""
@@ -132,14 +147,20 @@ class Method:
 METHODS: Registry[Method] = Registry("method")
 
 
-def method(name: str, title: str, **facts: Any) -> Callable[[Build], Build]:
-    """Register the decorated function as the method `name`; `facts` are fields of `Method`."""
+def method(
+    name: str, title: str, made_of: Sequence[Callable[..., Any]] = (), **facts: Any
+) -> Callable[[Build], Build]:
+    """Register the decorated function as the method `name`; `facts` are fields of `Method`.
+
+    made_of: functions of other files that an edit of changes the method, too.
+    """
 
     def register(build: Build) -> Build:
         def named(setting: Setting) -> Composition:
             return build(replace(setting, method=name))
 
-        METHODS.add(name, Method(name, title, named, **facts))
+        modules = tuple(dict.fromkeys(part.__module__ for part in (build, *made_of)))
+        METHODS.add(name, Method(name, title, named, modules=modules, **facts))
         return build
 
     return register

@@ -11,6 +11,7 @@ from onepass.methods.setting import Setting, method
 @method(
     "shared-lc",
     "Shared Learnable Calibration",
+    made_of=(calibrate,),
     reference="shared-learnable-calibration",
     learns=True,
     shared=True,
@@ -22,6 +23,7 @@ def shared_lc(setting: Setting) -> Composition:
 @method(
     "shared-lc++",
     "Shared Learnable Calibration++",
+    made_of=(calibrate,),
     reference="shared-learnable-calibration++",
     options=("rank",),
     learns=True,

@@ -5,6 +5,7 @@ are its options. To add one, write a file here with a decorated function and imp
 package.
 """
 
+import functools
 import hashlib
 import inspect
 import math
@@ -88,6 +89,7 @@ def merge_method(name: str, title: str, *, shares: bool = True) -> Callable[[Mer
     """Register a function of one stack as the merge `name`."""
 
     def register(merge_one: MergeOne) -> MergeOne:
+        @functools.wraps(merge_one)
         def merge(stacks: Sequence[Stack], **options: Any) -> Iterator[Merged]:
             for stack in stacks:
                 yield merge_one(stack, **options)
