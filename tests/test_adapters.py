@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,19 @@ def test_a_folder_without_permission_is_named(
     monkeypatch.setattr("tempfile.mkdtemp", denied)
     with pytest.raises(OnepassError, match=r"cannot write .*a: Permission denied"):
         save_adapter(random_adapter(0), tmp_path / "a")
+
+
+@pytest.mark.parametrize(("umask", "expected"), [(0o022, 0o644), (0o077, 0o600)])
+def test_whom_the_umask_lets_read_may_read_all_of_it(
+    umask: int, expected: int, tmp_path: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        save_adapter(random_adapter(0), tmp_path / "good")
+    finally:
+        os.umask(before)
+    files = sorted((tmp_path / "good").iterdir())
+    assert {file.stat().st_mode & 0o777 for file in files} == {expected}
 
 
 def test_saving_over_an_adapter_replaces_it(saved: Path) -> None:

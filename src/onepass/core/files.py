@@ -62,9 +62,12 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         yield temporary
+        mask = _umask()
         for part in sorted(temporary.rglob("*")):
+            if part.is_file():  # safetensors makes private ones
+                part.chmod(part.stat().st_mode | 0o666 & ~mask)
             _sync(part)
-        temporary.chmod(0o777 & ~_umask())
+        temporary.chmod(0o777 & ~mask)
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             path.replace(old / path.name)
