@@ -1,19 +1,17 @@
-"""`onepass pack`, `run`, and `export --format gguf` and `mlx`, as a user types them."""
+"""`onepass pack`, `run`, and `export --format gguf`, as a user types them."""
 
 import io
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from cli_kit import TASK, onepass, random_composition, rows_of, write_rows
+from cli_kit import onepass, random_composition, rows_of, write_rows
 from conftest import MakeAdapter
 from device_kit import CHAT, engine_or_skip
 from onepass.adapters.calibration import calibration_bytes
-from onepass.adapters.composition import pass_delta, save_composition
+from onepass.adapters.composition import save_composition
 from onepass.model.load import Base
 
 engine_or_skip()
@@ -201,28 +199,3 @@ def test_a_merged_set_holds_one_composition_and_does_it(
         for each in (device, out)
     )
     assert merged == apart
-
-
-def test_mlx_computes_the_same_change(
-    composed: Path, base: Base, make_adapter: MakeAdapter, tmp_path: Path, capsys: Capture
-) -> None:
-    """mlx-lm gives y + scale (x A) B, so A B is ΔW turned round."""
-    out = tmp_path / "out"
-    onepass(
-        capsys, "export", composed, "--out", out, "--format", "mlx", "--save-as", "float32"
-    ).succeeded()  # fmt: skip
-    config = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
-    assert config["num_layers"] == 2
-    assert config["lora_parameters"]["scale"] == 1.0
-    assert set(config["lora_parameters"]["keys"]) == {
-        *(f"self_attn.{kind}_proj" for kind in "qkvo"),
-        *(f"mlp.{kind}_proj" for kind in ("gate", "up", "down")),
-    }
-    tensors = load_file(out / "adapters.safetensors")
-    pass_ = random_composition(base, make_adapter, "lowrank").passes[0]
-    for module, lora in pass_delta(pass_, base.shape).items():
-        a, b = tensors[f"{module}.lora_a"], tensors[f"{module}.lora_b"]
-        assert a.shape[1] == config["lora_parameters"]["rank"]
-        torch.testing.assert_close((a @ b).T, lora.delta())
-    assert json.loads((out / "onepass.json").read_text(encoding="utf-8"))["task"] == TASK
-    onepass(capsys, "export", composed, "--out", out, "--format", "mlx").succeeded()

@@ -1,5 +1,7 @@
 """`onepass export`: a composition for other runtimes."""
 
+import json
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +22,7 @@ from onepass.cli.inputs import torch_dtype
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
 from onepass.core.errors import OnepassError
+from onepass.tasks.prompt import build_prompt
 from onepass.tasks.task import parse_task
 
 
@@ -49,7 +52,7 @@ def export(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="The base, for merged, gguf, vllm; by default the composition's."
+            "--model", "-m", help="The base, for all but peft; by default the composition's."
         ),
     ] = None,
     base_type: BaseType = None,
@@ -98,6 +101,7 @@ def export(
 
     from onepass.adapters.composition import load_composition
     from onepass.export import export_gguf, export_merged, export_mlx, export_peft, export_vllm
+    from onepass.export.mlx import unread_by_mlx
 
     if target is Target.gguf:
         from onepass.export.manifest import types_of_set
@@ -121,7 +125,18 @@ def export(
     if target is Target.peft:
         export_peft(composed, out, dtype)
     elif target is Target.mlx:
+        where = base_path(model or composed.base.name)
+        unread = unread_by_mlx(Path(where))
         export_mlx(composed, out, dtype)
+        if unread:
+            note(
+                f"note: mlx-lm 0.32 does not read rope_parameters in {where}/config.json, and "
+                f"would run another model; add to that file: {json.dumps(unread)[1:-1]}"
+            )
+        # mlx-lm takes \\n in --prompt for the end of a line.
+        prompt = build_prompt(parse_task(composed.passes[0].task), "TEXT").replace("\n", "\\n")
+        options = ["--model", where, "--adapter-path", str(out), "--prompt", prompt]
+        note(f"{out}: run it: {shlex.join(['mlx_lm.generate', *options])}")
     else:
         # In float32, so that the sum is rounded once only, when it is saved.
         export_merged(composed, base_of({"": composed}, model), out, dtype)

@@ -14,12 +14,13 @@ from onepass.adapters.adapter import projection
 from onepass.adapters.composition import Composition, check_base, pass_bias
 from onepass.adapters.storage import check_replaceable
 from onepass.core.errors import OnepassError
-from onepass.core.files import atomic_folder, write_json
+from onepass.core.files import atomic_folder, read_json, write_json
+from onepass.export.rotary import older_names
 from onepass.export.single import card_of, single_pass
 from onepass.model.attach import folded
 from onepass.model.load import Base
 
-CARD = "onepass.json"
+CARD, CONFIG = "onepass.json", "config.json"
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 # The switches of Llama-like configurations, and the projections they give biases to.
 _SWITCHES = {
@@ -35,6 +36,8 @@ def export_merged(
     dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write a model folder in Hugging Face layout, tokenizer included, weights in `dtype`.
+
+    Its rotary positions are under their older names too, which some runtimes want.
 
     Raises:
         OnepassError: the composition has several passes or is for another base, it has output
@@ -64,6 +67,8 @@ def export_merged(
         finally:
             base.model.config = original
         base.tokenizer.save_pretrained(temporary)
+        written = read_json(temporary / CONFIG)
+        write_json(temporary / CONFIG, {**written, **older_names(written)})
         write_json(temporary / CARD, card)
 
 
