@@ -10,8 +10,10 @@ combination of scales keeps a slot of its own with the prompt it read last, as f
 import threading
 import time
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,11 +24,14 @@ from onepass.core.registry import unknown
 from onepass.device.modes import plan
 from onepass.device.plain import fused_name, plain_files
 from onepass.device.process import EngineProcess
+from onepass.device.stream import UNTOLD, OnText, gather, stripped
 from onepass.export.manifest import MANIFEST, Manifest, PassEntry, read_set
 from onepass.tasks.prompt import fit_prompt
 from onepass.tasks.task import parse_task
 
 CONTEXT = 4096  # by default at most so many tokens, for a real base's context costs much memory
+_FIELDS = ["content", "tokens", "tokens_predicted", "tokens_evaluated", "timings/cache_n", "stop"]
+"""Of the reply to a completion; llama.cpp would repeat the prompt and all settings besides."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ class Completion:
 class Engine:
     """llama.cpp with a device set loaded. Close it, or use it as a context manager.
 
-    Requests from several threads are answered one after another.
+    Requests from several threads are answered one after another. What interrupts one (Ctrl-C, an
+    error in `on_text`) also ends llama.cpp's work on it; the next is answered as ever.
 
     Args:
         folder: what `onepass pack` or `onepass export --format gguf` wrote.
@@ -74,7 +80,7 @@ class Engine:
             is put together in about the time it takes to read the parts.
         check: compare the checksums of all files first.
         cache: whether a prompt that begins as the slot's last one is read from there on only.
-        timeout: seconds to wait for an answer.
+        timeout: seconds to wait for an answer, or for the next piece of one.
 
     Raises:
         OnepassError: the set is damaged, or llama.cpp cannot load it.
@@ -106,7 +112,7 @@ class Engine:
         self._cache = cache
         self._slots: dict[tuple[float, ...], int] = {}
         self._slot_count = slots
-        self._busy = threading.Lock()
+        self._busy = threading.RLock()  # `on_text` may ask something itself
         with plain_files(folder, self.manifest, fused) as adapters:
             self._adapters = list(adapters)
             paths = [str(path) for path in adapters.values()]
@@ -149,11 +155,18 @@ class Engine:
         return self._process.peak_memory()
 
     def run(
-        self, composition: str, text: str, mode: str = "composed", max_new_tokens: int = 128
+        self,
+        composition: str,
+        text: str,
+        mode: str = "composed",
+        max_new_tokens: int = 128,
+        on_text: OnText | None = None,
     ) -> Answer:
         """Do a composition's task to a text, in one of `modes.MODES`, greedily.
 
         A text too long for the context loses its oldest turns, which the answer's notice tells.
+        on_text: is given the last pass's text, whole characters at a time, as it is generated; the
+        pieces together are the answer's text.
 
         Raises:
             OnepassError: there is no such composition or mode, there is no room for the answer, or
@@ -162,10 +175,12 @@ class Engine:
         began = time.perf_counter()
         done: list[Completion] = []
         notices = []
-        for pass_ in self._plan(composition, mode):
+        passes = self._plan(composition, mode)
+        for number, pass_ in enumerate(passes, start=1):
             prompt, notice = self._fitted(pass_, text, max_new_tokens)
             notices += [notice] if notice else []
-            done.append(self.complete(prompt, pass_.scales, max_new_tokens))
+            take = stripped(on_text) if on_text and number == len(passes) else None
+            done.append(self._complete(prompt, pass_.scales, max_new_tokens, on_text=take))
             text = done[-1].text.strip()
         return Answer(
             text,
@@ -182,27 +197,52 @@ class Engine:
         scales: Mapping[str, float],
         max_new_tokens: int,
         to_the_end: bool = False,
+        on_text: OnText | None = None,
     ) -> Completion:
         """The greedy answer to a prompt of token ids, with these scales by name of adapter.
 
         to_the_end: go on behind tokens that end an answer, as measurements of speed want it.
+        on_text: is given the text, whole characters at a time, as it is generated. Where one
+        character took several tokens, all is generated once more in the end: their ids are not
+        told otherwise.
         """
+        done = self._complete(prompt, scales, max_new_tokens, to_the_end, on_text)
+        if UNTOLD in done.ids:
+            again = self._complete(prompt, scales, max_new_tokens, to_the_end)
+            done = replace(done, ids=again.ids)
+        return done
+
+    def _complete(
+        self,
+        prompt: Sequence[int],
+        scales: Mapping[str, float],
+        max_new_tokens: int,
+        to_the_end: bool = False,
+        on_text: OnText | None = None,
+    ) -> Completion:
+        """As `complete`, but ids may be `UNTOLD` with `on_text`."""
+        stop = () if to_the_end else self.manifest.prompt.stop
         reply = self._ask(
             prompt,
             scales,
+            on_text and partial(gather, stop=stop, on_text=on_text),
             n_predict=max_new_tokens,
             return_tokens=True,
             ignore_eos=to_the_end,
+            response_fields=_FIELDS,
         )
         ids, text = list(reply["tokens"]), str(reply["content"])
-        ends = [place for place, token in enumerate(ids) if token in self.manifest.prompt.stop]
-        if (
-            ends and ends[0] + 1 < len(ids) and not to_the_end
-        ):  # a stop token that the engine does not know as one
+        counts = int(reply["tokens_evaluated"]), int(reply["timings/cache_n"])
+        ends = [place for place, token in enumerate(ids) if token in stop]
+        if ends and ends[0] + 1 < len(ids):  # a stop token that the engine does not know as one
             ids = ids[: ends[0] + 1]
             text = self._process.ask("/detokenize", {"tokens": ids[:-1]})["content"]
-        cached = int(reply["timings"]["cache_n"])
-        return Completion(ids, text, int(reply["tokens_evaluated"]), cached)
+        elif on_text and not ends and len(ids) < reply["tokens_predicted"]:
+            # It ends inside a character, and the stream lacks the text since the last whole one.
+            whole = self._complete(prompt, scales, max_new_tokens, to_the_end)
+            on_text(whole.text.removeprefix(text))
+            ids, text = whole.ids, whole.text
+        return Completion(ids, text, *counts)
 
     def log_probabilities(
         self, prompt: Sequence[int], scales: Mapping[str, float], top: int | None = None
@@ -254,10 +294,18 @@ class Engine:
                 f"the set asks {pass_.instruction!r} for {pass_.task}, but this onepass asks "
                 f"{task.instruction!r}; run the set with onepass {self.manifest.onepass}"
             )
-        fitted = fit_prompt(task, text, lambda message: len(self.prompt_ids(message)), room)
-        return self.prompt_ids(fitted.prompt), fitted.notice
+        ids = cache(self.prompt_ids)
+        fitted = fit_prompt(task, text, lambda message: len(ids(message)), room)
+        return ids(fitted.prompt), fitted.notice
 
-    def _ask(self, prompt: Sequence[int], scales: Mapping[str, float], **more: Any) -> Any:
+    def _ask(
+        self,
+        prompt: Sequence[int],
+        scales: Mapping[str, float],
+        read: Callable[[Iterator[Any]], Any] | None = None,
+        **more: Any,
+    ) -> Any:
+        """The reply to a request for a completion; `read` makes one of the events of a stream."""
         strangers = sorted(scales.keys() - set(self._adapters))
         if strangers:
             raise unknown("adapter of this set", strangers[0], self._adapters)
@@ -272,7 +320,10 @@ class Engine:
                 "cache_prompt": self._cache,
                 **more,
             }
-            return self._process.ask("/completion", body)
+            if read is None:
+                return self._process.ask("/completion", body)
+            with closing(self._process.stream("/completion", {**body, "stream": True})) as events:
+                return read(events)
 
     def _slot(self, vector: tuple[float, ...]) -> int:
         """The slot of these scales: theirs, a free one, or that of those asked for longest ago."""

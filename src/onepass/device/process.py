@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 import weakref
-from contextlib import suppress
-from http.client import HTTPException
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import IO, Any
-from urllib.error import HTTPError
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.parse import urlsplit
 
 from onepass.core import memory
 from onepass.core.errors import OnepassError
@@ -17,10 +19,18 @@ from onepass.core.optional import optional
 from onepass.device import child
 
 _PATIENCE = 5.0  # seconds a process may take to end when it is asked to
+_IDLE = 2.0  # seconds after which a connection is opened anew; the server closes it after 5
+_EVENT = b"data: "
+
+Idle = list[tuple[HTTPConnection, float]]
+"""Connections that wait for another request, and since when."""
 
 
 class EngineProcess:
     """A running server with these `settings` (see `child._serve`); `close` it, or let it go.
+
+    Requests may come from several threads. `url` is where the server listens. `timeout` is in
+    seconds, for an answer or for the next piece of a streamed one.
 
     Raises:
         OnepassError: it did not start, with what llama.cpp said.
@@ -29,8 +39,7 @@ class EngineProcess:
     def __init__(self, settings: dict[str, Any], timeout: float) -> None:
         optional("xllamacpp", "device")
         self._timeout = timeout
-        # Straight to this machine, whatever proxy the environment names.
-        self._open = build_opener(ProxyHandler({})).open
+        self._idle: Idle = []
         self._log = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
             # By its path, and nothing beside it: it needs none of onepass, and starts at once.
@@ -42,13 +51,13 @@ class EngineProcess:
             encoding="utf-8",
             start_new_session=True,  # Ctrl-C is for us; we end it
         )
-        self._end = weakref.finalize(self, _end, self._process, self._log)
+        self._end = weakref.finalize(self, _end, self._process, self._log, self._idle)
         started = self._begin(settings)
         if started is None:
             said = self._said()
             self.close()
             raise OnepassError(f"llama.cpp cannot load {settings['model']}: {said}")
-        self._url = str(started["url"])
+        self.url = str(started["url"])
 
     @property
     def pid(self) -> int:
@@ -69,15 +78,45 @@ class EngineProcess:
         Raises:
             OnepassError: the server refuses, does not answer in time, or has ended.
         """
+        with self._answer(path, body, keep=True) as answer:
+            return json.loads(answer.read())
+
+    def stream(self, path: str, body: dict[str, Any]) -> Generator[Any, None, None]:
+        """The JSON events of a streamed answer to a POST of `body`, as they come.
+
+        Close it to read no further: the server then stops its work.
+
+        Raises:
+            OnepassError: as `ask`, at any event.
+        """
+        event: dict[str, Any] = {}
+        # Not kept: llama.cpp closes a connection after a stream, and does not say so.
+        with self._answer(path, body, keep=False) as answer:
+            for line in answer:
+                if line.startswith(_EVENT):
+                    event = json.loads(line.removeprefix(_EVENT))
+                    if "error" in event:
+                        raise _refusal(line.removeprefix(_EVENT))
+                    yield event
+            if not event.get("stop"):
+                raise HTTPException("the stream was cut off")
+
+    @contextmanager
+    def _answer(self, path: str, body: dict[str, Any] | None, keep: bool) -> Iterator[HTTPResponse]:
+        """The answer to a request, to be read to its end; keep: its connection, for the next."""
         if not self._end.alive:
             raise OnepassError("the engine is closed; open it again")
-        data = None if body is None else json.dumps(body).encode()
-        request = Request(self._url + path, data, {"Content-Type": "application/json"})
+        connection, kept = self._connection(), False
         try:
-            with self._open(request, timeout=self._timeout) as answer:
-                return json.loads(answer.read())
-        except HTTPError as error:
-            raise OnepassError(f"llama.cpp refuses the request: {_reason(error)}") from error
+            method, data = ("GET", None) if body is None else ("POST", json.dumps(body))
+            connection.request(method, path, data, {"Content-Type": "application/json"})
+            with connection.getresponse() as answer:
+                if answer.status != HTTPStatus.OK:
+                    raise _refusal(answer.read())
+                yield answer
+            if keep:
+                self._idle.append((connection, time.monotonic()))
+                kept = True
         except TimeoutError as error:
             raise OnepassError(
                 f"the engine has not answered for {self._timeout:.0f} s; ask for fewer tokens, "
@@ -85,6 +124,20 @@ class EngineProcess:
             ) from error
         except (OSError, HTTPException, ValueError) as error:
             raise self._ended() from error
+        finally:
+            if not kept:
+                connection.close()
+
+    def _connection(self) -> HTTPConnection:
+        """One that waits for a request, else a new one."""
+        try:
+            connection, since = self._idle.pop()
+        except IndexError:
+            # Straight to this machine, whatever proxy the environment names.
+            return HTTPConnection(urlsplit(self.url).netloc, timeout=self._timeout)
+        if time.monotonic() - since > _IDLE:
+            connection.close()  # it opens again by itself
+        return connection
 
     def _begin(self, settings: dict[str, Any]) -> Any:
         """Give the process its settings: what it answers, or None if it ends instead."""
@@ -119,7 +172,9 @@ class EngineProcess:
         return (complaints or lines or ["it said nothing"])[-1]
 
 
-def _end(process: "subprocess.Popen[str]", log: IO[str]) -> None:
+def _end(process: "subprocess.Popen[str]", log: IO[str], idle: Idle) -> None:
+    for connection, _ in idle:
+        connection.close()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with suppress(OSError):  # what was still to be written to one that has ended
@@ -132,9 +187,9 @@ def _end(process: "subprocess.Popen[str]", log: IO[str]) -> None:
     log.close()
 
 
-def _reason(error: HTTPError) -> str:
-    text = error.read().decode(errors="replace")
+def _refusal(said: bytes) -> OnepassError:
     try:
-        return str(json.loads(text)["error"]["message"])
+        reason = str(json.loads(said)["error"]["message"])
     except (ValueError, LookupError, TypeError):
-        return text[:200] or f"status {error.code}"
+        reason = said[:200].decode(errors="replace") or "it does not say why"
+    return OnepassError(f"llama.cpp refuses the request: {reason}")
