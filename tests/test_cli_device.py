@@ -12,6 +12,7 @@ from conftest import MakeAdapter
 from device_kit import CHAT, engine_or_skip
 from onepass.adapters.calibration import calibration_bytes
 from onepass.adapters.composition import save_composition
+from onepass.cli import run
 from onepass.model.load import Base
 
 engine_or_skip()
@@ -152,6 +153,34 @@ def test_a_conversation_on_a_terminal_is_answered_until_it_ends(
     assert done.err.count("tokens/s") == 2
     monkeypatch.setattr("sys.stdin", io.StringIO(CHAT))
     onepass(capsys, "run", device).refused("--input")
+
+
+def test_on_a_terminal_an_answer_is_shown_as_it_comes_and_ctrl_c_ends_it_alone(
+    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = f"{CHAT}\n\n{CHAT}\nBen: Bye.\n\n"
+    monkeypatch.setattr("sys.stdin", Terminal(typed))
+    piped = onepass(capsys, "run", device, "--max-new-tokens", "6").succeeded().out
+    first, _, second = piped.partition("\n\n")
+    show, shown = run.show, []
+
+    def interrupted(piece: str) -> None:
+        show(piece)
+        shown.append(piece)
+        if len(shown) == 2:
+            raise KeyboardInterrupt
+
+    for take in (show, interrupted):
+        monkeypatch.setattr(run, "show", take)
+        monkeypatch.setattr("sys.stdin", Terminal(typed))
+        monkeypatch.setattr("sys.stdout", screen := Terminal())
+        done = onepass(capsys, "run", device, "--max-new-tokens", "6").succeeded()
+        if take is show:
+            assert screen.getvalue() == piped
+    assert len(shown) > 2
+    assert first.startswith("".join(shown[:2]))
+    assert screen.getvalue() == "".join(shown[:2]) + second
+    assert "interrupted" in done.err
 
 
 def test_run_names_a_folder_that_is_no_set(tmp_path: Path, chat: Path, capsys: Capture) -> None:

@@ -39,7 +39,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 @pytest.fixture(scope="module")
 def device(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sets") / "device"
-    export_gguf({"three": three_parts(base)}, base, folder, "f32", "F32")
+    export_gguf({"three": three_parts(base)}, base, folder, "f32", "f32")
     return folder
 
 
@@ -66,7 +66,7 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         known = base.model.model.embed_tokens.weight
         for before, after in pairwise(chain):
             base.model.lm_head.weight[after] = known[before] * 100
-    export_gguf({"three": three_parts(base)}, base, folder / "set", "f32", "F32")
+    export_gguf({"three": three_parts(base)}, base, folder / "set", "f32", "f32")
     with Engine(folder / "set", exact=True, threads=1) as engine:
         yield engine
 

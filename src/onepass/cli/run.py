@@ -16,7 +16,7 @@ from onepass.core.errors import OnepassError
 if TYPE_CHECKING:
     from onepass.device import Answer, Engine
 
-HELP = "/use NAME: another composition; /mode NAME: another mode; Ctrl-D ends"
+HELP = "/use NAME: another composition; /mode NAME: another mode; Ctrl-C ends an answer, Ctrl-D all"
 
 
 def run(
@@ -63,6 +63,7 @@ def run(
 
     The compositions of a set are chosen per request by the scales of its adapters; nothing is
     loaded twice. Several modes or compositions are shown side by side, with what they took.
+    In conversation an answer is shown as it is generated, and Ctrl-C ends it.
 
     \b
     Examples:
@@ -143,7 +144,11 @@ def compare(engine: "Engine", ways: list[Way], texts: list[Text], most: int) -> 
 
 
 def converse(engine: "Engine", way: Way, most: int) -> None:
-    """Ask for texts and answer them, until the input ends."""
+    """Ask for texts and answer them, until the input ends; Ctrl-C ends an answer only.
+
+    On a terminal an answer is shown as it comes.
+    """
+    live = sys.stdout.isatty()
     names = ", ".join(entry.name for entry in engine.manifest.compositions)
     note(f"{way.composition} ({way.mode}); compositions: {names}\n{HELP}")
     note("Write or paste a conversation; an empty line ends it.")
@@ -154,10 +159,18 @@ def converse(engine: "Engine", way: Way, most: int) -> None:
         elif line:
             lines.append(line)
         elif lines:
-            answer = engine.run(way.composition, "\n".join(lines), way.mode, most)
-            lines = []
-            typer.echo(f"{answer.text}\n")
+            text, lines = "\n".join(lines), []
+            try:
+                answer = engine.run(way.composition, text, way.mode, most, show if live else None)
+            except KeyboardInterrupt:
+                note("\ninterrupted")
+                continue
+            typer.echo("\n" if live else f"{answer.text}\n")
             note(summary([answer], engine))
+
+
+def show(piece: str) -> None:
+    typer.echo(piece, nl=False)
 
 
 def switched(engine: "Engine", way: Way, line: str) -> Way:
