@@ -44,17 +44,19 @@ def pack(
         bool,
         typer.Option(
             "--plain",
-            help="A calibration's numbers for each layer apart, as plain llama.cpp reads.",
+            help="Store a calibration for each layer, as plain llama.cpp reads it.",
         ),
     ] = False,
 ) -> None:
     """Write what a device holds: one base, task adapters, calibrations, and how they compose.
 
     The compositions share the base and the task adapters, so that one more combination costs its
-    calibration only, whose numbers, the same in every layer, are stored once (`--plain`: in every
-    layer, as plain llama.cpp wants it). The set carries what PyTorch computes on the stored weights
-    for a short conversation; `onepass pack verify` compares that with llama.cpp, checks every
-    file's checksum and whether the files belong together. Run it with `onepass run`.
+    calibration only. A calibration is the same in all layers and stored once; with `--plain` it is
+    stored for each layer, as plain llama.cpp wants it.
+
+    The set carries what PyTorch computes on the stored weights for a short conversation; `onepass
+    pack verify` compares that with llama.cpp, checks every file's checksum and whether the files
+    belong together. Run it with `onepass run`.
 
     \b
     Examples:

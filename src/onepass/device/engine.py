@@ -83,7 +83,8 @@ class Engine:
         timeout: seconds to wait for an answer, or for the next piece of one.
 
     Raises:
-        OnepassError: the set is damaged, or llama.cpp cannot load it.
+        OnepassError: the set is damaged, there is no room to expand its compact files, or llama.cpp
+            cannot load it.
     """
 
     def __init__(
