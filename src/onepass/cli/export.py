@@ -130,8 +130,8 @@ def export(
         export_mlx(composed, out, dtype)
         if unread:
             note(
-                f"note: mlx-lm 0.32 does not read rope_parameters in {where}/config.json, and "
-                f"would run another model; add to that file: {json.dumps(unread)[1:-1]}"
+                "note: mlx-lm 0.32 does not read rope_parameters; without these fields in "
+                f"{where}/config.json it runs another model, or none: {json.dumps(unread)[1:-1]}"
             )
         # mlx-lm takes \\n in --prompt for the end of a line.
         prompt = build_prompt(parse_task(composed.passes[0].task), "TEXT").replace("\n", "\\n")
