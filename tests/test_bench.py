@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from bench_kit import TASKS, small_recipe, write_recipe
 from onepass.adapters.adapter import load_adapter
 from onepass.adapters.composition import Composition
-from onepass.adapters.merging import MERGES, stack
+from onepass.adapters.merging import linear, sparse
 from onepass.bench import job as job_module
 from onepass.bench.bench import make_plan, run_bench
 from onepass.bench.cells import Cell, jobs_of
@@ -37,7 +37,8 @@ from onepass.bench.workers import (
 )
 from onepass.cli.app import build_app
 from onepass.core.errors import OnepassError
-from onepass.methods import METHODS, Method, Setting, setting
+from onepass.methods import METHODS, Setting, calibration, merges, shared
+from onepass.methods.setting import source_digest
 from onepass.model import train
 from onepass.model.generate import Generated, run
 from onepass.model.load import Base
@@ -184,20 +185,19 @@ def test_a_run_that_does_not_tell_its_code_is_done_until_asked_for(
 def test_the_code_of_a_method_is_its_own_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "a_method.py"
-    codes = []
     monkeypatch.syspath_prepend(tmp_path)
+    digests = []
     for body in ("x = 1\n", "x = 22\n", "x = 1\n"):
-        path.write_text(body)
+        (tmp_path / "a_method.py").write_text(body)
         importlib.import_module("a_method")
-        codes.append(Method("m", "M", METHODS.get("lc").build, modules=("a_method",)).code)
-    assert codes[0] == codes[2] != codes[1]
-    assert Method("m", "M", METHODS.get("lc").build, modules=("no_such",)).code == ""
-    for name in METHODS:
-        assert METHODS.get(name).code, name
-    assert METHODS.get("shared-lc").modules[1] == METHODS.get("lc").modules[0]
-    for name in MERGES:  # the file of the merge, not that of its decorator
-        assert METHODS.get(name).modules[-1] not in (setting.__name__, stack.__name__)
+        digests.append(source_digest(["a_method"]))
+    assert digests[0] == digests[2] != digests[1]
+    assert source_digest(["no_such_module"]) == ""
+    assert METHODS.get("lc").code == source_digest([calibration.__name__]) != ""
+    assert METHODS.get("shared-lc").code == source_digest([shared.__name__, calibration.__name__])
+    # That of a merge is its own file, not that of the decorator.
+    assert METHODS.get("slerp").code == source_digest([merges.__name__, linear.__name__])
+    assert METHODS.get("ties").code == source_digest([merges.__name__, sparse.__name__])
 
 
 def test_runs_outlive_a_move(

@@ -8,9 +8,8 @@ import hashlib
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +111,8 @@ class Method:
     `reference` is its row in the paper's table 1, if it has one there. `options` are the options it
     reads beside those of training. `learns`: needs training examples, so the budget matters.
     `shared`: what it learns serves all tasks of a recipe at once. `efficient`: one pass, and far
-    less storage than an adapter. `uses_adapters`: needs those of the task's parts. `modules` are
-    the names of those it is written in.
+    less storage than an adapter. `uses_adapters`: needs those of the task's parts. `code` is the
+    digest of the files it is written in, see `source_digest`.
     """
 
     name: str
@@ -125,16 +124,7 @@ class Method:
     shared: bool = False
     efficient: bool = True
     uses_adapters: bool = True
-    modules: tuple[str, ...] = ()
-
-    @cached_property
-    def code(self) -> str:
-        """16 hex digits of its own source, without what that calls; "" where there is none."""
-        try:
-            sources = [inspect.getsource(sys.modules[name]) for name in self.modules]
-        except (OSError, TypeError, KeyError):  # typed in, or installed without sources
-            return ""
-        return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
+    code: str = ""
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse an option that this method would silently ignore."""
@@ -159,8 +149,18 @@ def method(
         def named(setting: Setting) -> Composition:
             return build(replace(setting, method=name))
 
-        modules = tuple(dict.fromkeys(part.__module__ for part in (build, *made_of)))
-        METHODS.add(name, Method(name, title, named, modules=modules, **facts))
+        # Now, not when it is asked for: a file may be edited while its old code still runs.
+        code = source_digest(part.__module__ for part in (build, *made_of))
+        METHODS.add(name, Method(name, title, named, code=code, **facts))
         return build
 
     return register
+
+
+def source_digest(modules: Iterable[str]) -> str:
+    """16 hex digits of the modules' own source, not of what they call; "" where one has none."""
+    try:
+        sources = [inspect.getsource(sys.modules[name]) for name in dict.fromkeys(modules)]
+    except (OSError, TypeError, KeyError):  # typed in, or installed without sources
+        return ""
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
