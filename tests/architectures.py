@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import processors
 from transformers import (
     GenerationConfig,
     LlamaConfig,
@@ -29,6 +29,8 @@ from transformers import (
     StableLmConfig,
     StableLmForCausalLM,
 )
+
+from bpe import learn_bpe
 
 TEXT = (
     "Ana: Shall we meet at noon? Ben: Yes, at the harbour. Summarize the conversation in Spanish. "
@@ -185,26 +187,12 @@ def build(
 
 
 def _tokenizer(family: Family, texts: Sequence[str], vocab_size: int, context: int) -> Any:
-    tokenizer = Tokenizer(models.BPE())
     # As the three families do: words with the space before them, numbers apart, line ends apart.
     words = (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + family.digits
         + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     )  # fmt: skip
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(words), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(family.special),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = learn_bpe(texts, family.special, vocab_size, words)
     if family.tokens.get("bos_token") == "<|begin_of_text|>":
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<|begin_of_text|> $A",

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from bpe import learn_bpe
 from onepass.adapters.adapter import Adapter, Lora
 from onepass.model.load import Base, load_base
 from onepass.tasks.example import Example
@@ -40,19 +40,8 @@ def ctrl_c() -> None:
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder in Hugging Face layout: 2 layers, hidden 32, context 192, 300 words."""
     folder = tmp_path_factory.mktemp("bases") / "micro"
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
     special = ["<|pad|>", "<|eos|>", "<|user|>", "<|assistant|>", "<|end|>"]
-    tokenizer.train_from_iterator(
-        [TEXT],
-        trainers.BpeTrainer(
-            vocab_size=300,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
+    tokenizer = learn_bpe([TEXT], special)
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|pad|>",

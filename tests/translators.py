@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import processors
 from transformers import (
     M2M100Config,
     M2M100ForConditionalGeneration,
@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from bpe import learn_bpe
 from onepass.model.quiet import quiet
 
 SMALL = {
@@ -31,19 +32,8 @@ TEXT = "Ana and Ben meet at noon. They will have tea at the harbour, and Cleo br
 
 def save_marian(folder: Path, languages: tuple[str, ...] = (), positions: int = 64) -> Path:
     """One pair of languages; or several, told by tokens such as ">>es<<" before the text."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
     special = ["</s>", "<pad>", *(f">>{language}<<" for language in languages)]
-    tokenizer.train_from_iterator(
-        [TEXT],
-        trainers.BpeTrainer(
-            vocab_size=300,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
+    tokenizer = learn_bpe([TEXT], special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", 0)]
     )
