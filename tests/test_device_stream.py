@@ -181,7 +181,7 @@ def idle(engine: Engine) -> int:
 
 
 def test_ctrl_c_while_nothing_comes_ends_the_request(engine: Engine) -> None:
-    """As a signal, which interrupts the reading itself."""
+    """As a signal, which interrupts the reading itself; without `on_text` it is only given up."""
     expected = engine.run("three", CHAT, max_new_tokens=8).text
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
@@ -195,6 +195,20 @@ def test_ctrl_c_while_nothing_comes_ends_the_request(engine: Engine) -> None:
         assert idle(engine) < ROOM / 2
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def test_every_pass_can_be_interrupted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp ends only what it streams."""
+    streamed = []
+    stream = engine._process.stream
+
+    def watched(path: str, body: dict[str, Any]) -> Any:
+        streamed.append(path)
+        return stream(path, body)
+
+    monkeypatch.setattr(engine._process, "stream", watched)
+    engine.run("three", CHAT, "multi-step", 4, on_text=print)
+    assert len(streamed) == 3
 
 
 def test_an_engine_killed_between_pieces_is_told(engine: Engine) -> None:

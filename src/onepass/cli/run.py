@@ -148,7 +148,7 @@ def converse(engine: "Engine", way: Way, most: int) -> None:
 
     On a terminal an answer is shown as it comes.
     """
-    live = sys.stdout.isatty()
+    take = show if sys.stdout.isatty() else lambda piece: None
     names = ", ".join(entry.name for entry in engine.manifest.compositions)
     note(f"{way.composition} ({way.mode}); compositions: {names}\n{HELP}")
     note("Write or paste a conversation; an empty line ends it.")
@@ -161,11 +161,11 @@ def converse(engine: "Engine", way: Way, most: int) -> None:
         elif lines:
             text, lines = "\n".join(lines), []
             try:
-                answer = engine.run(way.composition, text, way.mode, most, show if live else None)
+                answer = engine.run(way.composition, text, way.mode, most, take)
             except KeyboardInterrupt:
                 note("\ninterrupted")
                 continue
-            typer.echo("\n" if live else f"{answer.text}\n")
+            typer.echo("\n" if take is show else f"{answer.text}\n")
             note(summary([answer], engine))
 
 

@@ -67,8 +67,9 @@ class Completion:
 class Engine:
     """llama.cpp with a device set loaded. Close it, or use it as a context manager.
 
-    Requests from several threads are answered one after another. What interrupts one (Ctrl-C, an
-    error in `on_text`) also ends llama.cpp's work on it; the next is answered as ever.
+    Requests from several threads are answered one after another. What interrupts one with `on_text`
+    (Ctrl-C, or an error in it) ends llama.cpp's work on it, and the next is answered as ever; one
+    without is generated to its end all the same, and the next with its scales has to wait.
 
     Args:
         folder: what `onepass pack` or `onepass export --format gguf` wrote.
@@ -180,7 +181,7 @@ class Engine:
         for number, pass_ in enumerate(passes, start=1):
             prompt, notice = self._fitted(pass_, text, max_new_tokens)
             notices += [notice] if notice else []
-            take = stripped(on_text) if on_text and number == len(passes) else None
+            take = on_text and (stripped(on_text) if number == len(passes) else _unheard)
             done.append(self._complete(prompt, pass_.scales, max_new_tokens, on_text=take))
             text = done[-1].text.strip()
         return Answer(
@@ -203,9 +204,8 @@ class Engine:
         """The greedy answer to a prompt of token ids, with these scales by name of adapter.
 
         to_the_end: go on behind tokens that end an answer, as measurements of speed want it.
-        on_text: is given the text, whole characters at a time, as it is generated. Where one
-        character took several tokens, all is generated once more in the end: their ids are not
-        told otherwise.
+        on_text: is given the text, whole characters at a time, as it is generated. Where a
+        character took several tokens, all is generated once more in the end, for their ids.
         """
         done = self._complete(prompt, scales, max_new_tokens, to_the_end, on_text)
         if UNTOLD in done.ids:
@@ -343,3 +343,7 @@ class Engine:
                 f"llama.cpp has loaded the adapters in another order, {', '.join(loaded)}; "
                 "their scales would be mixed up"
             )
+
+
+def _unheard(piece: str) -> None:
+    """Has a pass streamed only so that it can be interrupted."""
