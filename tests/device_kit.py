@@ -1,15 +1,23 @@
 """Compositions on the tiny families, exported and run: what the tests of the device share."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.calibration import Calibration, Form
 from onepass.adapters.composition import Composition, Pass, Weighted
+from onepass.core.files import sha256
+from onepass.export.manifest import MANIFEST
 from onepass.model.attach import attached
 from onepass.model.load import Base
 
 CHAT = "Ana: Tea at 5:30?\nBen: Yes, I would like that!\nAna: See you then."
+PAIR = "summarize+translate:es"
 THREE = "summarize+translate:es+tone:witty"
 
 
@@ -47,6 +55,11 @@ def three_parts(base: Base, form: Form = "lowrank") -> Composition:
     return Composition(base.shape, THREE, (pass_,), "lc++" if form == "lowrank" else "lc")
 
 
+def pair(base: Base) -> Composition:
+    weighted = tuple(Weighted(adapter, 0.5) for adapter in random_parts(base, 2))
+    return Composition(base.shape, PAIR, (Pass(PAIR, weighted, random_calibration(base)),), "lc++")
+
+
 @torch.inference_mode()
 def torch_log_probabilities(base: Base, pass_: Pass, ids: list[int]) -> torch.Tensor:
     """(vocabulary,): of the token after `ids`, with the pass attached to the base."""
@@ -58,3 +71,21 @@ def torch_log_probabilities(base: Base, pass_: Pass, ids: list[int]) -> torch.Te
 def engine_or_skip() -> None:
     pytest.importorskip("gguf", reason="needs onepass[device]")
     pytest.importorskip("xllamacpp", reason="needs onepass[device]")
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    change(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def sign(folder: Path) -> None:
+    """Have the manifest agree with whatever the files hold now."""
+
+    def agree(manifest: dict[str, Any]) -> None:
+        fused = [entry["fused"] for entry in manifest["compositions"]]
+        for file in [manifest["base"], *manifest["adapters"], *fused]:
+            path = folder / file["path"]
+            file.update(bytes=path.stat().st_size, sha256=sha256(path))
+
+    edit(folder, agree)

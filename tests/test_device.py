@@ -1,13 +1,11 @@
 """`onepass.device`: compositions on llama.cpp, chosen per request; bad sets and dying engines."""
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,25 +13,15 @@ from typing import Any
 import pytest
 
 from architectures import build
-from device_kit import CHAT, engine_or_skip, random_calibration, random_parts, three_parts
+from device_kit import CHAT, PAIR, engine_or_skip, pair, three_parts
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
-from onepass.core.files import sha256
 from onepass.device import Engine
-from onepass.device.verify import verify
 from onepass.export import export_gguf
-from onepass.export.manifest import MANIFEST
 from onepass.model.generate import run
 from onepass.model.load import Base, load_base
 
 engine_or_skip()
-
-PAIR = "summarize+translate:es"
-
-
-def pair(base: Base) -> Composition:
-    weighted = tuple(Weighted(adapter, 0.5) for adapter in random_parts(base, 2))
-    return Composition(base.shape, PAIR, (Pass(PAIR, weighted, random_calibration(base)),), "lc++")
 
 
 @pytest.fixture(scope="module")
@@ -193,150 +181,3 @@ def test_an_engine_does_not_outlive_who_opened_it(whole: Path) -> None:
         [sys.executable, "-c", code, str(whole)], capture_output=True, text=True, check=False
     )
     assert gone(int(done.stdout))
-
-
-# ---------------------------------------------------------------- bad sets
-def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    change(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-
-
-def sign(folder: Path) -> None:
-    """Have the manifest agree with whatever the files hold now."""
-
-    def agree(manifest: dict[str, Any]) -> None:
-        fused = [entry["fused"] for entry in manifest["compositions"]]
-        for file in [manifest["base"], *manifest["adapters"], *fused]:
-            path = folder / file["path"]
-            file.update(bytes=path.stat().st_size, sha256=sha256(path))
-
-    edit(folder, agree)
-
-
-def spoil(path: Path, change: Callable[[bytes], bytes]) -> None:
-    path.write_bytes(change(path.read_bytes()))
-
-
-BASE = "base-f32.gguf"
-
-
-def _escape(manifest: dict[str, Any]) -> None:
-    manifest["adapters"][0]["path"] = "../device/adapters/../../elsewhere.gguf"
-
-
-def _stranger(manifest: dict[str, Any]) -> None:
-    manifest["compositions"][0]["passes"][0]["scales"]["nobody"] = 1.0
-
-
-def _twice(manifest: dict[str, Any]) -> None:
-    manifest["adapters"][1]["name"] = manifest["adapters"][0]["name"]
-
-
-def _no_number(manifest: dict[str, Any]) -> None:
-    manifest["compositions"][0]["passes"][0]["scales"]["summarize"] = "much"
-
-
-def _another_format(manifest: dict[str, Any]) -> None:
-    manifest["format"] = "onepass device 7"
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        (_escape, "elsewhere.gguf' points outside"),
-        (_stranger, "'three' uses adapter 'nobody'; the set has summarize"),
-        (_twice, "two adapters are called 'summarize'"),
-        (_no_number, r"field compositions.0.passes.0.scales.summarize.*'much'"),
-        (_another_format, r"field format.*onepass device 7"),
-    ],
-)
-def test_a_manifest_that_is_wrong_is_refused(
-    change: Callable[[dict[str, Any]], None], why: str, device: Path
-) -> None:
-    edit(device, change)
-    with pytest.raises(OnepassError, match=why):
-        opened(device)
-
-
-@pytest.mark.parametrize(
-    ("file", "change", "why"),
-    [
-        (BASE, lambda data: data[:-100], "has .* bytes, but manifest.json says"),
-        (BASE, lambda data: data[:-1] + bytes([data[-1] ^ 1]), "SHA-256 differs"),
-        ("adapters/summarize.gguf", lambda data: b"", "summarize.gguf has 0 bytes"),
-        (MANIFEST, lambda data: data[:-9], "not JSON"),
-    ],
-)
-def test_a_file_that_was_cut_or_changed_is_refused(
-    file: str, change: Callable[[bytes], bytes], why: str, device: Path
-) -> None:
-    spoil(device / file, change)
-    with pytest.raises(OnepassError, match=why):
-        opened(device)
-
-
-def test_a_missing_file_or_manifest_is_named(device: Path, tmp_path: Path) -> None:
-    (device / "adapters" / "summarize.gguf").unlink()
-    with pytest.raises(OnepassError, match=r"summarize.gguf is missing"):
-        opened(device)
-    with pytest.raises(OnepassError, match=r"no device set: it has no manifest.json"):
-        opened(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("file", "change"),
-    [
-        (BASE, lambda data: data[: len(data) // 2]),
-        (BASE, lambda data: b"no GGUF at all" * 100),
-        ("adapters/summarize.gguf", lambda data: data[:2000]),
-        ("adapters/summarize.gguf", lambda data: data.replace(b"blk.1.attn_q", b"blk.9.attn_q")),
-    ],
-    ids=["half", "no gguf", "half adapter", "other layers"],
-)
-def test_a_bad_gguf_with_the_right_checksum_ends_the_engine_not_us(
-    file: str, change: Callable[[bytes], bytes], device: Path
-) -> None:
-    spoil(device / file, change)
-    sign(device)
-    with pytest.raises(OnepassError, match=r"llama.cpp cannot load .*base-f32.gguf: \S+"):
-        opened(device)
-
-
-def test_a_base_without_a_tokenizer_aborts_the_engine_not_us(device: Path) -> None:
-    spoil(device / BASE, lambda data: data.replace(b"gpt2", b"none", 1))
-    sign(device)
-    with pytest.raises(OnepassError), opened(device) as engine:
-        engine.run("pair", CHAT)
-
-
-def test_adapters_of_another_base_are_refused(device: Path, tmp_path: Path) -> None:
-    other = load_base(build("qwen2.5", tmp_path / "wider", hidden=64), "cpu")
-    export_gguf({"three": three_parts(other)}, other, tmp_path / "other", "f32", "f32")
-    shutil.copy(tmp_path / "other" / BASE, device / BASE)
-    sign(device)
-    with pytest.raises(OnepassError, match="cannot load"):
-        opened(device)
-    with pytest.raises(OnepassError, match=r"attn_k.weight.*made for another base"):
-        verify(device)
-
-
-def test_adapters_in_each_others_place_are_found_by_the_test_vector(device: Path) -> None:
-    def swap(manifest: dict[str, Any]) -> None:
-        one, other = manifest["adapters"][:2]
-        one["name"], other["name"] = other["name"], one["name"]
-        manifest["compositions"][0]["passes"][0]["scales"]["summarize"] = 0.25
-
-    assert [each.composition for each in verify(device)] == ["three", "pair"]
-    edit(device, swap)
-    with pytest.raises(OnepassError, match=r"'three'.*differ by .* from PyTorch's"):
-        verify(device)
-
-
-def test_a_base_of_the_same_shape_is_found_by_the_test_vector(device: Path, tmp_path: Path) -> None:
-    other = load_base(build("qwen2.5", tmp_path / "qwen", seed=1), "cpu")
-    export_gguf({"three": three_parts(other)}, other, tmp_path / "other", "f32", "f32")
-    shutil.copy(tmp_path / "other" / BASE, device / BASE)
-    sign(device)
-    with pytest.raises(OnepassError, match=r"differ by .* from PyTorch's"):
-        verify(device)
