@@ -17,17 +17,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from onepass.adapters.manifests import read_manifest
 from onepass.core.errors import OnepassError
 from onepass.core.files import inside, sha256
 from onepass.core.registry import unknown
+from onepass.tasks.task import parse_task
 
 MANIFEST = "manifest.json"
 BASE_TYPES = ("f32", "f16", "q8_0", "q4_0")
 ADAPTER_TYPES = BASE_TYPES[:3]
 
+TOLERANCES = {"f32": 1e-3, "f16": 0.05, "q8_0": 1.0, "q4_0": 1.0}
+"""How far an engine's log-probabilities may be from PyTorch's, by the type of what it holds."""
+
+SAMPLE = "Ana: Shall we have tea at five?\nBen: Five is too late for me.\nAna: At three, then?"
+TOKENS = 8
+"""What a test vector is made of: a short conversation, and at most so many tokens of an answer."""
+
+BaseType = Annotated[str, Field(pattern=f"^({'|'.join(BASE_TYPES)})$")]
 Role = Literal["task", "stored", "calibration"]
 TokenId = Annotated[int, Field(ge=0)]
 
@@ -52,9 +61,9 @@ class BaseFile(File):
 
     name: str
     architecture: str
-    type: str
-    vocabulary: int
-    context: int
+    type: BaseType
+    vocabulary: PositiveInt
+    context: PositiveInt
     blocks: NonNegativeInt = 0
     merged: bool = False
 
@@ -68,7 +77,7 @@ class AdapterFile(File):
 
     name: str
     role: Role
-    rank: int
+    rank: PositiveInt
     compact: bool = False
 
 
@@ -128,13 +137,14 @@ class Vector(_Strict):
     """What PyTorch says of one prompt, computed on the very weights of the base's file.
 
     tokens: the greedy answer; top: at each of them the likeliest tokens and their log-probability.
+    tolerance: how far an engine's may be from these; at most the largest of `TOLERANCES`.
     """
 
     composition: str
     prompt: list[TokenId] = Field(min_length=1)
     tokens: list[TokenId] = Field(min_length=1)
     top: list[dict[TokenId, FiniteFloat]]
-    tolerance: FiniteFloat
+    tolerance: Annotated[float, Field(gt=0.0, le=max(TOLERANCES.values()))]
 
 
 class Manifest(_Strict):
@@ -195,6 +205,10 @@ def read_set(folder: Path | str, check: bool = True) -> Manifest:
         )
     manifest = read_manifest(Manifest, folder / MANIFEST)
     _check_names(manifest, folder / MANIFEST)
+    try:
+        _check_sense(manifest)
+    except OnepassError as error:
+        raise OnepassError(f"{folder / MANIFEST}: {error}") from error
     for file in manifest.files():
         _check_file(folder, file, check)
     return manifest
@@ -218,8 +232,33 @@ def _check_names(manifest: Manifest, path: Path) -> None:
                     f"{path}: composition {entry.name!r} uses adapter {name!r}; "
                     f"the set has {', '.join(adapters) or 'none'}"
                 )
+
+
+def _check_sense(manifest: Manifest) -> None:
+    if manifest.base.merged and (manifest.adapters or len(manifest.compositions) > 1):
+        raise OnepassError(
+            "the base is merged, so it is the only composition and takes no adapters; found "
+            f"{len(manifest.compositions)} compositions and {len(manifest.adapters)} adapters"
+        )
+    for entry in manifest.compositions:
+        if entry.fused and len(entry.passes) > 1:
+            raise OnepassError(
+                f"composition {entry.name!r} takes {len(entry.passes)} passes, which no single "
+                f"adapter does; found {entry.fused.path}"
+            )
+        wanted = parse_task(entry.task).parts
+        if entry.parts and sorted(entry.parts) != sorted(wanted):
+            raise OnepassError(
+                f"composition {entry.name!r} has parts {', '.join(entry.parts)}; its task "
+                f"{entry.task!r} has {', '.join(wanted)}"
+            )
     for vector in manifest.vectors:
         manifest.composition(vector.composition)
+        if len(vector.top) != len(vector.tokens):
+            raise OnepassError(
+                f"a test vector of composition {vector.composition!r} has {len(vector.tokens)} "
+                f"tokens, but `top` tells of {len(vector.top)}; write the set again"
+            )
 
 
 def _check_file(folder: Path, file: File, checksum: bool) -> None:

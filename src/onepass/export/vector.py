@@ -15,19 +15,14 @@ from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.adapters.shape import BaseShape
 from onepass.export.gguf.adapter import as_stored, calibration_adapter
 from onepass.export.gguf.base import stored_state
-from onepass.export.manifest import Vector
+from onepass.export.manifest import SAMPLE, TOKENS, TOLERANCES, Vector
 from onepass.model.attach import attached
 from onepass.model.chat import prompt_ids
 from onepass.model.load import Base
 from onepass.model.tokens import fit_prompts
 from onepass.tasks.task import parse_task
 
-SAMPLE = "Ana: Shall we have tea at five?\nBen: Five is too late for me.\nAna: At three, then?"
-TOKENS = 8
 LIKELY = -5.0  # natural logarithm: tokens less likely than this are noise
-
-TOLERANCES = {"f32": 1e-3, "f16": 0.05, "q8_0": 1.0, "q4_0": 1.0}
-"""How far an engine's log-probabilities may be from PyTorch's, by the type of what it holds."""
 
 
 def make_vectors(
@@ -57,8 +52,9 @@ def _vector(base: Base, name: str, pass_: Pass, tolerance: float) -> Vector:
             logits = base.model(input_ids=ids, logits_to_keep=1, use_cache=False).logits[0, -1]
             likeliest = logits.double().log_softmax(-1).topk(5)
             pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
-            top.append({token: value for token, value in pairs if value > LIKELY})
             tokens.append(int(likeliest.indices[0]))
+            kept = {token: value for token, value in pairs if value > LIKELY or token == tokens[-1]}
+            top.append(kept)
     return Vector(composition=name, prompt=prompt, tokens=tokens, top=top, tolerance=tolerance)
 
 
