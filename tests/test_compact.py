@@ -32,10 +32,11 @@ from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
 from onepass.core.files import sha256
 from onepass.device import Engine
-from onepass.device.verify import check_shapes, verify
+from onepass.device.shapes import check_shapes
+from onepass.device.verify import verify
 from onepass.export import export_gguf
 from onepass.export.gguf.compact import block_order, compact, expand
-from onepass.export.gguf.file import Planned, write_gguf
+from onepass.export.gguf.file import Planned, describe_lora, write_gguf
 from onepass.export.gguf.header import read_header
 from onepass.export.manifest import MANIFEST, Manifest, read_set
 from onepass.model.blocks import Array
@@ -211,7 +212,7 @@ def test_plain_llama_cpp_refuses_a_compact_file(device: Path) -> None:
     path = device / MANIFEST
     text = path.read_text(encoding="utf-8").replace('"compact": true', '"compact": false')
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(OnepassError, match=r"llama.cpp cannot load"):
+    with pytest.raises(OnepassError, match=r"three\.gguf: blk\.0-3\..* is absent"):
         Engine(device, threads=1)
 
 
@@ -304,7 +305,6 @@ def test_a_damaged_compact_file_is_refused_by_name(
     manifest = sign(device)
     with pytest.raises(OnepassError, match=rf"calibration-three\.gguf.*{why}"):
         check_shapes(device, manifest)
-    why = why if what != "other name" else "cannot load"
     with pytest.raises(OnepassError, match=why):
         Engine(device, threads=1)
     assert not list(temporary.iterdir())
@@ -313,12 +313,12 @@ def test_a_damaged_compact_file_is_refused_by_name(
 def test_a_small_file_cannot_stand_for_a_large_one(device: Path, temporary: Path) -> None:
     path, shape = device / CALIBRATION, (16, 1 << 14)
     planned = Planned("blk.0-999.attn_q.weight.lora_a", shape, "F16", partial(numbers, shape))
-    write_gguf(path, "llama", lambda writer: writer.add_type("adapter"), [planned])
+    write_gguf(path, "llama", partial(describe_lora, name="calibration-three"), [planned])
     assert path.stat().st_size < 1 << 20
     manifest = sign(device, blocks=1000)
     with pytest.raises(OnepassError, match=r"three\.gguf: .* stand for 524,\d+,\d+ bytes"):
         Engine(device)
-    with pytest.raises(OnepassError, match=r"field base.blocks: 1000, but base-f32.gguf has 4"):
+    with pytest.raises(OnepassError, match=r"field base.blocks: 1000, but .* is 4"):
         check_shapes(device, manifest)
     assert not list(temporary.iterdir())
 

@@ -124,8 +124,6 @@ def test_what_a_set_does_not_have_is_named_with_what_it_has(whole: Path) -> None
             engine.run("pair", CHAT, "mane")
         with pytest.raises(OnepassError, match=r"adapter of this set 'sumarize'.*'summarize'"):
             engine.complete([5], {"sumarize": 1.0}, 8)
-    with pytest.raises(OnepassError, match="context 999: expected 1 to 256"):
-        opened(whole, context=999)
 
 
 # ---------------------------------------------------------------- engines that die
@@ -146,7 +144,7 @@ def test_an_engine_killed_in_mid_answer_is_told_and_stays_closed(whole: Path) ->
         answer = pool.submit(engine.run, "pair", CHAT)
         time.sleep(0.2)
         os.kill(engine.pid, signal.SIGKILL)
-        with pytest.raises(OnepassError, match="ended by signal 9"):
+        with pytest.raises(OnepassError, match="ended by signal 9; open it again"):
             answer.result(timeout=20)
         with pytest.raises(OnepassError, match="the engine is closed"):
             engine.run("pair", CHAT)

@@ -2,13 +2,16 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.nn.functional as F
 
 from architectures import build
 from device_kit import CHAT, edit, engine_or_skip, pair, sign, three_parts
+from onepass.adapters.adapter import Lora
 from onepass.core.errors import OnepassError
 from onepass.device import Engine
 from onepass.device.verify import verify
@@ -128,23 +131,63 @@ def test_a_missing_file_or_manifest_is_named(device: Path, tmp_path: Path) -> No
         opened(tmp_path)
 
 
+ADAPTER = "adapters/summarize.gguf"
+
+
 @pytest.mark.parametrize(
     ("file", "change"),
     [
         (BASE, lambda data: data[: len(data) // 2]),
         (BASE, lambda data: b"no GGUF at all" * 100),
-        ("adapters/summarize.gguf", lambda data: data[:2000]),
-        ("adapters/summarize.gguf", lambda data: data.replace(b"blk.1.attn_q", b"blk.9.attn_q")),
+        (BASE, lambda data: b""),
+        (ADAPTER, lambda data: data[:2000]),
+        (ADAPTER, lambda data: b"no GGUF at all" * 100),
+        (ADAPTER, lambda data: data.replace(b"blk.1.attn_q", b"blk.9.attn_q")),
     ],
-    ids=["half", "no gguf", "half adapter", "other layers"],
+    ids=["half", "no gguf", "empty", "half adapter", "no adapter", "other layers"],
 )
-def test_a_bad_gguf_with_the_right_checksum_ends_the_engine_not_us(
+def test_a_bad_gguf_with_the_right_checksum_is_named(
     file: str, change: Callable[[bytes], bytes], device: Path
 ) -> None:
     spoil(device / file, change)
     sign(device)
-    with pytest.raises(OnepassError, match=r"llama.cpp cannot load .*base-f32.gguf: \S+"):
+    for open_it in (opened, verify):
+        with pytest.raises(OnepassError, match=rf"^{device / file}"):
+            open_it(device)
+
+
+def test_an_adapter_in_the_place_of_the_base_is_named(device: Path) -> None:
+    exchange(device / BASE, device / ADAPTER)
+    with pytest.raises(OnepassError, match=r"summarize\.gguf: general\.type is 'model'"):
         opened(device)
+    shutil.copy(device / BASE, device / ADAPTER)
+    sign(device)
+    with pytest.raises(OnepassError, match=r"base-f32\.gguf: general\.type is 'adapter'"):
+        opened(device)
+
+
+def exchange(one: Path, other: Path) -> None:
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second)
+    other.write_bytes(first)
+    sign(one.parent if (one.parent / MANIFEST).exists() else one.parents[1])
+
+
+@pytest.mark.parametrize("folder", ["adapters", "fused"])
+def test_adapters_in_each_others_place_are_found_by_their_names(folder: str, device: Path) -> None:
+    first, second = {"adapters": ("summarize", "tone-witty"), "fused": ("three", "pair")}[folder]
+    exchange(device / folder / f"{first}.gguf", device / folder / f"{second}.gguf")
+    for open_it in (opened, verify):
+        with pytest.raises(OnepassError, match=f"{first}.gguf holds '{second}', but .* '{first}'"):
+            open_it(device)
+
+
+def test_when_no_file_is_to_blame_the_first_error_is_told(
+    device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onepass.device.engine.SLOTS", 1000)
+    with pytest.raises(OnepassError, match=r"1000 slots: llama_init.*n_seq_max must be <= 256$"):
+        opened(device, slots=1000)
 
 
 def test_a_base_without_a_tokenizer_aborts_the_engine_not_us(device: Path) -> None:
@@ -159,17 +202,16 @@ def test_adapters_of_another_base_are_refused(device: Path, tmp_path: Path) -> N
     export_gguf({"three": three_parts(other)}, other, tmp_path / "other", "f32", "f32")
     shutil.copy(tmp_path / "other" / BASE, device / BASE)
     sign(device)
-    with pytest.raises(OnepassError, match="cannot load"):
-        opened(device)
-    with pytest.raises(OnepassError, match=r"attn_k.weight.*made for another base"):
-        verify(device)
+    edit(device, put("base.type", "f32"))
+    for open_it in (opened, verify):
+        with pytest.raises(OnepassError, match=r"attn_k.weight.*made for another base"):
+            open_it(device)
 
 
-def test_adapters_in_each_others_place_are_found_by_the_test_vector(device: Path) -> None:
+def test_scales_in_each_others_place_are_found_by_the_test_vector(device: Path) -> None:
     def swap(manifest: dict[str, Any]) -> None:
-        one, other = manifest["adapters"][:2]
-        one["name"], other["name"] = other["name"], one["name"]
-        manifest["compositions"][0]["passes"][0]["scales"]["summarize"] = 0.25
+        scales = manifest["compositions"][0]["passes"][0]["scales"]
+        scales["summarize"], scales["tone-witty"] = scales["tone-witty"], scales["summarize"]
 
     assert [each.composition for each in verify(device)] == ["three", "pair"]
     edit(device, swap)
@@ -184,3 +226,57 @@ def test_a_base_of_the_same_shape_is_found_by_the_test_vector(device: Path, tmp_
     sign(device)
     with pytest.raises(OnepassError, match=r"differ by .* from PyTorch's"):
         verify(device)
+
+
+# ---------------------------------------------------------------- manifests that fit no more
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (put("base.type", "f16"), "field base.type: f16, but general.file_type of base-f32"),
+        (put("base.vocabulary", 32), r"field base.vocabulary: 32, but qwen2.vocab_size .* is 320"),
+        (put("base.context", 10**12), "field base.context: 1000000000000, but .* is 256"),
+        (put("base.blocks", 3), "field base.blocks: 3, but .* is 2"),
+        (put("adapters.0.rank", 99), "'summarize', field rank: 99, but .* has 4"),
+        (put("vectors", []), "composition 'three': it has no test vector"),
+        (lambda manifest: manifest["vectors"].pop(0), "'three': it has no test vector"),
+        (put("vectors.1.top.0", {}), "'pair': its test vector tells nothing of a token"),
+        (put("compositions.1.passes.0.instruction", "Sing."), "'pair': the set asks 'Sing.'"),
+        (put("compositions.1.passes.0.task", "sing"), "'pair': unknown task 'sing'"),
+        (put("compositions.1.passes.0.task", "summarize"), "'pair': the set asks 'Summarize"),
+        (put("prompt.before", [999999]), "'three': the prompt of its test vector is not"),
+        (put("prompt.text_after", "!"), "'three': the prompt of its test vector is not"),
+        (put(SCALE, 0.51), "'three': .*differ by .*, 0.001 is allowed"),
+    ],
+)
+def test_a_manifest_that_its_files_do_not_bear_out_is_not_verified(
+    change: Callable[[dict[str, Any]], None], why: str, device: Path
+) -> None:
+    edit(device, change)
+    with pytest.raises(OnepassError, match=why):
+        verify(device, threads=1)
+
+
+def test_what_may_differ_follows_from_the_types(device: Path) -> None:
+    """A set in 32 bits cannot allow itself what one in 4 bits may."""
+    edit(device, put("vectors.0.tolerance", 1.0))
+    assert {each.tolerance for each in verify(device, threads=1)} == {1e-3}
+
+
+@pytest.mark.parametrize("types", [("f16", "f16"), ("q8_0", "q8_0"), ("q4_0", "q8_0")])
+def test_whatever_is_packed_is_verified(types: tuple[str, str], base: Base, tmp_path: Path) -> None:
+    """Of ranks 30, which 8 bits fill up to 32, and 4, which they leave."""
+    made = pair(base)
+    (pass_,) = made.passes
+    first, second = pass_.adapters
+    modules = {path: padded_to(lora, 30) for path, lora in first.adapter.modules.items()}
+    wide = replace(first, adapter=replace(first.adapter, modules=modules))
+    made = replace(made, passes=(replace(pass_, adapters=(wide, second)),))
+    manifest = export_gguf({"it": made}, base, tmp_path / "set", *types, vectors=True)
+    assert {adapter.rank for adapter in manifest.adapters} == {2, 30}
+    allowed = {"f16": 0.05, "q8_0": 1.0}[types[1]]
+    assert {each.tolerance for each in verify(tmp_path / "set", threads=1)} == {allowed}
+
+
+def padded_to(lora: Lora, rank: int) -> Lora:
+    more = rank - lora.rank
+    return Lora(F.pad(lora.down, (0, 0, 0, more)), F.pad(lora.up, (0, more)))

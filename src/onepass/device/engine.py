@@ -24,12 +24,14 @@ from onepass.core.registry import unknown
 from onepass.device.modes import plan
 from onepass.device.plain import fused_name, plain_files
 from onepass.device.process import EngineProcess
+from onepass.device.shapes import check_adapters, check_shapes
 from onepass.device.stream import UNTOLD, OnText, gather, stripped
 from onepass.export.manifest import MANIFEST, Manifest, PassEntry, read_set
 from onepass.tasks.prompt import fit_prompt
 from onepass.tasks.task import parse_task
 
 CONTEXT = 4096  # by default at most so many tokens, for a real base's context costs much memory
+SLOTS = 256  # llama.cpp's most
 _FIELDS = ["content", "tokens", "tokens_predicted", "tokens_evaluated", "timings/cache_n", "stop"]
 """Of the reply to a completion; llama.cpp would repeat the prompt and all settings besides."""
 
@@ -109,8 +111,9 @@ class Engine:
             raise OnepassError(
                 f"context {context}: expected 1 to {base.context} tokens, as base {base.name} has"
             )
-        if slots < 1:
-            raise OnepassError(f"slots {slots}: expected at least 1")
+        if not 1 <= slots <= SLOTS:
+            raise OnepassError(f"slots {slots}: expected 1 to {SLOTS}")
+        check_adapters(folder, self.manifest)
         self._cache = cache
         self._slots: dict[tuple[float, ...], int] = {}
         self._slot_count = slots
@@ -126,7 +129,11 @@ class Engine:
                 "threads": threads,
                 "exact": exact,
             }
-            self._process = EngineProcess(settings, timeout)
+            try:
+                self._process = EngineProcess(settings, timeout)
+            except OnepassError:
+                check_shapes(folder, self.manifest)  # a file that is to blame is told of by name
+                raise
         try:
             self._check_order(paths)
         except OnepassError:
@@ -179,7 +186,7 @@ class Engine:
         notices = []
         passes = self._plan(composition, mode)
         for number, pass_ in enumerate(passes, start=1):
-            prompt, notice = self._fitted(pass_, text, max_new_tokens)
+            prompt, notice = self.fitted(pass_, text, max_new_tokens)
             notices += [notice] if notice else []
             take = on_text and (stripped(on_text) if number == len(passes) else _unheard)
             done.append(self._complete(prompt, pass_.scales, max_new_tokens, on_text=take))
@@ -252,7 +259,13 @@ class Engine:
         count = top or self.manifest.base.vocabulary
         # The engine tells nothing where the answer ends at once: have it say an ordinary token.
         word = self.tokenize("a")[0]
-        reply = self._ask(prompt, scales, n_predict=1, n_probs=count, logit_bias=[[word, 1e6]])
+        reply = self._ask(
+            prompt,
+            scales,
+            n_predict=1,
+            n_probs=count,
+            logit_bias=[[word, 1e6]],
+        )
         (first,) = reply["completion_probabilities"]
         return {int(row["id"]): float(row["logprob"]) for row in first["top_logprobs"]}
 
@@ -269,18 +282,13 @@ class Engine:
         middle = [token for piece in frame.pieces(message) for token in self.tokenize(piece)]
         return [*frame.before, *middle, *frame.after]
 
-    def _plan(self, composition: str, mode: str) -> list[PassEntry]:
-        entry = self.manifest.composition(composition)
-        if mode != "composed" and self.manifest.base.merged:
-            raise OnepassError(
-                f"mode {mode} needs the adapters apart; the set's base is the whole composition"
-            )
-        passes = plan(entry, mode)
-        if mode == "composed" and fused_name(entry.name) in self._adapters:
-            return [passes[0].model_copy(update={"scales": {fused_name(entry.name): 1.0}})]
-        return passes
+    def fitted(self, pass_: PassEntry, text: str, max_new_tokens: int) -> tuple[list[int], str]:
+        """The ids of a pass's prompt for a text, and a notice of what did not fit the context.
 
-    def _fitted(self, pass_: PassEntry, text: str, max_new_tokens: int) -> tuple[list[int], str]:
+        Raises:
+            OnepassError: there is no room, or the set asks something else for the task than this
+                version of onepass.
+        """
         if max_new_tokens < 1:
             raise OnepassError(f"max_new_tokens is {max_new_tokens}; it must be positive")
         room = self.context - max_new_tokens
@@ -298,6 +306,17 @@ class Engine:
         ids = cache(self.prompt_ids)
         fitted = fit_prompt(task, text, lambda message: len(ids(message)), room)
         return ids(fitted.prompt), fitted.notice
+
+    def _plan(self, composition: str, mode: str) -> list[PassEntry]:
+        entry = self.manifest.composition(composition)
+        if mode != "composed" and self.manifest.base.merged:
+            raise OnepassError(
+                f"mode {mode} needs the adapters apart; the set's base is the whole composition"
+            )
+        passes = plan(entry, mode)
+        if mode == "composed" and fused_name(entry.name) in self._adapters:
+            return [passes[0].model_copy(update={"scales": {fused_name(entry.name): 1.0}})]
+        return passes
 
     def _ask(
         self,
@@ -322,9 +341,12 @@ class Engine:
                 **more,
             }
             if read is None:
-                return self._process.ask("/completion", body)
-            with closing(self._process.stream("/completion", {**body, "stream": True})) as events:
-                return read(events)
+                reply = self._process.ask("/completion", body)
+            else:
+                stream = self._process.stream("/completion", {**body, "stream": True})
+                with closing(stream) as events:
+                    reply = read(events)
+            return reply
 
     def _slot(self, vector: tuple[float, ...]) -> int:
         """The slot of these scales: theirs, a free one, or that of those asked for longest ago."""

@@ -1,6 +1,7 @@
 """llama.cpp's server in a process of its own, spoken to over HTTP on this machine."""
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from onepass.device import child
 _PATIENCE = 5.0  # seconds a process may take to end when it is asked to
 _IDLE = 2.0  # seconds after which a connection is opened anew; the server closes it after 5
 _EVENT = b"data: "
+_ERROR = " E "  # in a line of llama.cpp's log: an error, after the time
 
 Idle = list[tuple[HTTPConnection, float]]
 """Connections that wait for another request, and since when."""
@@ -54,9 +56,15 @@ class EngineProcess:
         self._end = weakref.finalize(self, _end, self._process, self._log, self._idle)
         started = self._begin(settings)
         if started is None:
-            said = self._said()
+            complaints = self._complaints()
             self.close()
-            raise OnepassError(f"llama.cpp cannot load {settings['model']}: {said}")
+            # The first error is the cause; those after it tell what else it kept from happening.
+            causes = [line for line in complaints if _ERROR in line] or complaints[-1:]
+            raise OnepassError(
+                f"llama.cpp cannot load {settings['model']} with {len(settings['adapters'])} "
+                f"adapters, context {settings['context']} and {settings['slots']} slots: "
+                f"{causes[0].rpartition(_ERROR)[2] if causes else 'it does not say why'}"
+            )
         self.url = str(started["url"])
 
     @property
@@ -159,17 +167,21 @@ class EngineProcess:
         except subprocess.TimeoutExpired:
             return OnepassError("the engine does not answer any more; close it and open it again")
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        said = self._said()
+        # One that is killed has no time to complain; what it said before is about something else.
+        killed = status in (-signal.SIGKILL, -signal.SIGTERM)
+        complaints = [] if killed else self._complaints()
         self.close()
-        return OnepassError(f"the engine {how} ({said}); open it again")
+        said = f" ({complaints[-1]})" if complaints else ""
+        return OnepassError(f"the engine {how}{said}; open it again")
 
-    def _said(self) -> str:
-        """The last complaint in llama.cpp's log, else its last line."""
-        self._log.seek(0)
-        lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]
-        signs = (" E ", "rror", "ASSERT", "abort", "terminate")
-        complaints = [line for line in lines if any(sign in line for sign in signs)]
-        return (complaints or lines or ["it said nothing"])[-1]
+    def _complaints(self) -> list[str]:
+        """The lines of llama.cpp's log that tell of something wrong."""
+        lines: list[str] = []
+        with suppress(ValueError):  # another thread has just closed it
+            self._log.seek(0)
+            lines = [line.strip() for line in self._log.read().splitlines()]
+        signs = (_ERROR, "rror", "ASSERT", "abort", "terminate")
+        return [line for line in lines if any(sign in line for sign in signs)]
 
 
 def _end(process: "subprocess.Popen[str]", log: IO[str], idle: Idle) -> None:

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onepass.core.errors import OnepassError
-from onepass.core.files import inside
 from onepass.device.engine import Engine
-from onepass.device.plain import fused_name, largest
-from onepass.export.gguf.compact import expanded
-from onepass.export.gguf.header import Header, mapped, read_header
-from onepass.export.manifest import MANIFEST, Manifest, Vector, read_set
+from onepass.device.plain import fused_name
+from onepass.device.shapes import check_shapes
+from onepass.export.manifest import SAMPLE, TOKENS, TOLERANCES, Vector, read_set
 
 _FLOOR = -10.0  # what an engine says less of than of its likeliest tokens counts as this
 _ASKED = 64  # likeliest tokens to ask an engine for
@@ -30,84 +28,66 @@ class Checked:
 
 
 def verify(folder: Path | str, threads: int | None = None) -> list[Checked]:
-    """Check a set's files, their shapes, and each of its test vectors on the engine.
+    """Check a set's files, their shapes, its prompts, and each of its test vectors on the engine.
 
     Raises:
-        OnepassError: a file is damaged or does not belong to the others, there is no test vector,
-            or the engine's log-probabilities differ from PyTorch's by more than is allowed.
+        OnepassError: a file is damaged or does not belong to the others, a composition has no test
+            vector, its prompt is not the vector's, or the engine's log-probabilities differ from
+            PyTorch's by more than the types of the files allow.
     """
     folder = Path(folder)
     manifest = read_set(folder)
-    check_shapes(folder, manifest)
-    if not manifest.vectors:
-        raise OnepassError(f"{folder} holds no test vector; write it with `onepass pack`")
+    types = {manifest.base.type, *check_shapes(folder, manifest)}
+    allowed = max(TOLERANCES.get(type_, 0.0) for type_ in types)
+    names = {vector.composition for vector in manifest.vectors}
+    for entry in manifest.compositions:
+        if entry.name not in names:
+            raise OnepassError(
+                f"{folder}, composition {entry.name!r}: it has no test vector; write the set with "
+                "`onepass pack`"
+            )
     fused = [entry.name for entry in manifest.compositions if entry.fused]
     with Engine(folder, exact=True, fused=fused, slots=1, threads=threads, check=False) as engine:
-        checked = [_compare(engine, vector) for vector in manifest.vectors]
-    for each in checked:
-        if each.difference > each.tolerance:
-            raise OnepassError(
-                f"{folder}, composition {each.composition!r}: the engine's log-probabilities "
-                f"differ by {each.difference:.3g} from PyTorch's, {each.tolerance:.3g} is allowed; "
-                "write the set again, and report it if that does not help"
-            )
+        checked = []
+        for vector in manifest.vectors:
+            try:
+                _check_prompt(engine, vector)
+                checked.append(_compare(engine, vector, min(vector.tolerance, allowed)))
+            except OnepassError as error:
+                raise OnepassError(
+                    f"{folder}, composition {vector.composition!r}: {error}"
+                ) from error
     return checked
 
 
-def _compare(engine: Engine, vector: Vector) -> Checked:
+def _check_prompt(engine: Engine, vector: Vector) -> None:
+    """Refuse a vector whose prompt is not the one that the engine runs the composition with."""
+    for number, pass_ in enumerate(engine.manifest.composition(vector.composition).passes):
+        ids, _ = engine.fitted(pass_, SAMPLE, TOKENS)
+        if number == 0 and ids != vector.prompt:
+            raise OnepassError(
+                "the prompt of its test vector is not what its task and the set's frame make of "
+                "the sample conversation; write the set again"
+            )
+
+
+def _compare(engine: Engine, vector: Vector, tolerance: float) -> Checked:
     entry = engine.manifest.composition(vector.composition)
     forms: list[Mapping[str, float]] = [entry.passes[0].scales]
     if entry.fused:
         forms.append({fused_name(entry.name): 1.0})
     worst = 0.0
     for place, expected in enumerate(vector.top):
+        if not expected:
+            raise OnepassError("its test vector tells nothing of a token; write the set again")
         prompt = [*vector.prompt, *vector.tokens[:place]]
         for scales in forms:
             found = engine.log_probabilities(prompt, scales, top=_ASKED)
             for token, value in expected.items():
                 worst = max(worst, abs(found.get(token, _FLOOR) - value))
-    return Checked(vector.composition, len(vector.tokens), worst, vector.tolerance)
-
-
-def check_shapes(folder: Path, manifest: Manifest) -> None:
-    """Refuse a file that is not what the manifest says, or an adapter that does not fit the base.
-
-    Reads the headers only.
-    """
-    base, compact = manifest.base, {file.path for file in manifest.adapters if file.compact}
-    header = _header(inside(folder / MANIFEST, base.path), base.architecture, "model")
-    blocks = header.fields.get(f"{base.architecture}.block_count")
-    if base.blocks not in (0, blocks):
+    if worst > tolerance:
         raise OnepassError(
-            f"{folder / MANIFEST}, field base.blocks: {base.blocks}, but {base.path} has {blocks}; "
-            "write the set again"
+            f"the engine's log-probabilities differ by {worst:.3g} from PyTorch's, "
+            f"{tolerance:.3g} is allowed; write the set again, and report it if that does not help"
         )
-    shapes = {tensor.name: tensor.shape for tensor in header.tensors}
-    for file in manifest.files():
-        if file.path == base.path:
-            continue
-        path = inside(folder / MANIFEST, file.path)
-        header = _header(path, base.architecture, "adapter")
-        parts = [(tensor.name, tensor) for tensor in header.tensors]
-        if file.path in compact:
-            parts = expanded(path, header, base.blocks, largest(base))
-        for name, tensor in parts:
-            target, _, factor = name.rpartition(".")
-            shape = shapes.get(target)
-            side = 0 if factor == "lora_a" else 1
-            if not shape or len(tensor.shape) != 2 or tensor.shape[side] != shape[side]:
-                raise OnepassError(
-                    f"{path}: {name} is {tensor.shape[::-1]}, but {target} of {base.path} is "
-                    f"{shape[::-1] if shape else 'absent'}; it was made for another base"
-                )
-
-
-def _header(path: Path, architecture: str, kind: str) -> Header:
-    with mapped(path) as data:
-        header = read_header(path, data)
-    for field, value in (("general.architecture", architecture), ("general.type", kind)):
-        if header.fields.get(field) != value:
-            raise OnepassError(
-                f"{path}: {field} is {header.fields.get(field)!r}, expected {value!r}"
-            )
-    return header
+    return Checked(vector.composition, len(vector.tokens), worst, tolerance)

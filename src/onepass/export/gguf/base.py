@@ -17,12 +17,11 @@ from onepass.export.gguf.architecture import (
     rotary_factors,
     tensor_names,
 )
-from onepass.export.gguf.file import Planned, storage_type, write_gguf
+from onepass.export.gguf.file import FILE_TYPES, Planned, storage_type, write_gguf
 from onepass.export.gguf.tokenizer import add_tokenizer
 from onepass.model.blocks import Array, stored_values
 from onepass.model.load import Base
 
-_FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
 _HEAD_NORM = re.compile(r"(.+\.[qk]_layernorm)\.norms\.(\d+)(\.weight)$")
 
 
@@ -40,7 +39,7 @@ def write_base(base: Base, path: Path, base_type: str) -> None:
         gguf = optional("gguf", "device")
         writer.add_type("model")
         writer.add_name(base.name)
-        writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[base_type]])
+        writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[base_type]])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         add_fields(writer, config, architecture)
         add_tokenizer(writer, base)

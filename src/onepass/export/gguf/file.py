@@ -14,6 +14,9 @@ from onepass.model.blocks import BLOCK, Array
 
 Raw = NDArray[np.uint8]
 
+FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
+"""What `gguf.LlamaFileType` calls a base of each type."""
+
 
 def storage_type(name: str, shape: Sequence[int], base_type: str) -> str:
     """The type, "F32", "F16", "Q8_0" or "Q4_0", of a base's tensor; `name` is its GGUF name.
