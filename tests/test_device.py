@@ -146,6 +146,7 @@ def test_an_engine_killed_in_mid_answer_is_told_and_stays_closed(whole: Path) ->
         os.kill(engine.pid, signal.SIGKILL)
         with pytest.raises(OnepassError, match="ended by signal 9; open it again"):
             answer.result(timeout=20)
+        assert engine.peak_memory() is None
         with pytest.raises(OnepassError, match="the engine is closed"):
             engine.run("pair", CHAT)
 
@@ -168,6 +169,15 @@ def test_closing_leaves_no_process(whole: Path) -> None:
     pid = forgotten.pid
     del forgotten
     assert gone(pid)
+
+
+def test_a_stopped_engine_is_closed_at_once(whole: Path) -> None:
+    engine = opened(whole)
+    os.kill(engine.pid, signal.SIGSTOP)
+    began = time.perf_counter()
+    engine.close()
+    assert time.perf_counter() - began < 2
+    assert gone(engine.pid)
 
 
 def test_an_engine_does_not_outlive_who_opened_it(whole: Path) -> None:

@@ -221,6 +221,29 @@ def test_an_engine_killed_between_pieces_is_told(engine: Engine) -> None:
         engine.run("three", CHAT, on_text=print)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_engine_closed_in_mid_answer_ends_at_once_and_tells_who_asked(
+    streamed: bool, engine: Engine
+) -> None:
+    prompt, on_text = engine.prompt_ids(CHAT), (lambda piece: None) if streamed else None
+    with ThreadPoolExecutor(2) as pool:
+        answers = [
+            pool.submit(engine.complete, prompt, {}, ROOM - 300, True, on_text) for _ in range(2)
+        ]
+        time.sleep(0.2)  # one is answered, the other waits its turn
+        began = time.perf_counter()
+        engine.close()
+        assert time.perf_counter() - began < 1
+        told = sorted(str(answer.exception(timeout=10)) for answer in answers)
+        assert time.perf_counter() - began < 2
+    assert told == [
+        "the engine is closed; open it again",
+        "the engine was closed before it had answered; open it again",
+    ]
+    assert all(isinstance(answer.exception(), OnepassError) for answer in answers)
+    assert engine.peak_memory() is None
+
+
 def test_an_engine_that_hangs_between_pieces_is_given_up_and_may_go_on(device: Path) -> None:
     with Engine(device, context=ROOM, threads=1, timeout=1.0) as engine:
         expected = engine.run("three", CHAT, max_new_tokens=8).text

@@ -19,7 +19,7 @@ from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
 from onepass.device import child
 
-_PATIENCE = 5.0  # seconds a process may take to end when it is asked to
+_PATIENCE = 5.0  # seconds in which a process that does not answer may turn out to have ended
 _IDLE = 2.0  # seconds after which a connection is opened anew; the server closes it after 5
 _EVENT = b"data: "
 _ERROR = " E "  # in a line of llama.cpp's log: an error, after the time
@@ -166,6 +166,8 @@ class EngineProcess:
             status = self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
             return OnepassError("the engine does not answer any more; close it and open it again")
+        if not self._end.alive:
+            return OnepassError("the engine was closed before it had answered; open it again")
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         # One that is killed has no time to complain; what it said before is about something else.
         killed = status in (-signal.SIGKILL, -signal.SIGTERM)
@@ -191,11 +193,8 @@ def _end(process: "subprocess.Popen[str]", log: IO[str], idle: Idle) -> None:
         if pipe is not None:
             with suppress(OSError):  # what was still to be written to one that has ended
                 pipe.close()
-    try:
-        process.wait(_PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    process.kill()  # it has nothing to keep, and may be in the middle of an answer, or stopped
+    process.wait()
     log.close()
 
 
