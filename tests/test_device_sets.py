@@ -245,6 +245,7 @@ def test_a_base_of_the_same_shape_is_found_by_the_test_vector(device: Path, tmp_
         (put("compositions.1.passes.0.task", "summarize"), "'pair': the set asks 'Summarize"),
         (put("prompt.before", [999999]), "'three': the prompt of its test vector is not"),
         (put("prompt.text_after", "!"), "'three': the prompt of its test vector is not"),
+        (put(SCALE, 1e30), r"'three': .*overflow with adapters .*summarize at 1e\+30"),
         (put(SCALE, 0.51), "'three': .*differ by .*, 0.001 is allowed"),
     ],
 )
@@ -280,3 +281,15 @@ def test_whatever_is_packed_is_verified(types: tuple[str, str], base: Base, tmp_
 def padded_to(lora: Lora, rank: int) -> Lora:
     more = rank - lora.rank
     return Lora(F.pad(lora.down, (0, 0, 0, more)), F.pad(lora.up, (0, more)))
+
+
+def test_numbers_that_overflow_are_refused_whole_and_in_pieces(device: Path) -> None:
+    """llama.cpp itself goes on with some token; it is told of each time, not the first alone."""
+    edit(device, put(SCALE, 1e30))
+    pieces: list[str] = []
+    with opened(device) as engine:
+        for on_text in (None, None, pieces.append):
+            with pytest.raises(OnepassError, match=r"overflow.*summarize at 1e\+30"):
+                engine.run("three", CHAT, max_new_tokens=4, on_text=on_text)
+        assert engine.run("pair", CHAT, max_new_tokens=4).tokens
+    assert not pieces

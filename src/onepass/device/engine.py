@@ -25,14 +25,17 @@ from onepass.device.modes import plan
 from onepass.device.plain import fused_name, plain_files
 from onepass.device.process import EngineProcess
 from onepass.device.shapes import check_adapters, check_shapes
-from onepass.device.stream import UNTOLD, OnText, gather, stripped
+from onepass.device.stream import UNTOLD, OnText, finite, gather, stripped
 from onepass.export.manifest import MANIFEST, Manifest, PassEntry, read_set
 from onepass.tasks.prompt import fit_prompt
 from onepass.tasks.task import parse_task
 
 CONTEXT = 4096  # by default at most so many tokens, for a real base's context costs much memory
 SLOTS = 256  # llama.cpp's most
-_FIELDS = ["content", "tokens", "tokens_predicted", "tokens_evaluated", "timings/cache_n", "stop"]
+_FIELDS = [
+    "content", "tokens", "tokens_predicted", "tokens_evaluated", "timings/cache_n", "stop",
+    "completion_probabilities",
+]  # fmt: skip
 """Of the reply to a completion; llama.cpp would repeat the prompt and all settings besides."""
 
 
@@ -117,6 +120,7 @@ class Engine:
         self._cache = cache
         self._slots: dict[tuple[float, ...], int] = {}
         self._slot_count = slots
+        self._sound: set[tuple[float, ...]] = set()  # scales that have been seen to give numbers
         self._busy = threading.RLock()  # `on_text` may ask something itself
         with plain_files(folder, self.manifest, fused) as adapters:
             self._adapters = list(adapters)
@@ -264,6 +268,7 @@ class Engine:
             scales,
             n_predict=1,
             n_probs=count,
+            post_sampling_probs=False,
             logit_bias=[[word, 1e6]],
         )
         (first,) = reply["completion_probabilities"]
@@ -330,7 +335,10 @@ class Engine:
         if strangers:
             raise unknown("adapter of this set", strangers[0], self._adapters)
         vector = tuple(float(scales.get(name, 0.0)) for name in self._adapters)
+        checked = partial(finite, scales=scales)
         with self._busy:
+            # To be told it costs time for each token, so only until these scales have done well.
+            told = {} if vector in self._sound else {"n_probs": 1, "post_sampling_probs": True}
             body = {
                 "prompt": list(prompt),
                 # Each named, because llama.cpp takes an empty list for the scales it started with.
@@ -338,14 +346,16 @@ class Engine:
                 "id_slot": self._slot(vector),
                 "temperature": 0.0,
                 "cache_prompt": self._cache,
+                **told,
                 **more,
             }
             if read is None:
-                reply = self._process.ask("/completion", body)
+                reply = checked(self._process.ask("/completion", body))
             else:
                 stream = self._process.stream("/completion", {**body, "stream": True})
                 with closing(stream) as events:
-                    reply = read(events)
+                    reply = read(map(checked, events))
+            self._sound.add(vector)
             return reply
 
     def _slot(self, vector: tuple[float, ...]) -> int:

@@ -1,7 +1,9 @@
 """The pieces of an answer as llama.cpp generates them. See `gather` for what it does not tell."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
+
+from onepass.core.errors import OnepassError
 
 OnText = Callable[[str], None]
 
@@ -43,3 +45,18 @@ def stripped(on_text: OnText) -> OnText:
             given = len(text)
 
     return take
+
+
+def finite(reply: Any, scales: Mapping[str, float]) -> Any:
+    """A reply, or an event of a stream, unless what it tells of a token's likelihood is NaN.
+
+    llama.cpp goes on with any token then. scales: what is to blame, by name of adapter.
+    """
+    rows = reply.get("completion_probabilities") or ()
+    if any(row.get("prob", row.get("logprob")) is None for row in rows):
+        at = ", ".join(f"{name} at {scale:g}" for name, scale in scales.items())
+        raise OnepassError(
+            f"the model's numbers overflow with adapters {at or '(none)'}; "
+            "a scale is too large, or a file is damaged"
+        )
+    return reply
