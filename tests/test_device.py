@@ -1,11 +1,13 @@
 """`onepass.device`: compositions on llama.cpp, chosen per request; bad sets and dying engines."""
 
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,47 @@ def test_what_a_set_does_not_have_is_named_with_what_it_has(whole: Path) -> None
             engine.run("pair", CHAT, "mane")
         with pytest.raises(OnepassError, match=r"adapter of this set 'sumarize'.*'summarize'"):
             engine.complete([5], {"sumarize": 1.0}, 8)
+
+
+@pytest.mark.parametrize(
+    ("ask", "why"),
+    [
+        (lambda engine: engine.run("pair", ""), "text is '', which is empty"),
+        (lambda engine: engine.run("pair", " \n"), r"text is ' \\n', which is empty"),
+        (lambda engine: engine.run("pair", CHAT, max_new_tokens=0), "max_new_tokens is 0"),
+        (lambda engine: engine.complete([5], {}, -1), "max_new_tokens is -1"),
+        (lambda engine: engine.complete([], {}, 1), "prompt.* must not be empty"),
+        (lambda engine: engine.complete([999], {}, 1), "Prompt contains invalid tokens"),
+        (lambda engine: engine.complete([5], {"summarize": math.nan}, 1), "'summarize' is nan"),
+        (lambda engine: engine.complete([5], {"summarize": math.inf}, 1), "'summarize' is inf"),
+        (lambda engine: engine.log_probabilities([5], {}, top=-1), "top is -1"),
+        (lambda engine: engine.log_probabilities([5], {}, top=0), "top is 0"),
+    ],
+)
+def test_an_argument_that_makes_no_sense_is_named(
+    ask: Callable[[Engine], Any], why: str, whole: Path
+) -> None:
+    with opened(whole) as engine, pytest.raises(OnepassError, match=why):
+        ask(engine)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"context": 999}, "context 999: expected 1 to 256"),
+        ({"context": 0}, "context 0: expected 1 to 256"),
+        ({"slots": 0}, "slots 0: expected 1 to 256"),
+        ({"slots": 1000}, "slots 1000: expected 1 to 256"),
+        ({"timeout": 0}, "timeout 0: expected a positive"),
+        ({"timeout": -1.0}, "timeout -1.0: expected a positive"),
+        ({"timeout": math.nan}, "timeout nan: expected a positive"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_named(
+    options: dict[str, Any], why: str, whole: Path
+) -> None:
+    with pytest.raises(OnepassError, match=why):
+        opened(whole, **options)
 
 
 # ---------------------------------------------------------------- engines that die

@@ -7,6 +7,7 @@ Each request names the scale of every adapter, so that another composition costs
 combination of scales keeps a slot of its own with the prompt it read last, as far as slots go.
 """
 
+import math
 import threading
 import time
 import unicodedata
@@ -116,6 +117,8 @@ class Engine:
             )
         if not 1 <= slots <= SLOTS:
             raise OnepassError(f"slots {slots}: expected 1 to {SLOTS}")
+        if not 0 < timeout <= threading.TIMEOUT_MAX:
+            raise OnepassError(f"timeout {timeout}: expected a positive number of seconds")
         check_adapters(folder, self.manifest)
         self._cache = cache
         self._slots: dict[tuple[float, ...], int] = {}
@@ -182,9 +185,11 @@ class Engine:
         pieces together are the answer's text.
 
         Raises:
-            OnepassError: there is no such composition or mode, there is no room for the answer, or
-                the engine fails.
+            OnepassError: there is no such composition or mode, the text is empty, there is no room
+                for the answer, or the engine fails.
         """
+        if not text.strip():
+            raise OnepassError(f"text is {text!r}, which is empty; give a text")
         began = time.perf_counter()
         done: list[Completion] = []
         notices = []
@@ -218,6 +223,7 @@ class Engine:
         on_text: is given the text, whole characters at a time, as it is generated. Where a
         character took several tokens, all is generated once more in the end, for their ids.
         """
+        _positive("max_new_tokens", max_new_tokens)
         done = self._complete(prompt, scales, max_new_tokens, to_the_end, on_text)
         if UNTOLD in done.ids:
             again = self._complete(prompt, scales, max_new_tokens, to_the_end)
@@ -260,7 +266,7 @@ class Engine:
         self, prompt: Sequence[int], scales: Mapping[str, float], top: int | None = None
     ) -> dict[int, float]:
         """The natural log-probability of each next token, of the `top` likeliest or of all."""
-        count = top or self.manifest.base.vocabulary
+        count = self.manifest.base.vocabulary if top is None else _positive("top", top)
         # The engine tells nothing where the answer ends at once: have it say an ordinary token.
         word = self.tokenize("a")[0]
         reply = self._ask(
@@ -294,9 +300,7 @@ class Engine:
             OnepassError: there is no room, or the set asks something else for the task than this
                 version of onepass.
         """
-        if max_new_tokens < 1:
-            raise OnepassError(f"max_new_tokens is {max_new_tokens}; it must be positive")
-        room = self.context - max_new_tokens
+        room = self.context - _positive("max_new_tokens", max_new_tokens)
         if room < 1:
             raise OnepassError(
                 f"max_new_tokens is {max_new_tokens}, but the context is {self.context} tokens; "
@@ -335,6 +339,9 @@ class Engine:
         if strangers:
             raise unknown("adapter of this set", strangers[0], self._adapters)
         vector = tuple(float(scales.get(name, 0.0)) for name in self._adapters)
+        for name, scale in zip(self._adapters, vector, strict=True):
+            if not math.isfinite(scale):
+                raise OnepassError(f"the scale of adapter {name!r} is {scale}; it must be finite")
         checked = partial(finite, scales=scales)
         with self._busy:
             # To be told it costs time for each token, so only until these scales have done well.
@@ -379,3 +386,9 @@ class Engine:
 
 def _unheard(piece: str) -> None:
     """Has a pass streamed only so that it can be interrupted."""
+
+
+def _positive(name: str, number: int) -> int:
+    if number < 1:
+        raise OnepassError(f"{name} is {number}; it must be positive")
+    return number
