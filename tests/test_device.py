@@ -19,7 +19,9 @@ from device_kit import CHAT, PAIR, engine_or_skip, pair, three_parts
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
 from onepass.device import Engine
+from onepass.device.modes import plan
 from onepass.export import export_gguf
+from onepass.export.manifest import read_set
 from onepass.model.generate import run
 from onepass.model.load import Base, load_base
 
@@ -76,6 +78,19 @@ def test_every_mode_in_any_order_is_what_pytorch_does(base: Base, whole: Path) -
         for _ in range(2):
             for mode, text in expected.items():
                 assert engine.run("pair", CHAT, mode, 8).text == text, mode
+
+
+def test_steps_are_taken_in_the_order_of_the_task(whole: Path) -> None:
+    """Which the manifest's JSON does not keep: its keys are sorted."""
+    entry = read_set(whole).composition("three")
+    steps = [(pass_.task, *pass_.scales) for pass_ in plan(entry, "multi-step")]
+    assert steps == [
+        ("summarize", "summarize"), ("translate:es", "translate-es"), ("tone:witty", "tone-witty"),
+    ]  # fmt: skip
+    (first,) = plan(entry.model_copy(update={"task": "tone:witty+translate:es"}), "main")
+    assert list(first.scales) == ["tone-witty"]
+    (first,) = plan(entry.model_copy(update={"task": "translate:es+tone:witty"}), "main")
+    assert list(first.scales) == ["translate-es"]
 
 
 def test_each_composition_keeps_its_prompt_and_only_its_own(whole: Path) -> None:

@@ -19,11 +19,12 @@ def _pass(task: str, *adapters: str) -> PassEntry:
 
 
 def _main(entry: CompositionEntry) -> list[PassEntry]:
-    return [_pass(entry.task, next(iter(entry.parts.values())))]
+    return [_pass(entry.task, entry.parts[parse_task(entry.task).parts[0]])]
 
 
 def _multi_step(entry: CompositionEntry) -> list[PassEntry]:
-    return [_pass(part, adapter) for part, adapter in entry.parts.items()]
+    # Not in the order of `parts`, which a manifest's JSON sorts by name.
+    return [_pass(part, entry.parts[part]) for part in parse_task(entry.task).parts]
 
 
 MODES: dict[str, Plan] = {
