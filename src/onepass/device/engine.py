@@ -265,7 +265,11 @@ class Engine:
     def log_probabilities(
         self, prompt: Sequence[int], scales: Mapping[str, float], top: int | None = None
     ) -> dict[int, float]:
-        """The natural log-probability of each next token, of the `top` likeliest or of all."""
+        """The natural log-probability of each next token, of the `top` likeliest or of all.
+
+        Raises:
+            OnepassError: an adapter is unknown, the numbers overflow, or the engine fails.
+        """
         count = self.manifest.base.vocabulary if top is None else _positive("top", top)
         # The engine tells nothing where the answer ends at once: have it say an ordinary token.
         word = self.tokenize("a")[0]
