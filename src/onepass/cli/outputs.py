@@ -1,5 +1,7 @@
 """Where commands write: checked before the work, resumable while it lasts."""
 
+import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -7,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from onepass.core.errors import OnepassError
+from onepass.core.files import is_stream, linked
 
 
 def check_writable(out: Path, folder: bool = True) -> None:
@@ -15,8 +18,13 @@ def check_writable(out: Path, folder: bool = True) -> None:
         if out.exists() and out.is_dir() != folder:
             what = "file" if folder else "folder"
             raise OnepassError(f"cannot write {out}: a {what} of that name exists; choose another")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
+        if is_stream(out):  # opening one may wait for its reader, or be seen by it
+            if not os.access(out, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        parent = linked(out).parent
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
         raise OnepassError(f"cannot write {out}: {error.strerror or error}") from error

@@ -1,12 +1,14 @@
 """Files that are whole or absent: written to a temporary name, synced, renamed.
 
-Also the one reader of JSON lines, whose errors name the file and the line.
+Also the one reader of JSON and JSON lines, whose errors name the file, the line and the field.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,26 +27,48 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def is_stream(path: Path) -> bool:
+    """Whether a device, a pipe or a socket stands there: it takes what is written, and stays.
+
+    `OSError` where a link goes round in a circle, or the folder may not be looked into.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def linked(path: Path) -> Path:
+    """Where the link `path` leads, or else `path`: a name that may be replaced, unlike a link."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and takes the name `path`.
 
-    On any failure the temporary file goes and what stood at `path` stays as it was. An `OSError`
-    (no permission, disk full) becomes an `OnepassError` naming `path`.
+    On any failure the temporary file goes and what stood at `path` stays as it was. Of a link it is
+    the file it leads to that is replaced. A device or a pipe, which no file may replace, is yielded
+    itself. An `OSError` (no permission, disk full) becomes an `OnepassError` naming `path`.
     """
     path = Path(path)
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        if is_stream(path):
+            yield path
+            return
+        target = linked(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
         _sync(temporary)
         # mkstemp makes private files; the result should look like any file the user writes.
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-        _sync(path.parent)
+        temporary.replace(target)
+        _sync(target.parent)
     except OSError as error:
         raise OnepassError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -55,12 +79,16 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it replaces the folder `path`."""
+    """Yield a temporary folder beside `path`; on success it replaces the folder `path`.
+
+    Of a link it is the folder it leads to that is replaced.
+    """
     path = Path(path)
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        target = linked(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         yield temporary
         mask = _umask()
         for part in sorted(temporary.rglob("*")):
@@ -68,14 +96,14 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
                 part.chmod(part.stat().st_mode | 0o666 & ~mask)
             _sync(part)
         temporary.chmod(0o777 & ~mask)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.replace(old / path.name)
-            temporary.replace(path)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+            target.replace(old / target.name)
+            temporary.replace(target)
             shutil.rmtree(old)
         else:
-            temporary.replace(path)
-        _sync(path.parent)
+            temporary.replace(target)
+        _sync(target.parent)
     except OSError as error:
         raise OnepassError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -116,7 +144,13 @@ def inside(manifest: Path, place: str) -> Path:
 
     Refused where it, or a link on its way, leaves that folder.
     """
-    path = (manifest.parent / place).resolve()
+    try:
+        path = (manifest.parent / place).resolve()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()  # a name that the system does not take shows here at the latest
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OnepassError(f"{manifest}: {place[:60]!r} is no path to a file ({reason})") from error
     if not path.is_relative_to(manifest.parent.resolve()):
         raise OnepassError(
             f"{manifest}: {place!r} points outside its folder; it may only name files of its own"
@@ -134,10 +168,8 @@ def sha256(path: Path) -> str:
 
 
 def read_json(path: Path | str) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise OnepassError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+    """The value in a JSON file; an `OnepassError` naming the line or the field that is wrong."""
+    return _parsed(read_text(path), path)
 
 
 def read_jsonl(path: Path | str) -> list[tuple[int, dict[str, Any]]]:
@@ -146,16 +178,52 @@ def read_jsonl(path: Path | str) -> list[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise OnepassError(f"{path}, line {number}: not JSON ({error.msg})") from error
+        row = _parsed(line, path, number)
         if not isinstance(row, dict):
             raise OnepassError(f"{path}, line {number}: expected an object, found {line[:40]!r}")
         rows.append((number, row))
     if not rows:
         raise OnepassError(f"{path} holds no examples; expected one JSON object per line")
     return rows
+
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _parsed(text: str, path: Path | str, line: int | None = None) -> Any:
+    """The JSON value that is all of `text`, the file's or a line's."""
+    where = f"{path}, line {line}" if line else f"{path}"
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"{path}, line {line or error.lineno}"
+        raise OnepassError(f"{where}: not JSON ({error.msg})") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise OnepassError(f"{where}: not JSON ({error})") from error
+    except RecursionError as error:
+        raise OnepassError(f"{where}: not JSON that can be read (nested too deep)") from error
+    if _HALF.search(text):
+        _check_whole(value, where)
+    return value
+
+
+def _check_whole(value: Any, where: str) -> None:
+    """Refuse a text with half of a surrogate pair, which no file, terminal or tokenizer takes."""
+    todo = [("", value)]
+    while todo:
+        field, value = todo.pop()
+        if isinstance(value, dict):
+            todo += [(f"{field}.{key!a}", key) for key in value]
+            todo += [(f"{field}.{key}", each) for key, each in value.items()]
+        elif isinstance(value, list):
+            todo += [(f"{field}.{place}", each) for place, each in enumerate(value)]
+        elif isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise OnepassError(
+                    f'{where}: "{field[1:]}" has half a character: {error.reason}; write it whole'
+                ) from error
 
 
 def to_jsonl(rows: Iterable[dict[str, Any]]) -> str:

@@ -1,0 +1,178 @@
+"""Files that are whole or absent, wherever a path leads; JSON that is none."""
+
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli_kit import listing
+from onepass.cli.outputs import check_writable
+from onepass.core.errors import OnepassError
+from onepass.core.files import (
+    atomic_file,
+    atomic_folder,
+    inside,
+    read_json,
+    read_jsonl,
+    write_text,
+)
+
+
+def reading(path: Path) -> Callable[[], str]:
+    """Read `path` meanwhile; called, the function that is returned says what it held."""
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(path.read_text()), daemon=True)
+    thread.start()
+
+    def join() -> str:
+        thread.join(10)
+        return found[0]
+
+    return join
+
+
+def test_a_pipe_takes_what_is_written_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    check_writable(pipe, folder=False)  # which nobody reads yet
+    read = reading(pipe)
+    write_text(pipe, "the answer\n")
+    assert read() == "the answer\n"
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_the_name_of_an_open_pipe_as_shells_give_it(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    path = Path(f"/dev/fd/{write}")
+    if not path.exists():
+        pytest.skip("this system names no open files")
+    check_writable(path, folder=False)
+    write_text(path, "the answer\n")
+    os.close(write)
+    with open(read) as file:
+        assert file.read() == "the answer\n"
+
+
+def test_a_device_takes_what_is_written_and_stays(tmp_path: Path) -> None:
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))  # a null device of our own
+        device.write_text("")
+    except OSError as error:
+        pytest.skip(f"no device may be made here: {error}")
+    check_writable(device, folder=False)
+    write_text(device, "the answer\n")
+    assert stat.S_ISCHR(device.stat().st_mode)
+
+
+def test_a_reader_that_has_gone_is_told(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    path = Path(f"/dev/fd/{write}")
+    if not path.exists():
+        pytest.skip("this system names no open files")
+
+    def write_too_late() -> None:
+        with atomic_file(path) as temporary, temporary.open("w") as file:
+            os.close(read)
+            file.write("the answer\n")
+
+    with open(write, "w"), pytest.raises(OnepassError, match=f"cannot write {path}: Broken pipe"):
+        write_too_late()
+
+
+def test_of_a_link_it_is_the_file_that_is_replaced(tmp_path: Path) -> None:
+    far = tmp_path / "far"
+    far.mkdir()
+    (far / "file").write_text("old")
+    (tmp_path / "link").symlink_to("far/file")
+    (tmp_path / "second").symlink_to(tmp_path / "link")
+    (tmp_path / "dangling").symlink_to("new/file")
+    for name, place in (("link", "far/file"), ("second", "far/file"), ("dangling", "new/file")):
+        check_writable(tmp_path / name, folder=False)
+        write_text(tmp_path / name, name)
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / place).read_text() == name
+        assert not (tmp_path / place).is_symlink()
+
+
+def test_a_failure_leaves_the_file_that_a_link_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+
+    def fail_halfway() -> None:
+        with atomic_file(tmp_path / "link") as temporary:
+            temporary.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OnepassError, match="link"):
+        fail_halfway()
+    assert listing(tmp_path) == {"file": b"old", "link": b"old"}
+
+
+def test_a_link_that_leads_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    for write in (lambda path: write_text(path, "x"), lambda path: check_writable(path, False)):
+        with pytest.raises(OnepassError, match=r"cannot write .*a: Too many levels"):
+            write(tmp_path / "a")
+    assert (tmp_path / "a").is_symlink()
+
+
+def test_of_a_link_it_is_the_folder_that_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "old").write_text("")
+    (tmp_path / "link").symlink_to("far")
+    check_writable(tmp_path / "link")
+    with atomic_folder(tmp_path / "link") as temporary:
+        (temporary / "new").write_text("x")
+    assert (tmp_path / "link").is_symlink()
+    assert listing(tmp_path / "far") == {"new": b"x"}
+    assert {path.name for path in tmp_path.iterdir()} == {"far", "link"}
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("adapters/\0", "null"),
+        ("adapters/\ud800", "surrogates"),
+        ("adapters/" + "a" * 5000, "too long"),
+        ("adapters/" * 1000, "too long"),
+        ("circle/a", "loop|levels"),
+    ],
+)
+def test_a_path_that_is_none(place: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(OnepassError, match=f"(?i)manifest.json: .* no path .*({reason})") as told:
+        inside(tmp_path / "manifest.json", place)
+    assert len(str(told.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        pytest.param("[" * 100_000, "nested too deep", id="lists"),
+        pytest.param('{"a":' * 100_000, "nested too deep", id="objects"),
+        pytest.param("1" * 5000, "not JSON .*digits", id="digits"),
+        pytest.param(r'{"a": [1, {"b": "x\ud800"}]}', r'"a.1.b" has half a character', id="half"),
+        pytest.param(r'{"a": {"\udc00": 1}}', r'"a.\S+udc00.*" has half a character', id="key"),
+        pytest.param(r'{"a": "\ude00\ud83d"}', '"a" has half a character', id="swapped"),
+    ],
+)
+def test_json_that_nothing_can_be_done_with(text: str, reason: str, tmp_path: Path) -> None:
+    read: list[Callable[[Path], Any]] = [read_json, read_jsonl]
+    path = tmp_path / "a.json"
+    for reader, content, where in zip(read, (text, "{}\n" + text), ("", ", line 2"), strict=True):
+        path.write_text(content)
+        with pytest.raises(OnepassError, match=rf"a\.json{where}: .*{reason}"):
+            reader(path)
+
+
+def test_whole_characters_are_read_however_they_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(r'{"a": "\ud83d\ude00", "b": "\\ud800"}')
+    assert read_json(path) == {"a": "\U0001f600", "b": r"\ud800"}
