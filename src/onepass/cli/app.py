@@ -8,8 +8,11 @@ functions or at their top, as they like: neither `onepass --help` nor another co
 them.
 """
 
+import errno
 import importlib
 import inspect
+import io
+import os
 import re
 import sys
 import warnings
@@ -25,6 +28,8 @@ from typer.core import TyperCommand, TyperGroup
 from onepass import __version__
 from onepass.core.errors import OnepassError
 
+GONE = 1
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 USER_ERROR = 2  # as for a wrong option
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -178,10 +183,57 @@ def build_app() -> typer.Typer:
 def main(args: list[str] | None = None) -> NoReturn:
     """Run `onepass` with `args` (default: those of the process) and exit.
 
-    Exit status: 0 done; 1 a bug, with its traceback; 2 a mistake in options or input; 130 Ctrl-C.
+    Exit status: 0 done; 1 a bug, with its traceback, or silently, when whoever read the output has
+    gone; 2 a mistake in options or input, or a file or an output that cannot be used; 130 Ctrl-C.
     """
     # What libraries announce to programmers is no matter of a user's.
     warnings.simplefilter("ignore", FutureWarning)
-    # Not `app()`: typer would print values of local variables, here whole tensors, in a traceback.
-    typer.main.get_command(build_app()).main(args=args, prog_name="onepass")
+    _prepare_streams()
+    try:
+        try:
+            # Not `app()`: typer would print values of local variables, here whole tensors, in a
+            # traceback.
+            typer.main.get_command(build_app()).main(args=args, prog_name="onepass")
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        sys.exit(_unusable(error))
     sys.exit(0)
+
+
+def _prepare_streams() -> None:
+    """See to it that no answer is lost for an encoding, nor for a stream that is not there.
+
+    A pipe or a file gets UTF-8, as every file here; a terminal its own encoding. What that cannot
+    say is written as an escape, and what cannot be read is a replacement character.
+    """
+    # Python leaves out a stream that is closed; the next file to be opened would take its number.
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115  # for as long as the process lives
+    if sys.stdout is None:
+        _complain("error", "standard output is closed; send it to a file, a pipe or /dev/null")
+        sys.exit(USER_ERROR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
+
+
+def _unusable(error: OSError) -> int:
+    """Tell of an output or a file that the system refused; the exit status."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What is left in the buffer goes nowhere, or the interpreter would complain of it at its
+        # end (https://docs.python.org/3/library/signal.html#note-on-sigpipe).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno == errno.EPIPE:
+        return GONE
+    # Files are written by onepass.core.files, which names them: a nameless one is the output.
+    if error.filename is None and error.errno not in FULL:
+        raise error
+    _complain("error", f"{error.filename or 'cannot write the output'}: {error.strerror}")
+    return USER_ERROR
