@@ -171,10 +171,6 @@ class Manifest(_Strict):
         yield from self.adapters
         yield from (entry.fused for entry in self.compositions if entry.fused)
 
-    def scales(self, pass_: PassEntry) -> list[float]:
-        """The scale of each adapter, in the set's order."""
-        return [pass_.scales.get(adapter.name, 0.0) for adapter in self.adapters]
-
 
 def types_of_set(base_type: str, adapter_type: str | None = None) -> tuple[str, str]:
     """The types of a set's base and adapters: by default the base's for both, at least 8 bits.
