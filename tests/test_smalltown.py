@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 import random
 import re
 from importlib.resources import files
@@ -10,7 +11,7 @@ import pytest
 
 from onepass.core.errors import OnepassError
 from onepass.tasks.smalltown.corpus import Smalltown
-from onepass.tasks.smalltown.meaning import Meaning, count_meanings, sample, split_of
+from onepass.tasks.smalltown.meaning import Meaning, sample, split_of, values_of
 from onepass.tasks.smalltown.pretrain import MIX, documents
 from onepass.tasks.smalltown.read import read
 from onepass.tasks.smalltown.render import conversation, texts, turns
@@ -27,6 +28,18 @@ def some(split: str, count: int, seed: str = "tests") -> list[Meaning]:
 
 def slots_of(wording: Wording) -> set[str]:
     return {piece.slot for piece in wording if piece.slot}
+
+
+def count_meanings() -> int:
+    """How many distinct meanings the town has."""
+    total = 0
+    for scenario in town().scenarios.values():
+        for used in scenario.outcomes.values():
+            kinds = [scenario.slots[slot] for slot in used]
+            total += math.prod(
+                math.perm(len(values_of(kind)), kinds.count(kind)) for kind in sorted(set(kinds))
+            )
+    return total
 
 
 def test_there_are_ten_million_meanings_in_twelve_scenarios() -> None:

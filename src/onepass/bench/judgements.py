@@ -138,11 +138,6 @@ def with_scores(runs: Sequence[Run], judged: Sequence[Judged]) -> tuple[list[Run
     return scored, list(metrics.values())
 
 
-def metric_names(judges: Sequence[str]) -> dict[str, str]:
-    """What the verdicts of each judge are called: plainly so if there is only one."""
-    return {name: JUDGED if len(judges) == 1 else f"{JUDGED}-{name}" for name in judges}
-
-
 def _with_metric(result: SplitResult, metric: str, rows: Sequence[Judgement]) -> SplitResult:
     scores = [_SCORES[row.verdict] for row in rows]
     readable = [score for score in scores if score is not None]

@@ -5,7 +5,6 @@ combination, whatever the seed and the machine.
 """
 
 import hashlib
-import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -109,15 +108,3 @@ def sample(split: str, seed: str) -> Iterator[Meaning]:
             continue
         seen.add(key)
         yield meaning
-
-
-def count_meanings() -> int:
-    """How many distinct meanings the town has."""
-    total = 0
-    for scenario in town().scenarios.values():
-        for used in scenario.outcomes.values():
-            kinds = [scenario.slots[slot] for slot in used]
-            total += math.prod(
-                math.perm(len(values_of(kind)), kinds.count(kind)) for kind in sorted(set(kinds))
-            )
-    return total
