@@ -114,6 +114,9 @@ def test_files_that_are_no_calibration_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OnepassError, match="is no calibration"):
         load_calibration(path)
     key = "onepass.calibration"
+    save_file({"q_proj.bias": torch.zeros(4)}, path, {key: "[" * 100_000})
+    with pytest.raises(OnepassError, match="is no calibration"):
+        load_calibration(path)
     save_file({"q_proj.bias": torch.zeros(4)}, path, {key: '{"kind": "x", "form": "output"}'})
     with pytest.raises(OnepassError, match="unknown calibration kind 'x'"):
         load_calibration(path)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from onepass.bench.changes import changed_text
 from onepass.bench.recipe import Recipe, load_recipe
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS
@@ -66,6 +67,7 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("name: a\n  tasks: [", "mine.yaml, line 2: not YAML"),
+        ("[" * 100_000, "mine.yaml: not YAML .*recursion"),
         ("- a", "mine.yaml: a recipe is fields with values"),
         ("tasks: all", "mine.yaml, field name: it is missing"),
         ("name: a/b", "field name: .*found 'a/b'"),
@@ -100,3 +102,8 @@ def test_an_error_names_file_field_and_value(tmp_path: Path, text: str, told: st
 def test_a_missing_recipe_is_told(tmp_path: Path) -> None:
     with pytest.raises(OnepassError, match=r"cannot read .*none\.yaml"):
         load_recipe(tmp_path / "none.yaml")
+
+
+def test_a_change_of_a_field_that_nests_too_deep_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OnepassError, match=r"--set base=.*: the value is not YAML"):
+        changed_text("name: a", tmp_path / "mine.yaml", ["base=" + "[" * 9999])

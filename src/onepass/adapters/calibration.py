@@ -107,7 +107,7 @@ def load_calibration(path: Path | str) -> Calibration:
     try:
         described = json.loads(metadata.get(_METADATA, ""))
         kind, form = described["kind"], described["form"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise OnepassError(f"{path} is no calibration: its metadata lack {_METADATA!r}") from error
     if kind not in get_args(Kind) or form not in get_args(Form):
         raise OnepassError(f"{path}: unknown calibration kind {kind!r} or form {form!r}")

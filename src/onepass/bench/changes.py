@@ -30,7 +30,7 @@ def changed_text(text: str, path: Path, changes: Sequence[str]) -> str:
             raise OnepassError(f"--set {change}: write FIELD=VALUE, such as base=MODEL_FOLDER")
         try:
             new = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:
             raise OnepassError(f"--set {change}: the value is not YAML") from error
         inside = data
         for depth, key in enumerate(keys[:-1], start=1):

@@ -231,7 +231,7 @@ def recipe_fields(text: str, path: Path) -> dict[Any, Any]:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise OnepassError(f"{path}{line}: not YAML ({error.problem})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise OnepassError(f"{path}: not YAML ({error})") from error
     if not isinstance(data, dict):
         raise OnepassError(f"{path}: a recipe is fields with values; write at least a name")
