@@ -265,9 +265,14 @@ def save_adapter(adapter: Adapter, folder: Path | str, dtype: torch.dtype | None
             or does not fit `dtype`. What stood there before is then untouched.
     """
     folder = Path(folder)
-    check_replaceable(folder, CONFIG, (WEIGHTS, CARD, "README.md"))
+    check_folder(folder)
     with atomic_folder(folder) as temporary:
         write_adapter(adapter, temporary, dtype)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that saving an adapter there would cost other files."""
+    check_replaceable(folder, CONFIG, (WEIGHTS, CARD, "README.md"))
 
 
 def write_adapter(adapter: Adapter, folder: Path, dtype: torch.dtype | None = None) -> None:

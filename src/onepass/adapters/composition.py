@@ -266,7 +266,7 @@ def save_composition(
             weight is NaN or Inf or does not fit `dtype`. What stood there before is untouched.
     """
     folder = Path(folder)
-    check_replaceable(folder, MANIFEST, ("adapters", "calibration-*.safetensors"))
+    check_folder(folder)
     adapters = _places(
         (w.adapter for pass_ in composition.passes for w in pass_.adapters), "adapters/{}"
     )
@@ -282,6 +282,11 @@ def save_composition(
             write_calibration(calibration, temporary / place, dtype)
         manifest = _describe(composition, adapters, calibrations)
         write_json(temporary / MANIFEST, manifest.model_dump())
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that saving a composition there would cost other files."""
+    check_replaceable(folder, MANIFEST, ("adapters", "calibration-*.safetensors"))
 
 
 def _places(things: Iterable[T], pattern: str) -> dict[int, tuple[T, str]]:

@@ -1,7 +1,7 @@
 """`onepass calibrate`: a composition for a compositional task, from adapters and examples of it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,7 +49,7 @@ def calibrate(
             help="Of lc: output, an ordinary bias; or column, which any LoRA runtime can run."
         ),
     ] = None,
-    rank: Annotated[int, typer.Option(min=1, help="Of lc++.")] = 4,
+    rank: Annotated[int | None, typer.Option(min=1, help="Of lc++.", show_default="4")] = None,
     out: o.Out = None,
     examples: o.Examples = None,
     validation: o.Validation = 500,
@@ -94,37 +94,48 @@ def calibrate(
         raise unknown("calibration kind", kind, ["lc", "lc++"])
     if (kind, form) not in METHOD_OF:
         raise OnepassError(f"{kind} has no form {form!r}; lc is output or column, lc++ takes none")
+    if kind == "lc" and rank is not None:
+        raise OnepassError("--rank says nothing about --kind lc, whose biases have none")
     method = METHOD_OF[kind, form]
     out = out or Path("runs", "compositions", f"{slug(wanted.name)}-{method}")
     check_writable(out)
     source = load_corpus(data)
-    training, held_out, tested = read_splits(
-        source, wanted, train=examples, validation=validation, test=test
-    )
 
     from dataclasses import replace
 
     from onepass import __version__
-    from onepass.adapters.composition import MANIFEST, cost, load_composition, save_composition
+    from onepass.adapters.composition import (
+        check_folder,
+        cost,
+        load_composition,
+        save_composition,
+    )
     from onepass.adapters.shape import check_adapter
-    from onepass.adapters.storage import check_replaceable
     from onepass.cli.held_out import print_scores
     from onepass.methods import METHODS, Setting
-    from onepass.model.load import load_base
+    from onepass.model.load import check_loadable, load_base
+    from onepass.model.options import TrainOptions
 
-    check_replaceable(out, MANIFEST, ("adapters", "calibration-*.safetensors"))
+    check_folder(out)
     saved_as = torch_dtype(save_as)
-    parts = load_adapters(wanted, model, adapters or [])
-    base = load_base(model, device, dtype, quantization)
-    for adapter in parts.values():
-        check_adapter(adapter, base.shape)
-    options = {
-        "rank": rank, "epochs": epochs, "max_steps": steps, "batch_size": batch_size,
+    check_loadable(model, device, dtype, quantization)
+    options: dict[str, Any] = {
+        "epochs": epochs, "max_steps": steps, "batch_size": batch_size,
         "accumulation": accumulation, "weight_decay": weight_decay, "eval_every": eval_every,
         "patience": patience, "max_tokens": max_tokens, "dtype": precision,
     }  # fmt: skip
     if learning_rate is not None:
         options["learning_rate"] = learning_rate
+    TrainOptions(**options, seed=seed)  # what is wrong with one should show before the work
+    if rank is not None:
+        options["rank"] = rank
+    parts = load_adapters(wanted, model, adapters or [])
+    training, held_out, tested = read_splits(
+        source, wanted, train=examples, validation=validation, test=test
+    )
+    base = load_base(model, device, dtype, quantization)
+    for adapter in parts.values():
+        check_adapter(adapter, base.shape)
     with resumable(out) as state:
         setting = Setting(
             base, wanted, parts, training, held_out, options, seed, state, progress=True

@@ -1,11 +1,13 @@
 """`onepass data export`: the examples of a task, as JSON lines."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from onepass.cli.options import CorpusName, TaskName
+from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
 from onepass.core.files import to_jsonl
 from onepass.tasks.corpus import example_rows, load_corpus, write_examples
@@ -32,6 +34,8 @@ def data_export(
       onepass data export summarize --corpus dialogsum:DIALOGSUM_FOLDER --out train.jsonl
     """
     wanted = parse_task(task)
+    if out != "-":
+        check_writable(Path(out), folder=False)
     examples = load_corpus(corpus).examples(wanted, split, limit)
     if out != "-":
         write_examples(out, examples, wanted)

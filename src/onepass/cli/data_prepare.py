@@ -235,12 +235,7 @@ def _named(option: str, given: list[str] | None, names: Any, bare: bool = False)
 def _command(ctx: typer.Context) -> str:
     """The command line as it was given, for the card: no key is in it, those are in variables."""
     words = ["onepass", "data", "prepare"]
-    for parameter in ctx.command.params:
-        name = str(parameter.name)
-        source = ctx.get_parameter_source(name)
-        if source is None or source.name != "COMMANDLINE":
-            continue
-        option = max(parameter.opts, key=len)
+    for name, option in o.given(ctx).items():
         value = ctx.params[name]
         if value is True:
             words.append(option)

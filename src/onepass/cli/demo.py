@@ -136,14 +136,17 @@ def demo(
 def compare(ingredients: Ingredients, out: Path, test: int, max_new_tokens: int = 128) -> None:
     """Calibrate, run every method on `test` conversations, and print what came of it."""
     began = time.perf_counter()
-    check_writable(out / "lc")
+    for method in ("lc", "lc++"):
+        check_writable(out / method)
 
     from onepass.adapters.adapter import load_adapter
-    from onepass.adapters.composition import cost, load_composition
+    from onepass.adapters.composition import check_folder, cost, load_composition
     from onepass.cli.held_out import predict
     from onepass.cli.side_by_side import print_comparison, print_conversations
     from onepass.methods import METHODS
 
+    for method in ("lc", "lc++"):
+        check_folder(out / method)
     for path in ingredients.adapters.values():
         load_adapter(path)  # what is wrong with one should not first show in a second process
     note(f"calibrating lc and lc++ for {TASK} on {ingredients.examples} examples, side by side ...")

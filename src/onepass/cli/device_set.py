@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onepass.model.load import Base
 
 BaseType = Annotated[
-    str | None, typer.Option(help="Of a GGUF base: f32, f16, q8_0 or q4_0 (8 and 4 bits).")
+    str, typer.Option(help="Of a GGUF base: f32, f16, q8_0 or q4_0 (8 and 4 bits).")
 ]
 AdapterType = Annotated[
     str | None,

@@ -19,6 +19,7 @@ from onepass.cli.device_set import (
     show_set,
 )
 from onepass.cli.inputs import torch_dtype
+from onepass.cli.options import refuse
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
 from onepass.core.errors import OnepassError
@@ -35,6 +36,7 @@ class Target(StrEnum):
 
 
 def export(
+    ctx: typer.Context,
     compositions: Annotated[
         list[Path],
         typer.Argument(metavar="COMPOSITION...", help="Folders that `calibrate` wrote."),
@@ -55,16 +57,15 @@ def export(
             "--model", "-m", help="The base, for all but peft; by default the composition's."
         ),
     ] = None,
-    base_type: BaseType = None,
+    base_type: BaseType = "f16",
     adapter_type: AdapterType = None,
     merged: Merged = False,
     save_as: Annotated[
-        str | None,
+        str,
         typer.Option(
-            help="Of the weights in formats other than gguf: float16 (the default), bfloat16 or "
-            "float32."
+            help="Of the weights in formats other than gguf: float16, bfloat16 or float32."
         ),
-    ] = None,
+    ] = "float16",
 ) -> None:
     """Write a composition for other runtimes: one adapter, a whole model, or files for llama.cpp.
 
@@ -93,27 +94,30 @@ def export(
             f"{target} holds one composition, found {len(compositions)}; export them one by one, "
             "or together as gguf or vllm"
         )
+    about = f"says nothing about --format {target}"
     if target is Target.gguf:
-        _refuse("gguf", {"--save-as": save_as}, "--base-type and --adapter-type")
+        refuse(ctx, ["save_as"], f"{about}; see --base-type and --adapter-type")
     else:
-        given = {"--base-type": base_type, "--adapter-type": adapter_type, "--merged": merged}
-        _refuse(target, given, "--save-as")
+        refuse(ctx, ["base_type", "adapter_type", "merged"], f"{about}; see --save-as")
+    if target is Target.peft:
+        refuse(ctx, ["model"], f"{about}, which needs no base")
 
     from onepass.adapters.composition import load_composition
     from onepass.export import export_gguf, export_merged, export_mlx, export_peft, export_vllm
     from onepass.export.mlx import unread_by_mlx
 
+    _check_folder(target, out)
     if target is Target.gguf:
         from onepass.export.manifest import types_of_set
 
-        types = types_of_set(base_type or "f16", adapter_type)
+        types = types_of_set(base_type, adapter_type)
         named = named_compositions(compositions)
         note_rounding(named, types[0])
         base = base_of(named, model)
         manifest = export_gguf(named, base, out, *types, merged=merged, told=note)
         show_set(out, manifest)
         return
-    dtype = torch_dtype(save_as or "float16")
+    dtype = torch_dtype(save_as)
     if target is Target.vllm:
         named = named_compositions(compositions)
         where = model or next(iter(named.values())).base.name
@@ -144,8 +148,12 @@ def export(
     typer.echo(parse_task(composed.passes[0].task).instruction)
 
 
-def _refuse(target: str, given: dict[str, str | bool | None], instead: str) -> None:
-    """Refuse an option of another format, which would be of no effect."""
-    for option, value in given.items():
-        if value:
-            raise OnepassError(f"{option} says nothing about --format {target}; see {instead}")
+def _check_folder(target: Target, out: Path) -> None:
+    """Refuse a folder that the export would cost other files, before it is made."""
+    from onepass.adapters import adapter
+    from onepass.export import merged, mlx, vllm
+    from onepass.export.gguf import device_set
+
+    modules = {Target.peft: adapter, Target.gguf: device_set, Target.merged: merged,
+               Target.mlx: mlx, Target.vllm: vllm}  # fmt: skip
+    modules[target].check_folder(out)

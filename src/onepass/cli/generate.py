@@ -19,6 +19,7 @@ from onepass.cli.options import (
     Quantization,
     Retries,
     Timeout,
+    refuse,
 )
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import counting, note
@@ -45,6 +46,7 @@ class Text:
 
 
 def generate(
+    ctx: typer.Context,
     composition: Annotated[
         Path, typer.Argument(metavar="COMPOSITION", help="A folder that `calibrate` wrote.")
     ],
@@ -95,6 +97,18 @@ def generate(
           --endpoint http://127.0.0.1:8000/v1 --served NAME
       printf 'Ana: Tea at five?\\nBen: Yes!' | onepass generate COMPOSITION -i -
     """
+    if endpoint is None:
+        refuse(
+            ctx, ["served", "concurrency", "timeout", "retries"],
+            "is about a server; give its --endpoint, too",
+        )  # fmt: skip
+    else:
+        refuse(
+            ctx, ["model", "batch_size", "device", "dtype", "quantization"],
+            "says nothing about a server, which has its own model and machine",
+        )  # fmt: skip
+        if not served:
+            raise OnepassError("name the model of each pass on the server with --served")
     if format is Format.auto:
         format = Format.jsonl if input.endswith(".jsonl") else Format.text
     if out != "-":
@@ -106,12 +120,10 @@ def generate(
     composed = load_composition(composition)
     inputs = [text.text for text in texts]
     total = len(texts) * len(composed.passes)
-    if endpoint is not None:
+    if endpoint is not None and served:
         from onepass.model.endpoint import Endpoint
         from onepass.model.served import run_served
 
-        if not served:
-            raise OnepassError("name the model of each pass on the server with --served")
         server = Endpoint(
             endpoint, served[0], concurrency=concurrency, timeout=timeout, retries=retries
         )
@@ -121,8 +133,6 @@ def generate(
         from onepass.model.generate import run
         from onepass.model.load import load_base
 
-        if served:
-            raise OnepassError("--served names models of a server; give its --endpoint, too")
         try:
             base = load_base(model or composed.base.name, device, dtype, quantization)
         except OnepassError as error:

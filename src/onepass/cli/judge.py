@@ -18,6 +18,7 @@ from onepass.cli.options import (
     Quantization,
     Retries,
     Timeout,
+    refuse,
 )
 from onepass.cli.show import counting, describe_spent, note, print_table
 from onepass.core.errors import OnepassError
@@ -29,6 +30,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def judge(
+    ctx: typer.Context,
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="What `onepass bench` made.", show_default=False)
     ],
@@ -90,6 +92,18 @@ def judge(
         raise OnepassError("name one judge: --judge MODEL, or --endpoint URL with --judge-model")
     if (endpoint is None) != (judge_model is None):
         raise OnepassError("--endpoint and --judge-model belong together; give both")
+    if endpoint is None:
+        refuse(
+            ctx,
+            ["concurrency", "timeout", "retries", "input_price", "output_price", "max_cost",
+             "max_total_tokens"],
+            "is about a server; give its --endpoint, too",
+        )  # fmt: skip
+    else:
+        refuse(
+            ctx, ["batch_size", "device", "dtype", "quantization"],
+            "says nothing about a server, which has its own machine",
+        )  # fmt: skip
     if name is not None and not _NAME.fullmatch(name):
         raise OnepassError(f"--name {name!r} is no file name; use letters, digits, - and _")
 

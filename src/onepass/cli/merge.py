@@ -63,10 +63,11 @@ def merge(
             raise OnepassError(f"--option {name} is given twice; give it once")
         options[name] = value
 
-    from onepass.adapters.adapter import save_adapter
+    from onepass.adapters.adapter import check_folder, save_adapter
     from onepass.adapters.merging import merge as merge_adapters
     from onepass.cli.inputs import torch_dtype
 
+    check_folder(out)
     dtype = torch_dtype(save_as)
     merged = merge_adapters(
         adapters,
@@ -118,5 +119,5 @@ def _option(text: str) -> tuple[str, Any]:
         raise OnepassError(f"--option {text!r}: write name=value, such as density=0.2")
     try:
         return name.strip().replace("-", "_"), yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise OnepassError(f"--option {text!r}: {value!r} is no value") from error

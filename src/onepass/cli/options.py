@@ -1,5 +1,6 @@
 """Arguments and options that several commands share, so that each is spelt and explained once."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -132,6 +133,24 @@ MaxTotalTokens = Annotated[
     int | None,
     typer.Option(help="Stop when so many tokens are used up, in and out.", rich_help_panel=SERVER),
 ]
+
+
+def given(ctx: typer.Context) -> dict[str, str]:
+    """The parameters that stand on the command line, each with its spelling: out, --out."""
+    return {
+        str(parameter.name): max(parameter.opts, key=len)
+        for parameter in ctx.command.params
+        if (source := ctx.get_parameter_source(str(parameter.name))) is not None
+        and source.name == "COMMANDLINE"
+    }
+
+
+def refuse(ctx: typer.Context, names: Iterable[str], why: str) -> None:
+    """Refuse options that were given and would be of no effect; why: "says nothing about ..."."""
+    spelt = given(ctx)
+    for name in names:
+        if name in spelt:
+            raise OnepassError(f"{spelt[name]} {why}")
 
 
 def parse_count(text: str) -> int:

@@ -14,6 +14,7 @@ from onepass.cli.device_set import (
     note_rounding,
     show_set,
 )
+from onepass.cli.options import refuse
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
 from onepass.core.errors import OnepassError
@@ -22,6 +23,7 @@ VERIFY = Path("verify")
 
 
 def pack(
+    ctx: typer.Context,
     compositions: Annotated[
         list[Path],
         typer.Argument(
@@ -65,6 +67,7 @@ def pack(
       onepass pack verify device
     """
     if compositions[0] == VERIFY:
+        refuse(ctx, set(ctx.params) - {"compositions"}, "says nothing about pack verify")
         _verify(compositions[1:])
         return
     if out is None:
@@ -72,9 +75,11 @@ def pack(
     check_writable(out)
 
     from onepass.export import export_gguf
+    from onepass.export.gguf.device_set import check_folder
     from onepass.export.manifest import types_of_set
 
-    types = types_of_set(base_type or "q4_0", adapter_type)
+    check_folder(out)
+    types = types_of_set(base_type, adapter_type)
     named = named_compositions(compositions)
     note_rounding(named, types[0])
     base = base_of(named, model)

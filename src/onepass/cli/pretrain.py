@@ -45,6 +45,12 @@ def pretrain(
             "an even multiple of heads, and heads a multiple of kv-heads"
         )
 
+    from onepass.adapters.storage import check_replaceable
+    from onepass.export.merged import CONFIG, FILES
+
+    for name in ("final", "checkpoint"):
+        check_replaceable(out / name, CONFIG, FILES)
+
     from torch.multiprocessing.spawn import ProcessRaisedException
 
     from onepass.model.pretrain import PretrainOptions

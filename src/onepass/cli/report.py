@@ -9,6 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from onepass.cli.outputs import check_writable
+
 if TYPE_CHECKING:
     from onepass.bench.table import Table
 
@@ -44,6 +46,8 @@ def report(
     from onepass.bench.report import make_report, report_markdown, write_report
     from onepass.bench.table import to_csv
 
+    if out is not None:
+        check_writable(out)
     found = make_report(folder, reference)
     if out is not None:
         for path in write_report(found, out):

@@ -38,6 +38,10 @@ def score(
       onepass score predictions.jsonl --task summarize
           --corpus test.jsonl --split all --metrics rouge1 rougeL
     """
+    from onepass.evaluate.metrics import METRICS
+
+    for name in metrics or []:
+        METRICS.get(name)
     wanted = parse_task(task)
     found = read_predictions(predictions)
     source = load_corpus(corpus)

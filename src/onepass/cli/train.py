@@ -62,28 +62,33 @@ def train(
     out = out or Path("runs", "adapters", slug(wanted.name))
     check_writable(out)
     source = load_corpus(corpus)
+
+    from onepass import __version__
+    from onepass.adapters.adapter import adapter_bytes, check_folder, save_adapter
+    from onepass.adapters.composition import Composition, Pass, Weighted
+    from onepass.cli.held_out import print_scores
+    from onepass.model.adapter_training import checked_alpha, default_rate, train_adapter
+    from onepass.model.load import check_loadable, load_base
+    from onepass.model.options import TrainOptions
+
+    check_folder(out)
+    saved_as = torch_dtype(save_as)
+    checked_alpha(rank, alpha)
+    check_loadable(model, device, dtype, quantization)
+    options = TrainOptions(
+        epochs=epochs, max_steps=steps, batch_size=batch_size, accumulation=accumulation,
+        weight_decay=weight_decay, eval_every=eval_every, patience=patience,
+        max_tokens=max_tokens, seed=seed,
+        dtype=precision,  # type: ignore[arg-type]  # TrainOptions checks it
+    )  # fmt: skip
+    if learning_rate is not None:
+        options = replace(options, learning_rate=learning_rate)
     training, held_out, tested = read_splits(
         source, wanted, train=examples, validation=validation, test=test
     )
-
-    from onepass import __version__
-    from onepass.adapters.adapter import CARD, CONFIG, WEIGHTS, adapter_bytes, save_adapter
-    from onepass.adapters.composition import Composition, Pass, Weighted
-    from onepass.adapters.storage import check_replaceable
-    from onepass.cli.held_out import print_scores
-    from onepass.model.adapter_training import default_rate, train_adapter
-    from onepass.model.load import load_base
-    from onepass.model.options import TrainOptions
-
-    check_replaceable(out, CONFIG, (WEIGHTS, CARD, "README.md"))
-    saved_as = torch_dtype(save_as)
     base = load_base(model, device, dtype, quantization)
-    options = TrainOptions(
-        learning_rate=learning_rate or default_rate(base), epochs=epochs, max_steps=steps,
-        batch_size=batch_size, accumulation=accumulation, weight_decay=weight_decay,
-        eval_every=eval_every, patience=patience, max_tokens=max_tokens, seed=seed,
-        dtype=precision,  # type: ignore[arg-type]  # TrainOptions checks it
-    )  # fmt: skip
+    if learning_rate is None:
+        options = replace(options, learning_rate=default_rate(base))
     with resumable(out) as state:
         adapter = train_adapter(
             base, wanted, training, held_out, rank, alpha, options, state_dir=state

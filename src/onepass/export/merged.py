@@ -44,7 +44,7 @@ def export_merged(
             biases that the base's architecture has no place for, or the folder cannot be written.
     """
     folder = Path(folder)
-    check_replaceable(folder, CARD, FILES)
+    check_folder(folder)
     pass_ = single_pass(composition)
     check_base(composition, base.shape)
     config = deepcopy(base.model.config)
@@ -70,6 +70,11 @@ def export_merged(
         written = read_json(temporary / CONFIG)
         write_json(temporary / CONFIG, {**written, **older_names(written)})
         write_json(temporary / CARD, card)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that writing a model there would cost other files."""
+    check_replaceable(folder, CARD, FILES)
 
 
 def _state(base: Base, dtype: torch.dtype) -> dict[str, Tensor]:

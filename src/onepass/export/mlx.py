@@ -34,7 +34,7 @@ def export_mlx(
     """
     folder = Path(folder)
     modules = single_lora(composition)
-    check_replaceable(folder, CONFIG, (WEIGHTS, CARD))
+    check_folder(folder)
     rank = max(lora.rank for lora in modules.values())
     tensors = {}
     for module, lora in modules.items():
@@ -56,6 +56,11 @@ def export_mlx(
         write_tensors(tensors, temporary / WEIGHTS, dtype, {"format": "mlx"})
         write_json(temporary / CONFIG, config)
         write_json(temporary / CARD, {"base": composition.base.name, **card_of(composition)})
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that writing an adapter there would cost other files."""
+    check_replaceable(folder, CONFIG, (WEIGHTS, CARD))
 
 
 def unread_by_mlx(model: Path) -> dict[str, Any]:

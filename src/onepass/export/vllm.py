@@ -47,7 +47,7 @@ def export_vllm(
             of a rank that vLLM does not take, or the folder cannot be written.
     """
     folder = Path(folder)
-    _check_folder(folder)
+    check_folder(folder)
     adapters = _adapters(compositions)
     ranks = [
         max(lora.rank for lora in single_lora(adapter).values()) for adapter in adapters.values()
@@ -82,8 +82,8 @@ def serve_command(model: str, adapters: list[str], rank: int) -> str:
     )
 
 
-def _check_folder(folder: Path) -> None:
-    """Refuse to replace a folder that holds more than what was written here before."""
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds more than what was written here before."""
     written: list[str] = []
     if (folder / CARD).is_file():
         with suppress(KeyError, TypeError):  # a card of something else names nothing

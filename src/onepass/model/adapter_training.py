@@ -19,6 +19,14 @@ from onepass.tasks.example import Example
 from onepass.tasks.task import Task
 
 
+def checked_alpha(rank: int, alpha: float | None) -> float:
+    """The alpha of a LoRA, by default 2 × rank; an `OnepassError` where one is not positive."""
+    alpha = 2.0 * rank if alpha is None else alpha
+    if rank < 1 or not (alpha > 0 and math.isfinite(alpha)):
+        raise OnepassError(f"rank is {rank} and alpha {alpha}; both must be positive")
+    return alpha
+
+
 def train_adapter(
     base: Base,
     task: Task,
@@ -38,9 +46,7 @@ def train_adapter(
     `state_dir` the training can then be resumed by calling again (see `fit`).
     """
     options = options or TrainOptions()
-    alpha = 2.0 * rank if alpha is None else alpha
-    if rank < 1 or not (alpha > 0 and math.isfinite(alpha)):
-        raise OnepassError(f"rank is {rank} and alpha {alpha}; both must be positive")
+    alpha = checked_alpha(rank, alpha)
     rows = encode_examples(base, task, examples, max_tokens=options.max_tokens)
     held_out = encode_examples(base, task, validation, max_tokens=options.max_tokens)
     identity = {

@@ -68,7 +68,7 @@ def export_gguf(
     """
     folder = Path(folder)
     base_type, adapter_type = types_of_set(base_type, adapter_type)
-    check_replaceable(folder, MANIFEST, FILES)
+    check_folder(folder)
     for composition in compositions.values():
         _check(composition, base, merged, alone=len(compositions) == 1)
     architecture = architecture_of(base.model.config)
@@ -110,6 +110,11 @@ def export_gguf(
         )
         write_json(temporary / MANIFEST, manifest.model_dump())
     return manifest
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that writing a set there would cost other files."""
+    check_replaceable(folder, MANIFEST, FILES)
 
 
 def _check(composition: Composition, base: Base, merged: bool, alone: bool) -> None:
