@@ -117,9 +117,10 @@ def test_a_failure_leaves_the_file_that_a_link_leads_to(tmp_path: Path) -> None:
 def test_a_link_that_leads_to_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    for write in (lambda path: write_text(path, "x"), lambda path: check_writable(path, False)):
-        with pytest.raises(OnepassError, match=r"cannot write .*a: Too many levels"):
-            write(tmp_path / "a")
+    with pytest.raises(OnepassError, match=r"cannot write .*a: Too many levels"):
+        check_writable(tmp_path / "a", folder=False)
+    with pytest.raises(OnepassError, match=r"cannot write .*a: Too many levels"):
+        write_text(tmp_path / "a", "x")
     assert (tmp_path / "a").is_symlink()
 
 

@@ -83,7 +83,7 @@ def test_what_cannot_be_encoded_at_all_is_escaped(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "stdout", output)
     app._prepare_streams()
     print("té \ud800", end="", file=output, flush=True)
-    assert output.buffer.getvalue() == r"té \ud800".encode()  # type: ignore[attr-defined]
+    assert output.buffer.getvalue() == r"té \ud800".encode()
 
 
 def test_a_file_that_the_system_refuses_is_named(capsys: pytest.CaptureFixture[str]) -> None:

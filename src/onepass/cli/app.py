@@ -204,8 +204,8 @@ def main(args: list[str] | None = None) -> NoReturn:
 def _prepare_streams() -> None:
     """See to it that no answer is lost for an encoding, nor for a stream that is not there.
 
-    A pipe or a file gets UTF-8, as every file here; a terminal its own encoding. What that cannot
-    say is written as an escape, and what cannot be read is a replacement character.
+    A pipe or a file gets UTF-8, as every file here; a terminal its own encoding, and an escape for
+    what that cannot say.
     """
     # Python leaves out a stream that is closed; the next file to be opened would take its number.
     if sys.stdin is None:
@@ -215,8 +215,6 @@ def _prepare_streams() -> None:
         sys.exit(USER_ERROR)
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
     if isinstance(sys.stdout, io.TextIOWrapper):
         encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
