@@ -176,6 +176,17 @@ def test_a_composition_whose_base_is_not_here_asks_for_it(
     onepass(capsys, "generate", folder, "--input", text).refused("the base micro", "--model")
 
 
+def test_a_machine_there_is_not_is_no_matter_of_the_base(
+    tmp_path: Path, base: Base, make_adapter: MakeAdapter, capsys: Capture
+) -> None:
+    folder = save_random_composition(tmp_path / "composition", base, make_adapter)
+    (tmp_path / "chat.txt").write_text("Ana: Hi.")
+    done = onepass(
+        capsys, "generate", folder, "--input", tmp_path / "chat.txt", "--dtype", "float8"
+    )
+    assert done.refused("unknown dtype 'float8'").err.startswith("error: unknown")
+
+
 GOOD = json.dumps(conversations(1)[0]).encode() + b"\n"
 
 

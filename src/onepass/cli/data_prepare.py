@@ -152,12 +152,14 @@ def data_prepare(
     check_writable(out)
 
     from onepass.model.endpoint import Endpoint
+    from onepass.model.load import check_machine
     from onepass.prepare.labeller import Options
     from onepass.prepare.prepare import CACHE, Plan, prepare
     from onepass.prepare.sets import HEADER
     from onepass.tasks.corpus import SPLITS
     from onepass.tasks.task import SINGLE_TASKS, TRANSLATIONS
 
+    check_machine(device, "auto", "none")
     languages = [part.partition(":")[2] for part in TRANSLATIONS]
     server = endpoint and Endpoint(
         endpoint,

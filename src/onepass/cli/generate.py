@@ -131,8 +131,9 @@ def generate(
             done = run_served(composed, server, served, inputs, max_new_tokens, progress)
     else:
         from onepass.model.generate import run
-        from onepass.model.load import load_base
+        from onepass.model.load import check_machine, load_base
 
+        check_machine(device, dtype, quantization)
         try:
             base = load_base(model or composed.base.name, device, dtype, quantization)
         except OnepassError as error:

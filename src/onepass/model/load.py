@@ -107,7 +107,7 @@ def load_base(
     `OnepassError` when the base is not found or not let in, is not stored as safetensors, is
     damaged or incomplete, or holds NaN or infinity, and for a device or option there is not.
     """
-    where, kind, config = _machine(device, dtype, quantization)
+    where, kind, config = check_machine(device, dtype, quantization)
     placed: dict[str, Any] = {}
     if device == BALANCED:
         placed["device_map"] = BALANCED
@@ -144,22 +144,27 @@ def load_base(
     return Base(model, tokenizer, name, where, quantization)
 
 
-def check_loadable(
-    name_or_path: str | Path, device: str = "auto", dtype: str = "auto", quantization: str = "none"
-) -> None:
-    """Refuse what `load_base` would, as far as can be told without reading the base."""
-    _machine(device, dtype, quantization)
-    _source(str(name_or_path))
+def check_machine(
+    device: str, dtype: str, quantization: str
+) -> tuple[torch.device, torch.dtype, Any]:
+    """Where a base goes, its dtype, and bitsandbytes' settings if it is to be used.
 
-
-def _machine(device: str, dtype: str, quantization: str) -> tuple[torch.device, torch.dtype, Any]:
-    """Where a base goes, its dtype, and bitsandbytes' settings, if it is to be used."""
+    Errors are those of `load_base` for a device or an option there is not.
+    """
     where = _device(device)
     kind = _dtype(dtype, where)
     if quantization not in QUANTIZATIONS:
         raise unknown("quantization", quantization, list(QUANTIZATIONS))
     in_bits = quantization in BITS
     return where, kind, quantization_config(quantization, where, kind) if in_bits else None
+
+
+def check_loadable(
+    name_or_path: str | Path, device: str = "auto", dtype: str = "auto", quantization: str = "none"
+) -> None:
+    """Refuse what `load_base` would, as far as can be told without reading the base."""
+    check_machine(device, dtype, quantization)
+    _source(str(name_or_path))
 
 
 def load_tokenizer(name_or_path: str | Path) -> Any:

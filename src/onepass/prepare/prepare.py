@@ -65,6 +65,8 @@ def prepare(
     tasks = [parse_task(name) for name in plan.tasks or COMPOSITIONAL_TASKS]
     _check(tasks, plan)
     _check_folder(out, plan.splits)
+    # Where the tasks are named, who is to label is known before the corpora are read.
+    staff = _staff(tasks, plan, options) if plan.tasks else None
     mains = [main for main in MAIN_TASKS if any(task.main == main for task in tasks)]
     sources = read_sources(
         plan.corpora, mains, plan.splits, plan.limit, labelled=not plan.from_conversations
@@ -77,16 +79,12 @@ def prepare(
                 "needs; name a corpus that has, beside it"
             )
     tasks = [task for task in tasks if task.main in served]
-    labelling = {task.name: _chain(task, plan) for task in tasks}
-    parts = dict.fromkeys(part for chain in labelling.values() for part in chain)
-    makers = {part: _labeller(part, plan, options) for part in parts}
-    made = {name: LABELLERS.get(name)(options) for name in dict.fromkeys(makers.values())}
-    identities = {part: made[name].identity(part) for part, name in makers.items()}
+    labellers, identities = staff or _staff(tasks, plan, options)
     _sweep(out)
     with opened(out / CACHE) as store:
-        desk = _Desk({p: made[n] for p, n in makers.items()}, identities, store, plan, progress)
+        desk = _Desk(labellers, identities, store, plan, progress)
         outcomes = {
-            task.name: desk.run(labelling[task.name], _texts(task, sources, plan)) for task in tasks
+            task.name: desk.run(_chain(task, plan), _texts(task, sources, plan)) for task in tasks
         }
     if desk.failed and not plan.allow_missing:
         first = next(iter(desk.failed.values()))
@@ -100,7 +98,7 @@ def prepare(
         rows = []
         for task in tasks:
             (source,) = (s for s in sources if (s.main, s.split) == (task.main, split))
-            steps = [identities[part] for part in labelling[task.name]]
+            steps = [identities[part] for part in _chain(task, plan)]
             examples, one = _examples(task, source, outcomes[task.name], steps, plan)
             rows.append(example_rows(examples, task))
             sets.append(one)
@@ -134,7 +132,18 @@ def _chain(task: Task, plan: Plan) -> tuple[str, ...]:
     return task.parts if plan.from_conversations else task.auxiliaries
 
 
-def _labeller(part: str, plan: Plan, options: Options) -> str:
+def _staff(
+    tasks: Sequence[Task], plan: Plan, options: Options
+) -> tuple[dict[str, Labeller], dict[str, Identity]]:
+    """The labeller of each single task that these need, and what its labels depend on."""
+    parts = dict.fromkeys(part for task in tasks for part in _chain(task, plan))
+    makers = {part: _labeller(part, plan) for part in parts}
+    made = {name: LABELLERS.get(name)(options) for name in dict.fromkeys(makers.values())}
+    labellers = {part: made[name] for part, name in makers.items()}
+    return labellers, {part: each.identity(part) for part, each in labellers.items()}
+
+
+def _labeller(part: str, plan: Plan) -> str:
     """The name of the labeller of a single task."""
     kind = part.partition(":")[0]
     if part in MAIN_TASKS:
