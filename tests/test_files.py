@@ -18,6 +18,7 @@ from onepass.core.files import (
     inside,
     read_json,
     read_jsonl,
+    write_json,
     write_text,
 )
 
@@ -177,3 +178,8 @@ def test_whole_characters_are_read_however_they_are_written(tmp_path: Path) -> N
     path = tmp_path / "a.json"
     path.write_text(r'{"a": "\ud83d\ude00", "b": "\\ud800"}')
     assert read_json(path) == {"a": "\U0001f600", "b": r"\ud800"}
+
+
+def test_an_odd_name_of_a_file_is_written_with_question_marks(tmp_path: Path) -> None:
+    write_json(tmp_path / "card.json", {"data": os.fsdecode(b"caf\xe9.jsonl")})
+    assert read_json(tmp_path / "card.json") == {"data": "caf?.jsonl"}

@@ -118,8 +118,9 @@ def _umask() -> int:
 
 
 def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8, with question marks for what it cannot hold, as in odd names of files."""
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
 def write_json(path: Path | str, value: Any) -> None:
