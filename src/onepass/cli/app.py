@@ -28,10 +28,11 @@ from typer.core import TyperCommand, TyperGroup
 from onepass import __version__
 from onepass.core.errors import OnepassError
 
-GONE = 1
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+GONE = 1  # the reader of the output, as `| head` does; typer's status for it
 USER_ERROR = 2  # as for a wrong option
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+# What writing to an output that is full, or breaks, fails with.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @dataclass(frozen=True)
