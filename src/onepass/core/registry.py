@@ -7,14 +7,16 @@ from typing import Generic, TypeVar
 from onepass.core.errors import OnepassError
 
 T = TypeVar("T")
+FEW = 8  # names that are all told, whether or not one of them is near
 
 
 def unknown(kind: str, name: str, known: list[str]) -> OnepassError:
     """The error for a `name` that is not among the `known` names of this `kind`."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    listing = f"known: {', '.join(known)}"
-    return OnepassError(f"unknown {kind} {name!r}: {hint or listing}")
+    hints = [f"did you mean {' or '.join(repr(n) for n in near)}?"] if near else []
+    if not near or len(near) < len(known) <= FEW:
+        hints.append(f"known: {', '.join(known) or 'none'}")
+    return OnepassError(f"unknown {kind} {name!r}: {' '.join(hints)}")
 
 
 class Registry(Generic[T]):
