@@ -75,7 +75,7 @@ def test_the_notice_says_what_was_left_out() -> None:
 
 
 def test_an_instruction_that_does_not_fit_is_an_error() -> None:
-    with pytest.raises(OnepassError, match="fewer new tokens or use a model with a longer context"):
+    with pytest.raises(OnepassError, match="fewer new tokens or a longer context"):
         fit_prompt(TASK, "Ana: Hi!", len, FLOOR - 1)
 
 

@@ -79,7 +79,7 @@ def fit_prompt(
     if needed > budget:
         raise OnepassError(
             f"the instruction {task.instruction!r} takes {needed} tokens, but only {budget} fit "
-            "before the answer; allow fewer new tokens or use a model with a longer context"
+            "before the answer; allow fewer new tokens or a longer context"
         )
     lines = text.split("\n")
     last = len(lines) - 1
