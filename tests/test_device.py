@@ -184,6 +184,13 @@ def test_an_option_that_makes_no_sense_is_named(
         opened(whole, **options)
 
 
+@pytest.mark.parametrize("threads", [0, -1, (os.cpu_count() or 1) + 1, 10**11])
+def test_more_threads_than_cores_are_refused_at_once(whole: Path, threads: int) -> None:
+    """llama.cpp would hang, as each thread waits for all others at every product."""
+    with pytest.raises(OnepassError, match=rf"threads {threads}: expected 1 to {os.cpu_count()}"):
+        opened(whole, threads=threads)
+
+
 # ---------------------------------------------------------------- engines that die
 def gone(pid: int) -> bool:
     """Whether the process ends within a few seconds."""
@@ -204,6 +211,7 @@ def test_an_engine_killed_in_mid_answer_is_told_and_stays_closed(whole: Path) ->
         os.kill(engine.pid, signal.SIGKILL)
         with pytest.raises(OnepassError, match="ended by signal 9; open it again"):
             answer.result(timeout=20)
+        assert engine.closed
         assert engine.peak_memory() is None
         with pytest.raises(OnepassError, match="the engine is closed"):
             engine.run("pair", CHAT)
@@ -214,6 +222,7 @@ def test_an_engine_that_hangs_is_given_up(whole: Path) -> None:
         os.kill(engine.pid, signal.SIGSTOP)
         with pytest.raises(OnepassError, match=r"not answered for 1 s"):
             engine.run("pair", CHAT)
+        assert not engine.closed
         os.kill(engine.pid, signal.SIGCONT)
 
 

@@ -8,6 +8,7 @@ combination of scales keeps a slot of its own with the prompt it read last, as f
 """
 
 import math
+import os
 import threading
 import time
 import unicodedata
@@ -81,7 +82,7 @@ class Engine:
         folder: what `onepass pack` or `onepass export --format gguf` wrote.
         context: most tokens of prompt and answer together; by default the base's, 4,096 at most.
         slots: how many combinations of scales keep their prompt cache; each costs a context.
-        threads: of the engine; by default its own choice.
+        threads: of the engine, as many as the machine has cores at most; by default its own choice.
         exact: a 32-bit cache and plain attention, for comparison with PyTorch; slower.
         fused: compositions to run as one adapter each, which is faster: what the set holds so, or
             is put together in about the time it takes to read the parts.
@@ -119,6 +120,9 @@ class Engine:
             raise OnepassError(f"slots {slots}: expected 1 to {SLOTS}")
         if not 0 < timeout <= threading.TIMEOUT_MAX:
             raise OnepassError(f"timeout {timeout}: expected a positive number of seconds")
+        cores = os.cpu_count() or 1
+        if threads is not None and not 1 <= threads <= cores:
+            raise OnepassError(f"threads {threads}: expected 1 to {cores}, this machine's cores")
         check_adapters(folder, self.manifest)
         self._cache = cache
         self._slots: dict[tuple[float, ...], int] = {}
@@ -165,6 +169,11 @@ class Engine:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def closed(self) -> bool:
+        """Whether the engine was closed, or has failed for good."""
+        return self._process.closed
 
     def peak_memory(self) -> int | None:
         """The most memory the engine has used so far, in bytes; None where no one tells."""

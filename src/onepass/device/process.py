@@ -71,6 +71,10 @@ class EngineProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def closed(self) -> bool:
+        return not self._end.alive
+
     def close(self) -> None:
         """End the process; more than once does no harm."""
         self._end()
