@@ -1,6 +1,7 @@
 """`onepass pack`, `run`, and `export --format gguf`, as a user types them."""
 
 import io
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from device_kit import CHAT, engine_or_skip
 from onepass.adapters.calibration import calibration_bytes
 from onepass.adapters.composition import save_composition
 from onepass.cli import run
+from onepass.device import Answer, Engine
 from onepass.model.load import Base
 
 engine_or_skip()
@@ -121,18 +123,87 @@ def test_run_writes_what_generate_writes(
 
 
 def test_modes_stand_side_by_side_with_what_they_took(
-    device: Path, chat: Path, capsys: Capture
+    device: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    texts = write_rows(tmp_path / "texts.jsonl", [{"id": n, "input": f"{CHAT} {n}"} for n in "ab"])
     modes = ("zero-shot", "main", "multi-step", "composed")
+    ask, answers = Engine.run, []
+
+    def recorded(self: Engine, *args: object) -> Answer:
+        answers.append(ask(self, *args))  # type: ignore[arg-type]
+        return answers[-1]
+
+    monkeypatch.setattr(Engine, "run", recorded)
     done = onepass(
-        capsys, "run", device, "--input", chat, "--max-new-tokens", "4", "--mode", *modes
+        capsys, "run", device, "--input", texts, "--max-new-tokens", "4", "--mode", *modes
     ).succeeded()  # fmt: skip
     header, *rows = [line.split("\t") for line in done.out.splitlines()[:5]]
-    assert header == ["composition, mode", "seconds per text", "tokens", "tokens/s", "peak memory"]
-    assert [row[0] for row in rows] == [f"both, {mode}" for mode in modes]
-    assert "chat.txt" in done.out
-    onepass(capsys, "run", device, "--input", chat, "--mode", "mian").refused("'mian'", "main")
-    onepass(capsys, "run", device, "--input", chat, "-c", "bath").refused("'bath'", "both")
+    columns = ["seconds per text", "prompt tokens", "tokens", "tokens/s"]
+    assert header == ["composition, mode", *columns]
+    assert len(answers) == 1 + 2 * len(modes)  # the first warms the engine up for no one
+    assert answers[0].tokens == 1
+    assert [answer.cached_tokens for answer in answers] == [0] * len(answers)
+    for number, (mode, row) in enumerate(zip(modes, rows, strict=True)):
+        pair = answers[1 + 2 * number : 3 + 2 * number]
+        seconds, tokens = sum(a.seconds for a in pair), sum(a.tokens for a in pair)
+        asked = sum(a.prompt_tokens for a in pair)
+        figures = f"{seconds / 2:.3f}", str(asked), str(tokens), f"{tokens / seconds:.0f}"
+        assert row == [f"both, {mode}", *figures]
+        assert f"both, {mode}: 2 texts in {seconds:.2f} s" in done.err
+        assert f"both, {mode}\t{pair[1].text}" in done.out.partition("\nb\n")[2]
+    reads = dict(zip(modes, (int(row[2]) for row in rows), strict=True))
+    assert reads["multi-step"] > reads["main"] > len(f"{CHAT} a") / 4
+    assert done.err.count("peak memory") == 1
+
+
+def test_answers_in_several_modes_are_rows_that_tell_which(
+    device: Path, chat: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    rows = [{"id": str(n), "input": f"Ana: Tea at {n}?\nBen: Yes."} for n in range(3)]
+    texts, out = write_rows(tmp_path / "texts.jsonl", rows), tmp_path / "out.jsonl"
+    options = ("run", device, "--max-new-tokens", "6", "--input")
+    ways = ("--mode", "main", "composed", "main")
+    done = onepass(capsys, *options, texts, *ways, "--out", out).succeeded()
+    alone = {
+        mode: rows_of(onepass(capsys, *options, texts, "--mode", mode).succeeded().out)
+        for mode in ("main", "composed")
+    }
+    assert rows_of(out.read_text(encoding="utf-8")) == [
+        {"id": row["id"], "composition": "both", "mode": mode, "prediction": row["prediction"]}
+        for mode, found in alone.items()
+        for row in found
+    ]
+    assert not done.out
+    assert "both, main\t" in done.err
+    printed = onepass(capsys, *options, texts, *ways, "--format", "jsonl").succeeded()
+    assert printed.out == out.read_text(encoding="utf-8")
+    onepass(capsys, *options, chat, *ways, "--out", out).succeeded()
+    assert [row["id"] for row in rows_of(out.read_text(encoding="utf-8"))] == ["chat.txt"] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--mode", "mian"), ("'mian'", "main", "multi-step")),
+        (("-c", "bath"), ("'bath'", "both")),
+        (
+            ("--mode", "main", "composed", "--format", "lines", "--out", "x/y"),
+            ("--format lines", "--out x/y", "--format jsonl"),
+        ),
+        (("--threads", "1000000"), ("--threads is 1000000", f"{os.cpu_count()} cores")),
+        (("--context", "60"), ("--max-new-tokens is 128", "--context is 60")),
+        (("--max-new-tokens", "5000"), ("--max-new-tokens is 5000", "the context is 192")),
+        (("--context", "999"), ("--context is 999", "1 to 192")),
+        (("--context", "-1"), ("--context is -1", "1 to 192")),
+    ],
+)
+def test_options_that_cannot_be_are_refused_as_typed_before_the_engine_starts(
+    device: Path, chat: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...], words: tuple[str, ...],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("onepass.device.Engine", None)
+    onepass(capsys, "run", device, "--input", chat, *options).refused(*words)
+    assert not Path("x").exists()
 
 
 class Terminal(io.StringIO):
@@ -153,6 +224,23 @@ def test_a_conversation_on_a_terminal_is_answered_until_it_ends(
     assert done.err.count("tokens/s") == 2
     monkeypatch.setattr("sys.stdin", io.StringIO(CHAT))
     onepass(capsys, "run", device).refused("--input")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--mode", "main", "composed"), ("one --mode", "--input")),
+        (("-c", "both", "other"), ("one --composition", "--input")),
+        (("--out", "x"), ("--out", "--input")),
+        (("--format", "jsonl"), ("--format", "--input")),
+    ],
+)
+def test_a_conversation_refuses_what_it_would_ignore(
+    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...], words: tuple[str, ...],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.stdin", Terminal(CHAT))
+    onepass(capsys, "run", device, *options).refused(*words)
 
 
 def test_on_a_terminal_an_answer_is_shown_as_it_comes_and_ctrl_c_ends_it_alone(

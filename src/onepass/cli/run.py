@@ -1,6 +1,8 @@
 """`onepass run`: a device set on llama.cpp."""
 
+import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,9 +14,11 @@ from onepass.cli.options import MACHINE, MaxNewTokens
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import counting, note, print_table
 from onepass.core.errors import OnepassError
+from onepass.core.files import to_jsonl, write_text
 
 if TYPE_CHECKING:
     from onepass.device import Answer, Engine
+    from onepass.export.manifest import BaseFile
 
 HELP = "/use NAME: another composition; /mode NAME: another mode; Ctrl-C ends an answer, Ctrl-D all"
 
@@ -62,8 +66,10 @@ def run(
     """Run a device set on llama.cpp: on a file, or in conversation on a terminal.
 
     The compositions of a set are chosen per request by the scales of its adapters; nothing is
-    loaded twice. Several modes or compositions are shown side by side, with what they took.
-    In conversation an answer is shown as it is generated, and Ctrl-C ends it.
+    loaded twice. Several modes or compositions are shown side by side, with what they took when
+    each reads every text anew. With --out FILE or --format jsonl their answers are JSON lines of
+    id, composition, mode and prediction. In conversation an answer is shown as it is generated,
+    and Ctrl-C ends it.
 
     \b
     Examples:
@@ -76,10 +82,30 @@ def run(
     from onepass.device.modes import plan
     from onepass.export.manifest import read_set
 
+    cores = os.cpu_count() or 1
+    if threads is not None and threads > cores:
+        raise OnepassError(
+            f"--threads is {threads}, but this machine has {cores} cores; give {cores} at most"
+        )
+    several = len({*(composition or [])}) > 1 or len({*(mode or [])}) > 1
+    if input is None:
+        if not sys.stdin.isatty():
+            raise OnepassError("give a text with --input FILE, or --input - for standard input")
+        if out != "-" or format is not Format.auto:
+            raise OnepassError("--out and --format are of texts; give these with --input FILE")
+        if several:
+            raise OnepassError(
+                "a conversation is in one --composition and one --mode, and /use and /mode change "
+                "it; give texts to compare several on with --input FILE"
+            )
+    as_rows = several and (out != "-" or format is Format.jsonl)
+    if as_rows and format in (Format.text, Format.lines):
+        raise OnepassError(
+            f"--format {format} cannot tell in --out {out} which mode or composition an answer is "
+            "of; give --format jsonl, or one mode and composition"
+        )
     if out != "-":
         check_writable(Path(out), folder=False)
-    if input is None and not sys.stdin.isatty():
-        raise OnepassError("give a text with --input FILE, or --input - for standard input")
     if input is not None and format is Format.auto:
         format = Format.jsonl if input.endswith(".jsonl") else Format.text
     texts = [] if input is None else read_input(STDIN if input == "-" else Path(input), format)
@@ -90,17 +116,26 @@ def run(
     for entry in entries:
         for each in modes:
             plan(entry, each)
-    ways = [Way(entry.name, each) for entry in entries for each in modes]
+    check_room(manifest.base, context, max_new_tokens)
+    ways = list(dict.fromkeys(Way(entry.name, each) for entry in entries for each in modes))
     one = [entry.name for entry in entries] if fused and "composed" in modes else []
-    with Engine(folder, context=context, threads=threads, fused=one, check=False) as engine:
+    with Engine(
+        folder, context=context, threads=threads, fused=one, check=False, cache=not several
+    ) as engine:
         if input is None:
             converse(engine, ways[0], max_new_tokens)
-        elif len(ways) == 1:
+        elif several:
+            done = run_ways(engine, ways, texts, max_new_tokens)
+            if as_rows:
+                write_rows(out, texts, done)
+            print_figures(done, err=as_rows)
+            if not as_rows:
+                print_answers(texts, done)
+            note(f"one engine ran all of them; its peak memory is {memory(engine)}")
+        else:
             answers = run_all(engine, ways[0], texts, max_new_tokens)
             write_output(out, format, texts, [answer.text for answer in answers])
             note(summary(answers, engine))
-        else:
-            compare(engine, ways, texts, max_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -110,11 +145,33 @@ class Way:
     composition: str
     mode: str
 
+    def __str__(self) -> str:
+        return f"{self.composition}, {self.mode}"
+
+
+def check_room(base: "BaseFile", context: int | None, most: int) -> None:
+    """Refuse options that leave no token for a prompt, as the user has typed them."""
+    from onepass.device.engine import CONTEXT
+
+    if context is None:
+        room, found = min(base.context, CONTEXT), "the context is"
+    else:
+        room, found = context, "--context is"
+    if not 1 <= room <= base.context:
+        raise OnepassError(
+            f"--context is {room}; base {base.name} takes 1 to {base.context} tokens"
+        )
+    if most >= room:
+        raise OnepassError(
+            f"--max-new-tokens is {most} and {found} {room}, which leaves no room for a text; "
+            f"give --max-new-tokens below {room}"
+        )
+
 
 def run_all(engine: "Engine", way: Way, texts: list[Text], most: int) -> list["Answer"]:
     """The answer to each text, its notice told."""
     answers = []
-    with counting(f"{way.composition}, {way.mode}", len(texts)) as progress:
+    with counting(str(way), len(texts)) as progress:
         for text in texts:
             answers.append(engine.run(way.composition, text.text, way.mode, most))
             progress(1)
@@ -124,23 +181,54 @@ def run_all(engine: "Engine", way: Way, texts: list[Text], most: int) -> list["A
     return answers
 
 
-def compare(engine: "Engine", ways: list[Way], texts: list[Text], most: int) -> None:
-    """A row of what it took per composition and mode, then every text's answers side by side."""
-    done = {way: run_all(engine, way, texts, most) for way in ways}
+Done = Mapping[Way, Sequence["Answer"]]
+"""The answers to all texts, by way."""
+
+
+def run_ways(engine: "Engine", ways: list[Way], texts: list[Text], most: int) -> Done:
+    """Each way's answers to all texts; that it is done is told, for there may be no terminal."""
+    # The first request pays for reading the files, which no way should be charged with.
+    engine.run(ways[0].composition, "Hello.", ways[0].mode, 1)
+    done: dict[Way, list[Answer]] = {}
+    for way in ways:
+        done[way] = run_all(engine, way, texts, most)
+        seconds = sum(answer.seconds for answer in done[way])
+        note(f"{way}: {len(texts)} {'text' if len(texts) == 1 else 'texts'} in {seconds:.2f} s")
+    return done
+
+
+def write_rows(out: str, texts: list[Text], done: Done) -> None:
+    """Print a JSON line per way and text, or write them to a file."""
+    rows = to_jsonl(
+        {"id": text.id, "composition": way.composition, "mode": way.mode, "prediction": answer.text}
+        for way, answers in done.items()
+        for text, answer in zip(texts, answers, strict=True)
+    )
+    if out == "-":
+        sys.stdout.write(rows)
+    else:
+        write_text(out, rows)
+
+
+def print_figures(done: Done, err: bool) -> None:
+    """A row of what it took per way; a speed counts the seconds of reading, too."""
     rows = []
     for way, answers in done.items():
         seconds = sum(answer.seconds for answer in answers)
+        asked = sum(answer.prompt_tokens for answer in answers)
         tokens = sum(answer.tokens for answer in answers)
         each, rate = f"{seconds / len(answers):.3f}", f"{tokens / seconds:.0f}"
-        rows.append((f"{way.composition}, {way.mode}", each, str(tokens), rate, memory(engine)))
-    header = ("composition, mode", "seconds per text", "tokens", "tokens/s", "peak memory")
-    print_table(header, rows, numbers=True)
+        rows.append((str(way), each, str(asked), str(tokens), rate))
+    header = ("composition, mode", "seconds per text", "prompt tokens", "tokens", "tokens/s")
+    print_table(header, rows, numbers=True, err=err)
+
+
+def print_answers(texts: list[Text], done: Done) -> None:
+    """Every text's answers side by side."""
     for number, text in enumerate(texts):
         typer.echo(f"\n{text.id}")
-        print_table(
-            ("composition, mode", "answer"),
-            [(f"{way.composition}, {way.mode}", a[number].text) for way, a in done.items()],
-        )
+        header = ("composition, mode", "answer")
+        print_table(header, [(str(way), answers[number].text) for way, answers in done.items()])
 
 
 def converse(engine: "Engine", way: Way, most: int) -> None:

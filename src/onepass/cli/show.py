@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 Row = Sequence[str]
 
 
-def print_table(header: Row, rows: Iterable[Row], numbers: bool = False) -> None:
+def print_table(header: Row, rows: Iterable[Row], numbers: bool = False, err: bool = False) -> None:
     """A table on a terminal; in a pipe one line per row, its columns separated by tabs.
 
     `numbers`: all columns but the first are numbers, set flush right. A pipe gets a header only
-    with numbers, which nobody could tell apart without.
+    with numbers, which nobody could tell apart without. `err`: on standard error, as a remark.
     """
-    if not sys.stdout.isatty():
+    if not (sys.stderr if err else sys.stdout).isatty():
         for row in [header, *rows] if numbers else rows:
-            typer.echo("\t".join(row))
+            typer.echo("\t".join(row), err=err)
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for index, title in enumerate(header):
         table.add_column(title, justify="right" if numbers and index else "left")
     for row in rows:
         table.add_row(*map(Text, row))
-    Console().print(table)
+    Console(stderr=err).print(table)
 
 
 def note(message: str) -> None:
