@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from cli_kit import onepass, random_composition, rows_of, write_rows
+from cli_kit import Done, onepass, random_composition, rows_of, write_rows
 from conftest import MakeAdapter
 from device_kit import CHAT, engine_or_skip
 from onepass.adapters.calibration import calibration_bytes
 from onepass.adapters.composition import save_composition
 from onepass.cli import run
+from onepass.core.errors import OnepassError
 from onepass.device import Answer, Engine
 from onepass.model.load import Base
 
@@ -214,16 +215,65 @@ class Terminal(io.StringIO):
 def test_a_conversation_on_a_terminal_is_answered_until_it_ends(
     device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    typed = f"{CHAT}\n\n/mode mian\n/mode main\n{CHAT}\n\n/use bath\n/quit\n"
+    typed = f"{CHAT}\n\n/mode mian\n/mode main\n{CHAT}\n\n/use bath\n/quit\n{CHAT}"
     monkeypatch.setattr("sys.stdin", Terminal(typed))
     done = onepass(capsys, "run", device, "--max-new-tokens", "4").succeeded()
     assert "unknown mode 'mian'" in done.err
     assert "both (main)" in done.err
     assert "unknown composition of this set 'bath'" in done.err
     assert "/quit is no command" in done.err
-    assert done.err.count("tokens/s") == 2
+    assert done.err.count("tokens/s") == 3  # the last text is ended by the end of the input
     monkeypatch.setattr("sys.stdin", io.StringIO(CHAT))
     onepass(capsys, "run", device).refused("--input")
+
+
+def test_commands_of_a_conversation_tell_what_there_is(
+    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal("/help\n/mode\n/use\n"))
+    done = onepass(capsys, "run", device).succeeded()
+    assert done.err.count(run.HELP) == 2
+    assert "modes: zero-shot, main, multi-step, composed\n" in done.err
+    assert "\ncompositions: both\n" in done.err
+    assert "no command" not in done.err
+    assert "unknown" not in done.err
+
+
+def test_a_conversation_goes_on_behind_a_text_that_has_no_answer(
+    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that are not UTF-8 as a terminal gives them, and whatever the engine refuses."""
+    ask = Engine.run
+
+    def refusing(self: Engine, composition: str, text: str, *args: object) -> Answer:
+        if text == "refuse":
+            raise OnepassError("llama.cpp refuses the request")
+        if text == "die":
+            self.close()
+        return ask(self, composition, text, *args)  # type: ignore[arg-type]
+
+    class Typed(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    def conversation(typed: bytes) -> Done:
+        monkeypatch.setattr("sys.stdin", Typed(io.BytesIO(typed), encoding="utf-8"))
+        return onepass(capsys, "run", device, "--max-new-tokens", "4")
+
+    monkeypatch.setattr(Engine, "run", refusing)
+    done = conversation(b"Ana: caf\xe9?\n\nrefuse\n\n/use \xe9\nAna: Tea?\n\n").succeeded()
+    assert r"error: this line is not UTF-8: 'Ana: caf\udce9?'" in done.err
+    assert "error: llama.cpp refuses the request" in done.err
+    assert done.err.count("tokens/s") == 1
+    conversation(b"die\n\nAna: Tea?\n\n").refused("the engine is closed")
+
+
+def test_what_does_not_fit_a_conversation_is_told(
+    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal(f"{CHAT}\n{CHAT}\n\n"))
+    done = onepass(capsys, "run", device, "--max-new-tokens", "4", "--context", "60").succeeded()
+    assert "note: the input is longer than the context" in done.err
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """`onepass run`: a device set on llama.cpp."""
 
+import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from onepass.device import Answer, Engine
     from onepass.export.manifest import BaseFile
 
-HELP = "/use NAME: another composition; /mode NAME: another mode; Ctrl-C ends an answer, Ctrl-D all"
+HELP = (
+    "/use NAME: another composition; /mode NAME: another mode; without a NAME: which there are; "
+    "/help: this. Ctrl-C ends an answer, Ctrl-D all"
+)
 
 
 def run(
@@ -232,47 +236,85 @@ def print_answers(texts: list[Text], done: Done) -> None:
 
 
 def converse(engine: "Engine", way: Way, most: int) -> None:
-    """Ask for texts and answer them, until the input ends; Ctrl-C ends an answer only.
-
-    On a terminal an answer is shown as it comes.
-    """
-    take = show if sys.stdout.isatty() else lambda piece: None
-    names = ", ".join(entry.name for entry in engine.manifest.compositions)
-    note(f"{way.composition} ({way.mode}); compositions: {names}\n{HELP}")
+    """Ask for texts and answer them, until the input ends; Ctrl-C ends an answer only."""
+    note(f"{way.composition} ({way.mode}); compositions: {compositions(engine)}\n{HELP}")
     note("Write or paste a conversation; an empty line ends it.")
     lines: list[str] = []
-    for line in map(str.rstrip, sys.stdin):
+    for line in typed():
         if line.startswith("/") and not lines:
             way = switched(engine, way, line)
         elif line:
             lines.append(line)
         elif lines:
-            text, lines = "\n".join(lines), []
-            try:
-                answer = engine.run(way.composition, text, way.mode, most, take)
-            except KeyboardInterrupt:
-                note("\ninterrupted")
-                continue
-            typer.echo("\n" if take is show else f"{answer.text}\n")
-            note(summary([answer], engine))
+            reply(engine, way, "\n".join(lines), most)
+            lines = []
+
+
+def typed() -> Iterator[str]:
+    """The lines of standard input, and an empty one behind the last, which ends its text too."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # to be told of, when the text is whole
+    for line in sys.stdin:
+        yield line.rstrip()
+        if not line.endswith("\n"):
+            break  # a terminal would go on to read behind its end
+    yield ""
+
+
+def reply(engine: "Engine", way: Way, text: str, most: int) -> None:
+    """Print the answer to a text, on a terminal as it comes; or tell why there is none."""
+    live = sys.stdout.isatty()
+    take = show if live else lambda piece: None  # even unseen, for a stream can be interrupted
+    try:
+        check_utf8(text)
+        answer = engine.run(way.composition, text, way.mode, most, take)
+    except KeyboardInterrupt:
+        note("\ninterrupted")
+    except OnepassError as error:
+        if engine.closed:
+            raise
+        note(f"\nerror: {error}")
+    else:
+        typer.echo("\n" if live else f"{answer.text}\n")
+        if answer.notice:
+            note(f"note: {answer.notice}")
+        note(summary([answer], engine))
+
+
+def check_utf8(text: str) -> None:
+    """Refuse what was read with surrogates for bytes that are no UTF-8."""
+    for line in text.split("\n"):
+        try:
+            line.encode()
+        except UnicodeEncodeError as error:
+            raise OnepassError(f"this line is not UTF-8: {line!a}; write the text again") from error
 
 
 def show(piece: str) -> None:
     typer.echo(piece, nl=False)
 
 
+def compositions(engine: "Engine") -> str:
+    return ", ".join(entry.name for entry in engine.manifest.compositions)
+
+
 def switched(engine: "Engine", way: Way, line: str) -> Way:
     """The way after a command such as "/mode main"; a mistake is told and changes nothing."""
-    from onepass.device.modes import plan
+    from onepass.device.modes import MODES, plan
 
     word, _, name = line.partition(" ")
+    name = name.strip()
     try:
-        if word == "/use":
-            engine.manifest.composition(name.strip())
-            way = Way(name.strip(), way.mode)
-        elif word == "/mode":
-            plan(engine.manifest.composition(way.composition), name.strip())
-            way = Way(way.composition, name.strip())
+        if word == "/help":
+            note(HELP)
+        elif word == "/use" and not name:
+            note(f"compositions: {compositions(engine)}")
+        elif word == "/mode" and not name:
+            note(f"modes: {', '.join(MODES)}")
+        elif word in ("/use", "/mode"):
+            other = Way(name, way.mode) if word == "/use" else Way(way.composition, name)
+            plan(engine.manifest.composition(other.composition), other.mode)
+            way = other
         else:
             raise OnepassError(f"{word} is no command; {HELP}")
     except OnepassError as error:
