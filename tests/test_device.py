@@ -19,6 +19,7 @@ from device_kit import CHAT, PAIR, engine_or_skip, pair, three_parts
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
 from onepass.device import Engine
+from onepass.device.child import SPINS
 from onepass.device.modes import plan
 from onepass.export import export_gguf
 from onepass.export.manifest import read_set
@@ -189,6 +190,20 @@ def test_more_threads_than_cores_are_refused_at_once(whole: Path, threads: int) 
     """llama.cpp would hang, as each thread waits for all others at every product."""
     with pytest.raises(OnepassError, match=rf"threads {threads}: expected 1 to {os.cpu_count()}"):
         opened(whole, threads=threads)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="llama.cpp uses libgomp on Linux alone")
+@pytest.mark.parametrize(("own", "spins"), [({}, SPINS), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_threads_soon_sleep_while_they_wait(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, own: dict[str, str], spins: str
+) -> None:
+    """Else several threads on a busy machine take seconds for milliseconds of work."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for name, value in {**own, "OMP_DISPLAY_ENV": "verbose"}.items():
+        monkeypatch.setenv(name, value)
+    with opened(whole) as engine:
+        engine._process._log.seek(0)
+        assert f"GOMP_SPINCOUNT = '{spins}'" in engine._process._log.read()
 
 
 # ---------------------------------------------------------------- engines that die

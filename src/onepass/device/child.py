@@ -5,10 +5,13 @@ input holds the settings as JSON; the answer, where to reach the server, begins 
 """
 
 import json
+import os
 import sys
 from typing import Any
 
 MARK = "onepass:"
+SPINS = "1000"
+"""How often a thread looks for the others before it sleeps: some ten microseconds."""
 
 
 def main() -> None:
@@ -19,6 +22,12 @@ def main() -> None:
 
 
 def _serve(settings: dict[str, Any]) -> Any:
+    # Threads wait for each other hundreds of times per token. By default OpenMP has them look for
+    # milliseconds (llama.cpp's own `poll` does not reach it), which on a busy machine keeps the
+    # thread that is waited for from its core. It is read as the library is loaded.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
     import xllamacpp as llama
 
     params = llama.CommonParams()
