@@ -116,3 +116,20 @@ def test_a_file_that_may_not_be_written(
 def test_verifying_takes_a_folder_and_no_more(tmp_path: Path, capsys: Capture) -> None:
     for more in (("--out", "o"), ("--base-type", "nonsense"), ("--fused",), ("--model", "m")):
         onepass(capsys, "pack", "verify", tmp_path, *more).refused(more[0], "pack verify")
+
+
+def test_a_bench_on_a_device_there_is_not(
+    nothing_is_read: None, tmp_path: Path, capsys: Capture
+) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"{{name: n, device: gpu, methods: [linear], tasks: [{TASK}]}}")
+    command = ("bench", recipe, "--out", tmp_path / "out", "--workers", "0")
+    onepass(capsys, *command).refused("device 'gpu'", "'cpu'")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_where_a_file_stands(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").write_text("mine")
+    onepass(capsys, "report", tmp_path / "none", "--out", tmp_path / "file").refused(
+        "cannot write", "a file of that name exists"
+    )

@@ -101,16 +101,13 @@ def bench(
         plan = make_plan(loaded, folder, only or (), again)
         print_plan(loaded, folder, plan, only or (), flops, max(workers, 1))
         return
-    asked = (loaded.base, loaded.device, loaded.dtype, loaded.quantization)
+    check_loadable(loaded.base, loaded.device, loaded.dtype, loaded.quantization)
     if untrained := missing(loaded, only or ()):
         console.print(
             f"{loaded.name}: training adapters first, for {', '.join(untrained)}", soft_wrap=True
         )
-        check_loadable(*asked)
         _train(loaded, text, folder, only or (), console)
     plan = make_plan(loaded, folder, only or (), again)
-    if plan.done < plan.cells:  # what is finished can be told of on any machine
-        check_loadable(*asked)
     console.print(
         f"{loaded.name}: {plan.cells} cells, {plan.done} of them done already", soft_wrap=True
     )
