@@ -322,6 +322,7 @@ def test_on_a_terminal_an_answer_is_shown_as_it_comes_and_ctrl_c_ends_it_alone(
 
 
 def test_run_names_a_folder_that_is_no_set(tmp_path: Path, chat: Path, capsys: Capture) -> None:
+    onepass(capsys, "run", tmp_path / "nosuch").refused("nosuch", "no device set")
     onepass(capsys, "run", tmp_path, "--input", chat).refused("no device set", "onepass pack")
 
 

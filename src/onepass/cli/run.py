@@ -86,6 +86,7 @@ def run(
     from onepass.device.modes import plan
     from onepass.export.manifest import read_set
 
+    manifest = read_set(folder, check=False)  # the engine compares checksums, before it loads
     cores = os.cpu_count() or 1
     if threads is not None and threads > cores:
         raise OnepassError(
@@ -113,7 +114,6 @@ def run(
     if input is not None and format is Format.auto:
         format = Format.jsonl if input.endswith(".jsonl") else Format.text
     texts = [] if input is None else read_input(STDIN if input == "-" else Path(input), format)
-    manifest = read_set(folder)
     entries = [manifest.composition(name) for name in composition or []]
     entries = entries or [manifest.compositions[0]]
     modes = mode or ["composed"]
@@ -123,9 +123,7 @@ def run(
     check_room(manifest.base, context, max_new_tokens)
     ways = list(dict.fromkeys(Way(entry.name, each) for entry in entries for each in modes))
     one = [entry.name for entry in entries] if fused and "composed" in modes else []
-    with Engine(
-        folder, context=context, threads=threads, fused=one, check=False, cache=not several
-    ) as engine:
+    with Engine(folder, context=context, threads=threads, fused=one, cache=not several) as engine:
         if input is None:
             converse(engine, ways[0], max_new_tokens)
         elif several:
