@@ -91,11 +91,11 @@ def test_the_cost_of_rounding_is_as_measured() -> None:
     measured = json.loads((root / "results" / "quantized.json").read_text(encoding="utf-8"))
     page = (root / "docs" / "device.md").read_text(encoding="utf-8")
     (told,) = (table for table in tables(page) if "calibrated on" in table[0])
-    for (engine, base, trained, right), (name, mean) in zip(
+    for (engine, base, adapters, trained, right), (name, mean) in zip(
         told[1:], measured["means"].items(), strict=True
     ):
         rounding = "none" if trained == "the base as it is" else trained.rpartition(" ")[2]
-        assert name == f"{engine} {base} {rounding}"
+        assert name == f"{engine} {base} {rounding} {adapters}"
         assert float(right) == pytest.approx(mean, abs=0.005)
 
 
