@@ -14,7 +14,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from typing import Any, Self
 from onepass.core.errors import OnepassError
 from onepass.core.files import inside
 from onepass.core.registry import unknown
+from onepass.device.answer import Answer, Completion
 from onepass.device.modes import plan
 from onepass.device.plain import fused_name, plain_files
 from onepass.device.process import EngineProcess
@@ -39,36 +40,6 @@ _FIELDS = [
     "completion_probabilities",
 ]  # fmt: skip
 """Of the reply to a completion; llama.cpp would repeat the prompt and all settings besides."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came of a text: the last pass's `text`, and what all passes took.
-
-    tokens: generated, the end of turn included. prompt_tokens: read; cached_tokens of them were
-    known from before. notice: what was left out of the text to make it fit; "" where nothing was.
-    """
-
-    text: str
-    tokens: int
-    prompt_tokens: int
-    cached_tokens: int
-    seconds: float
-    notice: str = ""
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-
-@dataclass(frozen=True)
-class Completion:
-    """The greedy continuation of a prompt; `ids` end with a stop token if it came."""
-
-    ids: list[int]
-    text: str
-    prompt_tokens: int
-    cached_tokens: int
 
 
 class Engine:

@@ -1,0 +1,33 @@
+"""What an engine gives back."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a text: the last pass's `text`, and what all passes took.
+
+    tokens: generated, the end of turn included. prompt_tokens: read; cached_tokens of them were
+    known from before. notice: what was left out of the text to make it fit; "" where nothing was.
+    """
+
+    text: str
+    tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+    seconds: float
+    notice: str = ""
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The greedy continuation of a prompt; `ids` end with a stop token if it came."""
+
+    ids: list[int]
+    text: str
+    prompt_tokens: int
+    cached_tokens: int
