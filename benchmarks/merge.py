@@ -13,7 +13,6 @@ write the result once, at the memory bandwidth measured by a copy.
 import argparse
 import json
 import multiprocessing
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -216,10 +215,11 @@ def main() -> None:
         import peft
         import torch
 
+        from onepass.bench.environment import environment
         from onepass.core.files import write_text
 
         setting = {
-            "date": date.today().isoformat(), "processor": platform.processor(),
+            "date": date.today().isoformat(), "processor": environment("cpu")["processor"],
             "threads": options.threads, "layers": options.layers, "rank": RANK,
             "quick": options.quick, "torch": torch.__version__, "peft": peft.__version__,
         }  # fmt: skip
