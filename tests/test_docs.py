@@ -99,6 +99,29 @@ def test_the_cost_of_rounding_is_as_measured() -> None:
         assert float(right) == pytest.approx(mean, abs=0.005)
 
 
+def test_the_speed_on_a_device_is_as_measured() -> None:
+    root = PAGE.parents[1]
+    measured = json.loads((root / "results" / "device.json").read_text(encoding="utf-8"))
+    page = (root / "docs" / "device.md").read_text(encoding="utf-8")
+    (told,) = (table for table in tables(page) if "multi-step" in table[0])
+    forms = [(case["conversation"], case["forms"]) for r in measured["rows"] for case in r["cases"]]
+    for (_, kind, tokens, seconds, *faster), (conversation, found) in zip(
+        told[1:], forms, strict=True
+    ):
+        assert kind == conversation
+        assert tokens == f"{found['parts']['read']:.0f}, {found['parts']['written']:.0f}"
+        whole = found["multi-step"]["seconds"]
+        assert float(seconds.removesuffix(" s")) == pytest.approx(whole, rel=0.005)
+        for form, times in zip(told[0][4:], faster, strict=True):
+            assert times == f"{whole / found[form]['seconds']:.2f}x", (kind, form)
+    one_billion = measured["rows"][1]
+    for text in (
+        f"{one_billion['bytes_added']['lc++'] / 1e6:.2f} MB",
+        f"{one_billion['peak_bytes'] / 2**30:.1f} GiB",
+    ):
+        assert text in " ".join(page[page.index("## Speed") :].split()), text
+
+
 DATA = Path(__file__).parents[1] / "docs" / "data.md"
 
 
