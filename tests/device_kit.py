@@ -12,6 +12,8 @@ from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.calibration import Calibration, Form
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.files import sha256
+from onepass.device import Engine
+from onepass.export import export_gguf
 from onepass.export.manifest import MANIFEST
 from onepass.model.attach import attached
 from onepass.model.load import Base
@@ -58,6 +60,18 @@ def three_parts(base: Base, form: Form = "lowrank") -> Composition:
 def pair(base: Base) -> Composition:
     weighted = tuple(Weighted(adapter, 0.5) for adapter in random_parts(base, 2))
     return Composition(base.shape, PAIR, (Pass(PAIR, weighted, random_calibration(base)),), "lc++")
+
+
+def save_set(base: Base, folder: Path) -> Path:
+    """A sound set of two compositions, "three" and "pair", in 32 bits and with test vectors."""
+    made = {"three": three_parts(base), "pair": pair(base)}
+    export_gguf(made, base, folder, "f32", vectors=True)
+    return folder
+
+
+def opened(folder: Path, **options: Any) -> Engine:
+    """An engine that computes as PyTorch does."""
+    return Engine(folder, **{"exact": True, "threads": 1, **options})
 
 
 @torch.inference_mode()

@@ -15,13 +15,12 @@ from typing import Any
 import pytest
 
 from architectures import build
-from device_kit import CHAT, PAIR, engine_or_skip, pair, three_parts
+from device_kit import CHAT, PAIR, engine_or_skip, opened, pair, save_set
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
 from onepass.device import Engine
 from onepass.device.child import SPINS
 from onepass.device.modes import plan
-from onepass.export import export_gguf
 from onepass.export.manifest import read_set
 from onepass.model.generate import run
 from onepass.model.load import Base, load_base
@@ -37,20 +36,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 @pytest.fixture(scope="module")
 def whole(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound set of two compositions; not to be changed."""
-    folder = tmp_path_factory.mktemp("sets") / "whole"
-    made = {"three": three_parts(base), "pair": pair(base)}
-    export_gguf(made, base, folder, "f32", "f32", vectors=True)
-    return folder
+    return save_set(base, tmp_path_factory.mktemp("sets") / "whole")
 
 
 @pytest.fixture
 def device(whole: Path, tmp_path: Path) -> Path:
     """A copy of the set that a test may spoil."""
     return Path(shutil.copytree(whole, tmp_path / "device"))
-
-
-def opened(folder: Path, **options: Any) -> Engine:
-    return Engine(folder, **{"exact": True, "threads": 1, **options})
 
 
 def test_running_needs_no_torch() -> None:

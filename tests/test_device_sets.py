@@ -10,10 +10,9 @@ import pytest
 import torch.nn.functional as F
 
 from architectures import build
-from device_kit import CHAT, edit, engine_or_skip, pair, sign, three_parts
+from device_kit import CHAT, edit, engine_or_skip, opened, pair, save_set, sign, three_parts
 from onepass.adapters.adapter import Lora
 from onepass.core.errors import OnepassError
-from onepass.device import Engine
 from onepass.device.verify import verify
 from onepass.export import export_gguf
 from onepass.export.manifest import MANIFEST
@@ -30,20 +29,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 @pytest.fixture(scope="module")
 def whole(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound set of two compositions; not to be changed."""
-    folder = tmp_path_factory.mktemp("sets") / "whole"
-    made = {"three": three_parts(base), "pair": pair(base)}
-    export_gguf(made, base, folder, "f32", "f32", vectors=True)
-    return folder
+    return save_set(base, tmp_path_factory.mktemp("sets") / "whole")
 
 
 @pytest.fixture
 def device(whole: Path, tmp_path: Path) -> Path:
     """A copy of the set that a test may spoil."""
     return Path(shutil.copytree(whole, tmp_path / "device"))
-
-
-def opened(folder: Path, **options: Any) -> Engine:
-    return Engine(folder, **{"exact": True, "threads": 1, **options})
 
 
 # ---------------------------------------------------------------- bad sets
