@@ -27,6 +27,6 @@ def llama_server(base: Base, folder: Path, pass_: Pass | None = None) -> Iterato
     }  # fmt: skip
     process = EngineProcess(settings, timeout=30)
     try:
-        yield Endpoint(f"{process.url}/v1", "base", concurrency=2, timeout=30)
+        yield Endpoint(f"{process.url}/v1", "base", process.key, concurrency=2, timeout=30)
     finally:
         process.close()

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -134,6 +136,24 @@ def test_what_a_set_does_not_have_is_named_with_what_it_has(whole: Path) -> None
             engine.run("pair", CHAT, "mane")
         with pytest.raises(OnepassError, match=r"adapter of this set 'sumarize'.*'summarize'"):
             engine.complete([5], {"sumarize": 1.0}, 8)
+
+
+def test_only_who_has_the_key_is_answered(whole: Path) -> None:
+    """The port is open to every user of the machine, and to any page in a browser."""
+    with opened(whole) as engine:
+        url = engine._process.url
+        for path, body in (
+            ("/completion", b'{"prompt": [5], "n_predict": 1}'),
+            ("/tokenize", b'{"content": "a"}'),
+            ("/lora-adapters", None),
+            ("/slots", None),
+            ("/props", None),
+        ):
+            for headers in ({}, {"Authorization": "Bearer guess"}):
+                with pytest.raises(HTTPError) as refused:
+                    urlopen(Request(url + path, body, headers), timeout=10)
+                assert refused.value.code == 401, path
+        assert engine.run("pair", CHAT, max_new_tokens=4).tokens
 
 
 @pytest.mark.parametrize(

@@ -327,10 +327,11 @@ def test_the_same_model_in_other_numbers_is_another_judge(runs: Path, capsys: Ca
 
 
 def test_a_real_server_is_asked_and_its_babble_counts_for_nothing(
-    runs: Path, tmp_path: Path, capsys: Capture
+    runs: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """llama.cpp serving the tiny base, which knows no yes and no."""
     with llama_server(load_base("tiny", "cpu"), tmp_path) as where:
+        monkeypatch.setenv(endpoint_module.KEY, where.key)
         command = ("judge", runs, "--endpoint", where.url, "--judge-model", "base")
         more = ("--only", "l*/reply*", "--limit", 2, "--max-new-tokens", 8)
         done = onepass(capsys, *command, *more).succeeded()

@@ -43,6 +43,9 @@ def _serve(settings: dict[str, Any]) -> Any:
     params.n_predict = -1
     params.hostnames = ["127.0.0.1"]
     params.port = 0
+    params.api_keys = [settings["key"]]
+    params.ui = False
+    params.verbosity = 1  # errors; each request would add a line to a log that is only read then
     if settings["threads"]:
         params.cpuparams.n_threads = settings["threads"]
         params.cpuparams_batch.n_threads = settings["threads"]

@@ -1,6 +1,7 @@
 """llama.cpp's server in a process of its own, spoken to over HTTP on this machine."""
 
 import json
+import secrets
 import signal
 import subprocess
 import sys
@@ -31,8 +32,9 @@ Idle = list[tuple[HTTPConnection, float]]
 class EngineProcess:
     """A running server with these `settings` (see `child._serve`); `close` it, or let it go.
 
-    Requests may come from several threads. `url` is where the server listens. `timeout` is in
-    seconds, for an answer or for the next piece of a streamed one.
+    Requests may come from several threads. `url` is where the server listens, and `key` what it
+    wants as a bearer token. `timeout` is in seconds, for an answer or for the next piece of a
+    streamed one.
 
     Raises:
         OnepassError: it did not start, with what llama.cpp said.
@@ -54,7 +56,9 @@ class EngineProcess:
             start_new_session=True,  # Ctrl-C is for us; we end it
         )
         self._end = weakref.finalize(self, _end, self._process, self._log, self._idle)
-        started = self._begin(settings)
+        # A port of this machine is open to all its users, and to the pages their browsers show.
+        self.key = secrets.token_urlsafe()
+        started = self._begin({**settings, "key": self.key})
         if started is None:
             complaints = self._complaints()
             self.close()
@@ -121,7 +125,8 @@ class EngineProcess:
         connection, kept = self._connection(), False
         try:
             method, data = ("GET", None) if body is None else ("POST", json.dumps(body))
-            connection.request(method, path, data, {"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
+            connection.request(method, path, data, headers)
             with connection.getresponse() as answer:
                 if answer.status != HTTPStatus.OK:
                     raise _refusal(answer.read())
@@ -131,7 +136,7 @@ class EngineProcess:
                 kept = True
         except TimeoutError as error:
             raise OnepassError(
-                f"the engine has not answered for {self._timeout:.0f} s; ask for fewer tokens, "
+                f"the engine has not answered for {self._timeout:g} s; ask for fewer tokens, "
                 "or allow more time"
             ) from error
         except (OSError, HTTPException, ValueError) as error:
@@ -174,7 +179,7 @@ class EngineProcess:
             return OnepassError("the engine was closed before it had answered; open it again")
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         # One that is killed has no time to complain; what it said before is about something else.
-        killed = status in (-signal.SIGKILL, -signal.SIGTERM)
+        killed = status in (-9, -signal.SIGTERM)  # Windows has no name for 9
         complaints = [] if killed else self._complaints()
         self.close()
         said = f" ({complaints[-1]})" if complaints else ""
