@@ -26,7 +26,7 @@ from onepass.device import Engine  # noqa: E402
 from onepass.export import export_gguf  # noqa: E402
 from onepass.export.gguf.adapter import write_lora  # noqa: E402
 from onepass.export.gguf.fuse import fuse  # noqa: E402
-from onepass.export.manifest import ADAPTER_TYPES  # noqa: E402
+from onepass.export.manifest import ADAPTER_TYPES, read_set  # noqa: E402
 
 CONFIG = LlamaConfig(
     hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
@@ -81,7 +81,7 @@ def test_the_one_adapter_changes_each_weight_by_the_sum(several: list[Made]) -> 
     with tempfile.TemporaryDirectory() as folder:
         paths = [write(made, Path(folder, f"{n}.gguf"), n) for n, made in enumerate(several)]
         sources = [(path, made[2]) for path, made in zip(paths, several, strict=True)]
-        fuse(sources, Path(folder, "it.gguf"), "llama")
+        fuse(sources, Path(folder, "it.gguf"), "llama", "it")
         found = deltas(Path(folder, "it.gguf"))
         expected: dict[str, np.ndarray] = {}
         for path, scale in sources:
@@ -103,7 +103,7 @@ def test_factors_of_one_type_are_taken_over_as_they_are(
     names = frozenset(SHAPES)
     made: list[Made] = [(32, types[0], 0.5, names), (32, types[1], -2.0, names)]
     paths = [write(each, tmp_path / f"{n}.gguf", n) for n, each in enumerate(made)]
-    fuse([(paths[0], 0.5), (paths[1], -2.0)], tmp_path / "it.gguf", "llama")
+    fuse([(paths[0], 0.5), (paths[1], -2.0)], tmp_path / "it.gguf", "llama", "it")
     one, other, found = (deltas(path) for path in (*paths, tmp_path / "it.gguf"))
     for name, delta in found.items():
         np.testing.assert_allclose(delta, 0.5 * one[name] - 2.0 * other[name], rtol=0, atol=1e-12)
@@ -116,21 +116,21 @@ def test_what_cannot_be_one_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         OnepassError, match=r"good.gguf: at scale 1e\+09 its numbers do not fit F16"
     ):
-        fuse([(good, 1e9)], target, "llama")
+        fuse([(good, 1e9)], target, "llama", "it")
     wide = LlamaConfig(**{**CONFIG.to_dict(), "hidden_size": 128})
     path = tmp_path / "wide.gguf"
     lora = Lora(torch.ones(4, 128), torch.ones(96, 4))
     write_lora(Adapter("wide", {"model.layers.0.mlp.up_proj": lora}), wide, path, "f16")
     with pytest.raises(OnepassError, match=r"wide.gguf: .*ffn_up.*different bases"):
-        fuse([(good, 1.0), (path, 1.0)], target, "llama")
+        fuse([(good, 1.0), (path, 1.0)], target, "llama", "it")
     halved = tmp_path / "halved.gguf"
     halved.write_bytes(good.read_bytes().replace(b"ffn_up.weight.lora_b", b"ffn_up.weight.lora_c"))
     with pytest.raises(OnepassError, match=r"halved.gguf, tensor .*ffn_up.*one half"):
-        fuse([(halved, 1.0)], target, "llama")
+        fuse([(halved, 1.0)], target, "llama", "it")
     base = tmp_path / "base.gguf"
     base.write_bytes(good.read_bytes()[:-40])
     with pytest.raises(OnepassError, match=r"base.gguf is no GGUF"):
-        fuse([(base, 1.0)], target, "llama")
+        fuse([(base, 1.0)], target, "llama", "it")
 
 
 def test_a_composition_is_one_adapter_on_the_engine_or_its_parts(
@@ -164,3 +164,45 @@ def test_a_composition_is_one_adapter_on_the_engine_or_its_parts(
         assert engine.run("whole", CHAT, "main", max_new_tokens=4).tokens
     with pytest.raises(OnepassError, match=r"composition of this set 'hole'.*'whole'"):
         Engine(tmp_path / "set", fused=["hole"])
+
+
+def test_the_stored_one_keeps_the_rounding_that_each_adapter_has(
+    base: Base, tmp_path: Path
+) -> None:
+    """In 8 bits numbers share a scale: small factors of one must not share it with large ones."""
+    pair = "summarize+translate:es"
+    random = torch.Generator().manual_seed(0)
+
+    def of_rank_24(size: float) -> dict[str, Lora]:
+        return {
+            module: Lora(
+                torch.randn(24, in_, generator=random),
+                torch.randn(out, 24, generator=random) * size,
+            )
+            for module, (out, in_) in base.shape.modules.items()
+        }
+
+    large = Adapter("large", of_rank_24(1.0), base.name)
+    small = Adapter("small", of_rank_24(1e-2), base.name)
+    weighted = (Weighted(large, 0.5), Weighted(small, 0.5))
+    made = {"it": Composition(base.shape, pair, (Pass(pair, weighted),), "linear")}
+    manifest = export_gguf(made, base, tmp_path / "set", "f32", "q8_0", compactly=True)
+    (entry,) = manifest.compositions
+    assert entry.fused is not None
+    scales = entry.passes[0].scales
+    apart = {file.name: deltas(tmp_path / "set" / file.path) for file in manifest.adapters}
+    for weight, found in deltas(tmp_path / "set" / entry.fused.path).items():
+        left = found - scales["large"] * apart["large"][weight]
+        expected = scales["small"] * apart["small"][weight]
+        np.testing.assert_allclose(left, expected, rtol=0.0, atol=0.01 * np.abs(expected).max())
+
+
+def test_names_that_files_cannot_have_apart_are_told_apart(base: Base, tmp_path: Path) -> None:
+    pair = "summarize+translate:es"
+    whole = Pass(pair, tuple(Weighted(each, 0.5) for each in random_parts(base, 2, size=0.1)))
+    composition = Composition(base.shape, pair, (whole,), "linear")
+    made = dict.fromkeys(("a b", "a-b", "A-B"), composition)
+    manifest = export_gguf(made, base, tmp_path / "set", "f32")
+    places = [entry.fused.path.casefold() for entry in manifest.compositions if entry.fused]
+    assert len({*places}) == 3
+    assert read_set(tmp_path / "set") == manifest

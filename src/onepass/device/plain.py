@@ -56,7 +56,7 @@ def plain_files(
             for number, entry in enumerate(to_fuse):
                 target = temporary / f"fused-{number}.gguf"
                 sources = [(paths[name], scale) for name, scale in entry.passes[0].scales.items()]
-                fuse(sources, target, manifest.base.architecture)
+                fuse(sources, target, manifest.base.architecture, entry.name)
                 stored[entry.name] = target
         except OSError as error:
             raise _no_room(temporary, error) from error

@@ -2,21 +2,24 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onepass import __version__
 from onepass.adapters.adapter import Adapter
-from onepass.adapters.composition import Composition, Pass, check_base, pass_bias, pass_delta
+from onepass.adapters.composition import Composition, Pass, check_base, pass_bias
 from onepass.adapters.storage import check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, write_json
 from onepass.export.gguf.adapter import calibration_adapter, write_lora
 from onepass.export.gguf.architecture import architecture_of
 from onepass.export.gguf.base import write_base
-from onepass.export.gguf.compact import compact
+from onepass.export.gguf.compact import compact, expand
+from onepass.export.gguf.fuse import fuse
 from onepass.export.gguf.tokenizer import normalization
 from onepass.export.manifest import (
     MANIFEST,
@@ -170,6 +173,7 @@ class _Shelf:
     compactly: bool
     told: Told
     files: dict[str, AdapterFile] = field(default_factory=dict)
+    fused: list[str] = field(default_factory=list)
     counted: set[str] = field(default_factory=set)
 
     def entry(self, name: str, composition: Composition, fused: bool) -> CompositionEntry:
@@ -189,7 +193,7 @@ class _Shelf:
             passes=passes,
             parts=self._parts(composition),
             marginal_bytes=marginal,
-            fused=self._fused(name, composition) if fused else None,
+            fused=self._fused(name, passes) if fused else None,
         )
 
     def _pass(self, name: str, pass_: Pass) -> PassEntry:
@@ -209,7 +213,7 @@ class _Shelf:
     def _place(self, adapter: Adapter, role: Role) -> AdapterFile:
         key = _digest(adapter)
         if key not in self.files:
-            name = _free(file_name(adapter.name), {file.name for file in self.files.values()})
+            name = _free(file_name(adapter.name), [file.name for file in self.files.values()])
             place = f"adapters/{name}.gguf"
             self._write(replace(adapter, name=name), place)
             compacted = self.compactly and compact(self.folder / place)
@@ -234,17 +238,34 @@ class _Shelf:
         names = {task: self.files[_digest(a)].name for task, a in zip(tasks, given, strict=True)}
         return {part: names[part] for part in wanted}
 
-    def _fused(self, name: str, composition: Composition) -> File | None:
+    def _fused(self, name: str, passes: Sequence[PassEntry]) -> File | None:
         """The whole pass as one adapter; None where there is none that does it."""
-        if len(composition.passes) > 1:
+        if len(passes) > 1 or not any(passes[0].scales.values()):
             return None
-        (pass_,) = composition.passes
-        modules = pass_delta(pass_, self.base.shape)
-        if not modules:
-            return None
-        place = f"fused/{file_name(name)}.gguf"
-        self._write(Adapter(name, modules, self.base.name), place)
+        free = _free(file_name(name), [Path(place).stem for place in self.fused])
+        place = f"fused/{free}.gguf"
+        self.told(place)
+        (self.folder / "fused").mkdir(exist_ok=True)
+        # Of the files, not of the composition: each adapter keeps the rounding it has by itself.
+        with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
+            sources = [
+                (self._plain(file, Path(temporary)), passes[0].scales[file.name])
+                for file in self.files.values()
+                if file.name in passes[0].scales
+            ]
+            architecture = architecture_of(self.base.model.config).name
+            fuse(sources, self.folder / place, architecture, name)
+        self.fused.append(place)
         return File(**describe(self.folder, place))  # type: ignore[arg-type]
+
+    def _plain(self, file: AdapterFile, temporary: Path) -> Path:
+        """The file of an adapter, a compact one expanded."""
+        path = self.folder / file.path
+        if not file.compact:
+            return path
+        target = temporary / f"{file.name}.gguf"
+        expand(path, target, self.base.model.config.num_hidden_layers, sys.maxsize)
+        return target
 
     def _write(self, adapter: Adapter, place: str) -> None:
         self.told(place)
@@ -267,9 +288,11 @@ def file_name(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "unnamed"
 
 
-def _free(name: str, taken: set[str]) -> str:
+def _free(name: str, taken: Iterable[str]) -> str:
+    """The name, or the first with a number that no other is, for file systems without capitals."""
+    folded = {each.casefold() for each in taken}
     number, free = 1, name
-    while free in taken:
+    while free.casefold() in folded:
         number += 1
         free = f"{name}-{number}"
     return free

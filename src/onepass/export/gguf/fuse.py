@@ -32,8 +32,8 @@ _PREFERRED = (
 )  # what factors of several types are stored as: the first there is
 
 
-def fuse(sources: Sequence[tuple[Path, float]], target: Path, architecture: str) -> None:
-    """Write one plain adapter file that does what these, at their scales, do together.
+def fuse(sources: Sequence[tuple[Path, float]], target: Path, architecture: str, name: str) -> None:
+    """Write one plain adapter file, called `name`, that does what these do at their scales.
 
     Raises:
         OnepassError: a file is damaged or no adapter of this architecture, two do not fit
@@ -52,7 +52,7 @@ def fuse(sources: Sequence[tuple[Path, float]], target: Path, architecture: str)
             for weight in sorted(weights, key=block_order)
             for factor in _side_by_side(weight, [a for a in adapters if weight in a.factors])
         ]
-        write_gguf(target, architecture, partial(describe_lora, name=target.stem), planned)
+        write_gguf(target, architecture, partial(describe_lora, name=name), planned)
 
 
 @dataclass(frozen=True)
