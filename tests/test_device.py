@@ -117,6 +117,8 @@ def test_a_long_conversation_loses_its_oldest_turns_as_in_pytorch(base: Base, wh
     expected = run(base, pair(base), [long], max_new_tokens=8)
     with opened(whole) as engine:
         answer = engine.run("pair", long, max_new_tokens=8)
+        every = engine.manifest.base.vocabulary
+        assert len(engine.log_probabilities([5], {}, top=10 * every)) == every
         assert "oldest turns" in answer.notice
         assert (answer.text, answer.notice) == (expected.texts[0], expected.notices[0])
         with pytest.raises(OnepassError, match=r"300 tokens.*context"):

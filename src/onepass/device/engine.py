@@ -37,13 +37,15 @@ CONTEXT = 4096  # by default at most so many tokens, for a real base's context c
 SLOTS = 256  # llama.cpp's most
 _FIELDS = [
     "content", "tokens", "tokens_predicted", "tokens_evaluated", "timings/cache_n", "stop",
-    "completion_probabilities",
+    "stop_type", "completion_probabilities",
 ]  # fmt: skip
 """Of the reply to a completion; llama.cpp would repeat the prompt and all settings besides."""
 
 
 class Engine:
     """llama.cpp with a device set loaded. Close it, or use it as a context manager.
+
+    `manifest` is the set's, and `adapters` are the names that scales are given by, in their order.
 
     Requests from several threads are answered one after another. What interrupts one with `on_text`
     (Ctrl-C, or an error in it) ends llama.cpp's work on it, and the next is answered as ever; one
@@ -101,7 +103,7 @@ class Engine:
         self._sound: set[tuple[float, ...]] = set()  # scales that have been seen to give numbers
         self._busy = threading.RLock()  # `on_text` may ask something itself
         with plain_files(folder, self.manifest, fused) as adapters:
-            self._adapters = list(adapters)
+            self.adapters = list(adapters)
             paths = [str(path) for path in adapters.values()]
             settings = {
                 "model": str(inside(folder / MANIFEST, base.path)),
@@ -232,7 +234,8 @@ class Engine:
         ids, text = list(reply["tokens"]), str(reply["content"])
         counts = int(reply["tokens_evaluated"]), int(reply["timings/cache_n"])
         ends = [place for place, token in enumerate(ids) if token in stop]
-        if ends and ends[0] + 1 < len(ids):  # a stop token that the engine does not know as one
+        if ends and (ends[0] + 1 < len(ids) or reply["stop_type"] != "eos"):
+            # A stop token that the engine does not know as one.
             ids = ids[: ends[0] + 1]
             text = self._process.ask("/detokenize", {"tokens": ids[:-1]})["content"]
         elif on_text and not ends and len(ids) < reply["tokens_predicted"]:
@@ -250,7 +253,8 @@ class Engine:
         Raises:
             OnepassError: an adapter is unknown, the numbers overflow, or the engine fails.
         """
-        count = self.manifest.base.vocabulary if top is None else _positive("top", top)
+        every = self.manifest.base.vocabulary
+        count = every if top is None else min(_positive("top", top), every)
         # The engine tells nothing where the answer ends at once: have it say an ordinary token.
         word = self.tokenize("a")[0]
         reply = self._ask(
@@ -307,7 +311,7 @@ class Engine:
                 f"mode {mode} needs the adapters apart; the set's base is the whole composition"
             )
         passes = plan(entry, mode)
-        if mode == "composed" and fused_name(entry.name) in self._adapters:
+        if mode == "composed" and fused_name(entry.name) in self.adapters:
             return [passes[0].model_copy(update={"scales": {fused_name(entry.name): 1.0}})]
         return passes
 
@@ -319,11 +323,11 @@ class Engine:
         **more: Any,
     ) -> Any:
         """The reply to a request for a completion; `read` makes one of the events of a stream."""
-        strangers = sorted(scales.keys() - set(self._adapters))
+        strangers = sorted(scales.keys() - set(self.adapters))
         if strangers:
-            raise unknown("adapter of this set", strangers[0], self._adapters)
-        vector = tuple(float(scales.get(name, 0.0)) for name in self._adapters)
-        for name, scale in zip(self._adapters, vector, strict=True):
+            raise unknown("adapter of this set", strangers[0], self.adapters)
+        vector = tuple(float(scales.get(name, 0.0)) for name in self.adapters)
+        for name, scale in zip(self.adapters, vector, strict=True):
             if not math.isfinite(scale):
                 raise OnepassError(f"the scale of adapter {name!r} is {scale}; it must be finite")
         checked = partial(finite, scales=scales)

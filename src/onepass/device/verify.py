@@ -8,7 +8,7 @@ from onepass.core.errors import OnepassError
 from onepass.device.engine import Engine
 from onepass.device.plain import fused_name
 from onepass.device.shapes import check_shapes
-from onepass.export.manifest import SAMPLE, TOKENS, TOLERANCES, Vector, read_set
+from onepass.export.manifest import SAMPLE, TOKENS, Vector, read_set, tolerance
 
 _FLOOR = -10.0  # what an engine says less of than of its likeliest tokens counts as this
 _ASKED = 64  # likeliest tokens to ask an engine for
@@ -37,8 +37,7 @@ def verify(folder: Path | str, threads: int | None = None) -> list[Checked]:
     """
     folder = Path(folder)
     manifest = read_set(folder)
-    types = {manifest.base.type, *check_shapes(folder, manifest)}
-    allowed = max(TOLERANCES.get(type_, 0.0) for type_ in types)
+    allowed = tolerance(manifest.base.type, check_shapes(folder, manifest))
     names = {vector.composition for vector in manifest.vectors}
     for entry in manifest.compositions:
         if entry.name not in names:
@@ -46,7 +45,8 @@ def verify(folder: Path | str, threads: int | None = None) -> list[Checked]:
                 f"{folder}, composition {entry.name!r}: it has no test vector; write the set with "
                 "`onepass pack`"
             )
-    fused = [entry.name for entry in manifest.compositions if entry.fused]
+    # In both forms that `onepass run` has.
+    fused = [entry.name for entry in manifest.compositions]
     with Engine(folder, exact=True, fused=fused, slots=1, threads=threads, check=False) as engine:
         checked = []
         for vector in manifest.vectors:
@@ -74,7 +74,7 @@ def _check_prompt(engine: Engine, vector: Vector) -> None:
 def _compare(engine: Engine, vector: Vector, tolerance: float) -> Checked:
     entry = engine.manifest.composition(vector.composition)
     forms: list[Mapping[str, float]] = [entry.passes[0].scales]
-    if entry.fused:
+    if fused_name(entry.name) in engine.adapters:
         forms.append({fused_name(entry.name): 1.0})
     worst = 0.0
     for place, expected in enumerate(vector.top):

@@ -13,7 +13,7 @@ adapter its scale, and every other adapter 0.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,7 +30,9 @@ BASE_TYPES = ("f32", "f16", "q8_0", "q4_0")
 ADAPTER_TYPES = BASE_TYPES[:3]
 
 TOLERANCES = {"f32": 1e-3, "f16": 0.05, "q8_0": 1.0, "q4_0": 1.0}
-"""How far an engine's log-probabilities may be from PyTorch's, by the type of what it holds."""
+"""How far an engine's log-probabilities may be from PyTorch's, by the type of its base."""
+
+_ADAPTER_TOLERANCES = {**TOLERANCES, "q8_0": 0.2}
 
 SAMPLE = "Ana: Shall we have tea at five?\nBen: Five is too late for me.\nAna: At three, then?"
 TOKENS = 8
@@ -170,6 +172,12 @@ class Manifest(_Strict):
         yield self.base
         yield from self.adapters
         yield from (entry.fused for entry in self.compositions if entry.fused)
+
+
+def tolerance(base_type: str, adapter_types: Iterable[str]) -> float:
+    """How far an engine's log-probabilities may be from PyTorch's, with files of these types."""
+    allowed = [_ADAPTER_TOLERANCES.get(type_, 0.0) for type_ in adapter_types]
+    return max(TOLERANCES[base_type], *allowed, 0.0)
 
 
 def types_of_set(base_type: str, adapter_type: str | None = None) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.adapters.shape import BaseShape
 from onepass.export.gguf.adapter import as_stored, calibration_adapter
 from onepass.export.gguf.base import stored_state
-from onepass.export.manifest import SAMPLE, TOKENS, TOLERANCES, Vector
+from onepass.export.manifest import SAMPLE, TOKENS, Vector, tolerance
 from onepass.model.attach import attached
 from onepass.model.chat import prompt_ids
 from onepass.model.load import Base
@@ -29,18 +29,16 @@ def make_vectors(
     base: Base, compositions: Mapping[str, Composition], base_type: str, adapter_type: str
 ) -> list[Vector]:
     """A vector for each composition: its first pass on a short conversation."""
-    tolerance = max(TOLERANCES[base_type], TOLERANCES[adapter_type])
+    allowed = tolerance(base_type, [adapter_type])
     with _as_stored(base, base_type):
         return [
-            _vector(
-                base, name, _rounded(composition.passes[0], base.shape, adapter_type), tolerance
-            )
+            _vector(base, name, _rounded(composition.passes[0], base.shape, adapter_type), allowed)
             for name, composition in compositions.items()
         ]
 
 
 @torch.inference_mode()
-def _vector(base: Base, name: str, pass_: Pass, tolerance: float) -> Vector:
+def _vector(base: Base, name: str, pass_: Pass, allowed: float) -> Vector:
     task = parse_task(pass_.task, pass_.instructed)
     (fitted,) = fit_prompts(base, task, [SAMPLE], TOKENS)
     (prompt,) = prompt_ids(base.tokenizer, [fitted.prompt])
@@ -55,7 +53,7 @@ def _vector(base: Base, name: str, pass_: Pass, tolerance: float) -> Vector:
             tokens.append(int(likeliest.indices[0]))
             kept = {token: value for token, value in pairs if value > LIKELY or token == tokens[-1]}
             top.append(kept)
-    return Vector(composition=name, prompt=prompt, tokens=tokens, top=top, tolerance=tolerance)
+    return Vector(composition=name, prompt=prompt, tokens=tokens, top=top, tolerance=allowed)
 
 
 @contextmanager
