@@ -1,5 +1,6 @@
 """Files that are whole or absent, wherever a path leads; JSON that is none."""
 
+import errno
 import os
 import stat
 import threading
@@ -21,6 +22,12 @@ from onepass.core.files import (
     write_json,
     write_text,
 )
+
+
+def folder_with(path: Path, text: str) -> None:
+    """Write a folder of one file, whole or not at all."""
+    with atomic_folder(path) as temporary:
+        (temporary / "file").write_text(text)
 
 
 def reading(path: Path) -> Callable[[], str]:
@@ -183,3 +190,22 @@ def test_whole_characters_are_read_however_they_are_written(tmp_path: Path) -> N
 def test_an_odd_name_of_a_file_is_written_with_question_marks(tmp_path: Path) -> None:
     write_json(tmp_path / "card.json", {"data": os.fsdecode(b"caf\xe9.jsonl")})
     assert read_json(tmp_path / "card.json") == {"data": "caf?.jsonl"}
+
+
+def test_a_system_that_opens_no_folder_and_syncs_no_file_that_is_only_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    synced = []
+
+    def sync(handle: int) -> None:
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        synced.append(handle)
+
+    monkeypatch.delattr(os, "O_DIRECTORY")
+    monkeypatch.setattr(os, "fsync", sync)
+    write_text(tmp_path / "file", "x")
+    folder_with(tmp_path / "folder", "y")
+    assert listing(tmp_path) == {"file": b"x", "folder/file": b"y"}
+    assert len(synced) == 2

@@ -19,8 +19,10 @@ from onepass.core.errors import OnepassError
 
 
 def _sync(path: Path) -> None:
-    flags = os.O_RDONLY | (os.O_DIRECTORY if path.is_dir() else 0)
-    handle = os.open(path, flags)
+    folder = path.is_dir()
+    if folder and not hasattr(os, "O_DIRECTORY"):
+        return  # Windows opens no folder, and syncs no file that is open for reading alone
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY if folder else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:
