@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -285,13 +284,10 @@ def test_a_folder_without_permission_is_named(
 
 @pytest.mark.parametrize(("umask", "expected"), [(0o022, 0o644), (0o077, 0o600)])
 def test_whom_the_umask_lets_read_may_read_all_of_it(
-    umask: int, expected: int, tmp_path: Path
+    umask: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = os.umask(umask)
-    try:
-        save_adapter(random_adapter(0), tmp_path / "good")
-    finally:
-        os.umask(before)
+    monkeypatch.setattr("onepass.core.files._UMASK", umask)
+    save_adapter(random_adapter(0), tmp_path / "good")
     files = sorted((tmp_path / "good").iterdir())
     assert {file.stat().st_mode & 0o777 for file in files} == {expected}
 

@@ -3,6 +3,8 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,10 @@ def folder_with(path: Path, text: str) -> None:
     """Write a folder of one file, whole or not at all."""
     with atomic_folder(path) as temporary:
         (temporary / "file").write_text(text)
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def reading(path: Path) -> Callable[[], str]:
@@ -209,3 +215,16 @@ def test_a_system_that_opens_no_folder_and_syncs_no_file_that_is_only_read(
     folder_with(tmp_path / "folder", "y")
     assert listing(tmp_path) == {"file": b"x", "folder/file": b"y"}
     assert len(synced) == 2
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_new_files_are_as_private_as_the_process_was_started_to_make_them(
+    told: bool, tmp_path: Path
+) -> None:
+    hide = "" if told else "import builtins; builtins.open = lambda *_: os.open('none', 0);"
+    write = "from onepass.core.files import write_text; os.umask = None; write_text('a', 'x')"
+    for mask in (0o002, 0o077):
+        script = f"import os; os.umask({mask}); {hide} {write}"
+        subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=60)
+        assert mode_of(tmp_path / "a") == 0o666 & ~mask
+        (tmp_path / "a").unlink()

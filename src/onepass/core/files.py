@@ -18,6 +18,20 @@ from typing import Any
 from onepass.core.errors import OnepassError
 
 
+def _umask() -> int:
+    with suppress(OSError), open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0o077)  # elsewhere it is told only to who sets it
+    os.umask(mask)
+    return mask
+
+
+# Asked once, while there are no other threads: these would create files by the mask set meanwhile.
+_UMASK = _umask()
+
+
 def _sync(path: Path) -> None:
     folder = path.is_dir()
     if folder and not hasattr(os, "O_DIRECTORY"):
@@ -68,7 +82,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         # mkstemp makes private files; the result should look like any file the user writes.
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~_UMASK)
         temporary.replace(target)
         _sync(target.parent)
     except OSError as error:
@@ -92,12 +106,11 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         yield temporary
-        mask = _umask()
         for part in sorted(temporary.rglob("*")):
             if part.is_file():  # safetensors makes private ones
-                part.chmod(part.stat().st_mode | 0o666 & ~mask)
+                part.chmod(part.stat().st_mode | 0o666 & ~_UMASK)
             _sync(part)
-        temporary.chmod(0o777 & ~mask)
+        temporary.chmod(0o777 & ~_UMASK)
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
             target.replace(old / target.name)
@@ -111,12 +124,6 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path: Path | str, text: str) -> None:
