@@ -228,3 +228,18 @@ def test_new_files_are_as_private_as_the_process_was_started_to_make_them(
         subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=60)
         assert mode_of(tmp_path / "a") == 0o666 & ~mask
         (tmp_path / "a").unlink()
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o750, 0o777])
+def test_what_replaces_a_file_or_a_folder_is_as_private(mode: int, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "folder"):
+        (tmp_path / name).chmod(mode)
+    write_text(tmp_path / "file", "new")
+    folder_with(tmp_path / "folder", "new")
+    assert {mode_of(tmp_path / name) for name in ("file", "folder")} == {mode}
+    write_text(tmp_path / "link", "newer")
+    assert mode_of(tmp_path / "file") == mode
+    assert listing(tmp_path) == {"file": b"newer", "link": b"newer", "folder/file": b"new"}

@@ -32,6 +32,13 @@ def _umask() -> int:
 _UMASK = _umask()
 
 
+def _mode(target: Path, usual: int) -> int:
+    """The permissions of what becomes `target`, for temporary ones are private: those that it has,
+    or else the `usual` less the umask.
+    """
+    return target.stat().st_mode & 0o777 if target.exists() else usual & ~_UMASK
+
+
 def _sync(path: Path) -> None:
     folder = path.is_dir()
     if folder and not hasattr(os, "O_DIRECTORY"):
@@ -64,9 +71,10 @@ def linked(path: Path) -> Path:
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and takes the name `path`.
 
-    On any failure the temporary file goes and what stood at `path` stays as it was. Of a link it is
-    the file it leads to that is replaced. A device or a pipe, which no file may replace, is yielded
-    itself. An `OSError` (no permission, disk full) becomes an `OnepassError` naming `path`.
+    On any failure the temporary file goes and what stood at `path` stays as it was. What replaces a
+    file keeps its permissions. Of a link it is the file it leads to that is replaced. A device or a
+    pipe, which no file may replace, is yielded itself. An `OSError` (no permission, disk full)
+    becomes an `OnepassError` naming `path`.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -81,8 +89,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         temporary = Path(name)
         yield temporary
         _sync(temporary)
-        # mkstemp makes private files; the result should look like any file the user writes.
-        temporary.chmod(0o666 & ~_UMASK)
+        temporary.chmod(_mode(target, 0o666))
         temporary.replace(target)
         _sync(target.parent)
     except OSError as error:
@@ -97,7 +104,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it replaces the folder `path`.
 
-    Of a link it is the folder it leads to that is replaced.
+    It keeps the permissions of that. Of a link it is the folder it leads to that is replaced.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -110,7 +117,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             if part.is_file():  # safetensors makes private ones
                 part.chmod(part.stat().st_mode | 0o666 & ~_UMASK)
             _sync(part)
-        temporary.chmod(0o777 & ~_UMASK)
+        temporary.chmod(_mode(target, 0o777))
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
             target.replace(old / target.name)
