@@ -243,3 +243,48 @@ def test_what_replaces_a_file_or_a_folder_is_as_private(mode: int, tmp_path: Pat
     write_text(tmp_path / "link", "newer")
     assert mode_of(tmp_path / "file") == mode
     assert listing(tmp_path) == {"file": b"newer", "link": b"newer", "folder/file": b"new"}
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.EIO, "I/O error"), KeyboardInterrupt()])
+@pytest.mark.parametrize(("step", "done"), [(1, False), (1, True), (2, False), (2, True)])
+def test_a_folder_is_the_old_one_or_the_new_one_whichever_renaming_stops(
+    failure: BaseException, step: int, done: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A renaming fails or is interrupted; done: it is interrupted just after."""
+    folder_with(tmp_path / "set", "old")
+    calls = []
+    rename = Path.replace
+
+    def stop(path: Path, target: Path) -> Path:
+        calls.append(path)
+        if len(calls) != step:
+            return rename(path, target)
+        if done:
+            rename(path, target)
+        raise failure
+
+    monkeypatch.setattr(Path, "replace", stop)
+    with pytest.raises(
+        (OnepassError, KeyboardInterrupt), match=r"cannot write .*set: I/O error|^$"
+    ):
+        folder_with(tmp_path / "set", "new")
+    assert listing(tmp_path) == {"set/file": b"new" if (step, done) == (2, True) else b"old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_folder_that_cannot_be_put_back_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_with(tmp_path / "set", "old")
+    rename = Path.replace
+
+    def stop(path: Path, target: Path) -> Path:
+        if target == tmp_path / "set":
+            raise OSError(errno.EIO, "I/O error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", stop)
+    with pytest.raises(OnepassError, match=r"cannot put .*set back .*I/O error.* now ") as told:
+        folder_with(tmp_path / "set", "new")
+    kept = Path(str(told.value).rpartition(" now ")[2])
+    assert listing(tmp_path) == {str(kept.relative_to(tmp_path) / "file"): b"old"}

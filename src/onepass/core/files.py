@@ -104,7 +104,8 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it replaces the folder `path`.
 
-    It keeps the permissions of that. Of a link it is the folder it leads to that is replaced.
+    On any failure the temporary folder goes and what stood at `path` stays as it was. What replaces
+    a folder keeps its permissions. Of a link it is the folder it leads to that is replaced.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -119,10 +120,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             _sync(part)
         temporary.chmod(_mode(target, 0o777))
         if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            target.replace(old / target.name)
-            temporary.replace(target)
-            shutil.rmtree(old)
+            _exchange(target, temporary)
         else:
             temporary.replace(target)
         _sync(target.parent)
@@ -131,6 +129,26 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(target: Path, new: Path) -> None:
+    """Put `new` in the place of the folder `target`, which comes back if that is interrupted."""
+    away = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    old = away / target.name
+    try:
+        target.replace(old)
+        new.replace(target)
+    except BaseException:
+        if not target.exists():
+            try:
+                old.replace(target)
+            except OSError as error:
+                raise OnepassError(
+                    f"cannot put {target} back ({error.strerror or error}): it is now {old}"
+                ) from error
+        shutil.rmtree(away, ignore_errors=True)
+        raise
+    shutil.rmtree(away)
 
 
 def write_text(path: Path | str, text: str) -> None:
