@@ -139,6 +139,24 @@ def test_output_that_would_delete_the_users_files(
     assert (mine / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("out", [".", "..", "../here", "absolute"])
+def test_output_into_the_current_folder_is_refused_before_the_work(
+    out: str, tmp_path: Path, base: Base, base_folder: Path, make_adapter: MakeAdapter,
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    here = tmp_path / "above" / "here"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    commands = outputs(tmp_path, base, base_folder, make_adapter)
+    pack = ["pack", *commands["export"][1:], *commands["merged"][-2:]]
+    place = here if out == "absolute" else out
+    for command in (commands["train"], commands["calibrate"], commands["export"], pack):
+        told = f"cannot write {place}: it is the current folder, or that is inside it; name a new"
+        onepass(capsys, *command, "--out", place).refused(told)
+    assert list((tmp_path / "above").rglob("*")) == [here]
+    onepass(capsys, *commands["export"], "--out", "new").succeeded()
+
+
 def test_ctrl_c_while_training_leaves_a_resumable_state(
     tmp_path: Path, base_folder: Path, capsys: Capture
 ) -> None:

@@ -1,6 +1,7 @@
 """Tensors and manifests on disk: safetensors and checked JSON, never a pickle."""
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -107,13 +108,20 @@ def stored_bytes(
 def check_replaceable(folder: Path, marker: str, others: Collection[str]) -> None:
     """Refuse to replace a folder unless it is empty, or holds `marker` and nothing foreign.
 
-    Saving replaces the whole folder, so a mistyped path must not cost anyone their files.
+    Saving replaces the whole folder, so a mistyped path must not cost anyone their files. Nor is
+    the current folder replaced: the system refuses that, or the user is left in one that is gone.
     others: glob patterns of the names that may stand beside the marker.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
         raise OnepassError(f"cannot write {folder}: a file of that name exists; choose another")
+    with suppress(FileNotFoundError):  # somebody removed the current folder
+        if Path.cwd().is_relative_to(folder.resolve()):
+            raise OnepassError(
+                f"cannot write {folder}: it is the current folder, or that is inside it; "
+                "name a new folder, such as ./new"
+            )
     names = sorted(folder.iterdir())
     foreign = [name for name in names if not any(name.match(p) for p in (marker, *others))]
     if foreign or (names and folder / marker not in names):
