@@ -6,7 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,66 @@ def test_the_name_of_an_open_pipe_as_shells_give_it(tmp_path: Path) -> None:
     os.close(write)
     with open(read) as file:
         assert file.read() == "the answer\n"
+
+
+@pytest.fixture(params=["/dev/fd", "/proc/self/fd", "/proc/PID/fd", "link"])
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """A file with a line in it, as `>> log` opens it, and the name of what is open."""
+    file = tmp_path / "log"
+    file.write_text("old\n")
+    with file.open("a") as opened:
+        folder = request.param.replace("PID", str(os.getpid())).replace("link", "/dev/fd")
+        place = Path(folder, str(opened.fileno()))
+        if not place.exists():
+            pytest.skip("this system names no open files so")
+        if request.param == "link":
+            (tmp_path / "second").symlink_to(place)
+            (tmp_path / "link").symlink_to("second")
+            place = tmp_path / "link"
+        yield file, place
+
+
+def test_what_is_open_for_appending_is_appended_to(log: tuple[Path, Path]) -> None:
+    file, place = log
+    before = file.stat().st_ino
+    for answer in ("one\n", "two\n"):
+        check_writable(place, folder=False)
+        write_text(place, answer)
+    assert file.read_text() == "old\none\ntwo\n"
+    assert file.stat().st_ino == before
+    assert {path.name for path in file.parent.iterdir()} <= {"log", "link", "second"}
+
+
+def test_a_failure_sends_nothing_to_an_open_file(log: tuple[Path, Path]) -> None:
+    file, place = log
+
+    def fail_halfway() -> None:
+        with atomic_file(place) as temporary:
+            temporary.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OnepassError, match=f"cannot write {place}: disk full"):
+        fail_halfway()
+    assert file.read_text() == "old\n"
+
+
+def test_what_is_open_for_reading_or_not_at_all_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("old")
+    with file.open() as opened:
+        place = Path("/dev/fd", str(opened.fileno()))
+        if not place.exists():
+            pytest.skip("this system names no open files")
+        with pytest.raises(OnepassError, match=f"cannot write {place}: Bad file descriptor"):
+            check_writable(place, folder=False)
+        with pytest.raises(OnepassError, match=f"cannot write {place}: Bad file descriptor"):
+            write_text(place, "x")
+    for closed in (place, Path("/dev/fd", "9" * 30)):
+        with pytest.raises(OnepassError, match=f"cannot write {closed}: No such file"):
+            check_writable(closed, folder=False)
+        with pytest.raises(OnepassError, match=f"cannot write {closed}: No such file"):
+            write_text(closed, "x")
+    assert file.read_text() == "old"
 
 
 def test_a_device_takes_what_is_written_and_stays(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,31 @@ def test_a_full_disk_is_told(args: tuple[str, ...]) -> None:
     os.close(full)
     assert done.returncode == 2
     assert done.stderr == "error: cannot write the output: No space left on device\n"
+
+
+@pytest.mark.parametrize("flags", [os.O_APPEND, os.O_TRUNC])
+def test_the_output_by_its_name_goes_where_the_shell_leads_it(flags: int, tmp_path: Path) -> None:
+    if not os.path.exists("/dev/stdout"):
+        pytest.skip("this system names no open files")
+    log = tmp_path / "log"
+    log.write_text("old\n")
+    opened = os.open(log, os.O_WRONLY | flags)
+    done = [run(*SPANISH, "--out", "/dev/stdout", stdout=opened) for _ in range(2)]
+    os.close(opened)
+    assert [each.returncode for each in done] == [0, 0], done[0].stderr
+    kept = "" if flags == os.O_TRUNC else "old\n"
+    assert log.read_text() == kept + 2 * run(*SPANISH).stdout
+    assert list(tmp_path.iterdir()) == [log]
+
+
+def test_a_socket_takes_the_output_by_its_name() -> None:
+    if not os.path.exists("/dev/stdout"):
+        pytest.skip("this system names no open files")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        done = run(*SPANISH, "--out", "/dev/stdout", stdout=theirs)
+        assert done.returncode == 0, done.stderr
+        assert len(rows_of(ours.recv(1 << 16).decode())) == 2
 
 
 @pytest.mark.parametrize("args", [("--help",), LONG])

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from onepass.core.errors import OnepassError
-from onepass.core.files import is_stream, linked
+from onepass.core.files import is_stream, linked, open_file
 
 
 def check_writable(out: Path, folder: bool = True) -> None:
@@ -18,6 +18,10 @@ def check_writable(out: Path, folder: bool = True) -> None:
         if out.exists() and out.is_dir() != folder:
             what = "file" if folder else "folder"
             raise OnepassError(f"cannot write {out}: a {what} of that name exists; choose another")
+        number = open_file(out)
+        if number is not None and not folder:
+            os.write(number, b"")  # refused where it is closed, or open for reading alone
+            return
         if is_stream(out):  # opening one may wait for its reader, or be seen by it
             if not os.access(out, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

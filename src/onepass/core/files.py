@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -62,6 +63,18 @@ def is_stream(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
+def open_file(path: Path) -> int | None:
+    """The number of the open file of this process that `path` names, as /dev/stdout names 1."""
+    folders = {os.path.realpath(place) for place in ("/dev/fd", "/proc/self/fd")}
+    for _ in range(40):  # as many links as Linux follows
+        if path.name.isdecimal() and path.exists() and os.path.realpath(path.parent) in folders:
+            return int(path.name)
+        if not path.is_symlink():
+            break
+        path = path.parent / path.readlink()
+    return None
+
+
 def linked(path: Path) -> Path:
     """Where the link `path` leads, or else `path`: a name that may be replaced, unlike a link."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
@@ -73,12 +86,18 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
     On any failure the temporary file goes and what stood at `path` stays as it was. What replaces a
     file keeps its permissions. Of a link it is the file it leads to that is replaced. A device or a
-    pipe, which no file may replace, is yielded itself. An `OSError` (no permission, disk full)
-    becomes an `OnepassError` naming `path`.
+    pipe, which no file may replace, is yielded itself. What this process has open under a name
+    such as /dev/stdout gets it all at the end, after what was written there before. An `OSError`
+    (no permission, disk full) becomes an `OnepassError` naming `path`.
     """
     path = Path(path)
     temporary: Path | None = None
     try:
+        number = open_file(path)
+        if number is not None:
+            with _sent(number) as whole:
+                yield whole
+            return
         if is_stream(path):
             yield path
             return
@@ -98,6 +117,21 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         if temporary is not None:
             with suppress(FileNotFoundError):
                 temporary.unlink()
+
+
+@contextmanager
+def _sent(number: int) -> Iterator[Path]:
+    """Yield a temporary path; on success what is written there goes to the open file `number`.
+
+    To open that by its name would empty a regular file, and a socket cannot be.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder, "out")
+        yield temporary
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()  # what was printed comes first
+        with temporary.open("rb") as whole, open(os.dup(number), "wb") as output:
+            shutil.copyfileobj(whole, output)
 
 
 @contextmanager
