@@ -74,6 +74,19 @@ def test_pack_tells_what_each_file_and_one_more_combination_costs(
     assert int(plain.out.splitlines()[4].split("\t")[2].replace(",", "")) > 1.5 * numbers
 
 
+def test_what_a_set_takes_counts_every_file(
+    composed: Path, base_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    done = onepass(
+        capsys, "pack", composed, "--out", out, "--model", base_folder, "--fused"
+    ).succeeded()
+    total = sum(path.stat().st_size for path in out.rglob("*.gguf"))
+    (adds,) = [path.stat().st_size for path in out.rglob("calibration-*.gguf")]
+    assert f"{out}: {total:,} bytes on the device" in done.err
+    assert f"both: adds {adds:,} bytes ({100 * adds / total:.2f} % of the set)" in done.err
+
+
 def test_what_was_packed_is_verified_and_what_is_damaged_is_not(
     device: Path, capsys: Capture
 ) -> None:

@@ -90,7 +90,7 @@ def show_set(folder: Path, manifest: "Manifest") -> None:
         (e.fused.path, "fused", f"{e.fused.bytes:,}") for e in manifest.compositions if e.fused
     ]
     print_table(("file", "what", "bytes"), rows, numbers=True)
-    total = base.bytes + sum(adapter.bytes for adapter in manifest.adapters)
+    total = sum(file.bytes for file in manifest.files())
     note(f"{folder}: {total:,} bytes on the device")
     for entry in manifest.compositions:
         share = 100 * entry.marginal_bytes / total
