@@ -121,6 +121,17 @@ def test_pack_is_told_where_and_of_one_base(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("option", [("--fused",), ("--plain",), ("--adapter-type", "f16")])
+def test_a_merged_set_refuses_what_is_about_adapters(
+    option: tuple[str, ...], tmp_path: Path, capsys: Capture
+) -> None:
+    options = ("c", "--out", tmp_path / "x", "--merged", *option)
+    onepass(capsys, "pack", *options).refused(f"{option[0]} says nothing about --merged")
+    if option[0] == "--adapter-type":
+        export = ("export", "--format", "gguf", *options)
+        onepass(capsys, *export).refused("--adapter-type says nothing about --merged")
+
+
 def test_run_writes_what_generate_writes(
     composed: Path, device: Path, base_folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:

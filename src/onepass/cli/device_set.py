@@ -31,6 +31,8 @@ Merged = Annotated[
     ),
 ]
 
+NO_ADAPTERS = "says nothing about --merged, which writes no adapters"
+
 
 def named_compositions(folders: Sequence[Path]) -> dict[str, "Composition"]:
     """The compositions in these folders, each by its folder's name."""

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from onepass.cli.device_set import (
+    NO_ADAPTERS,
     AdapterType,
     BaseType,
     Merged,
@@ -97,6 +98,8 @@ def export(
     about = f"says nothing about --format {target}"
     if target is Target.gguf:
         refuse(ctx, ["save_as"], f"{about}; see --base-type and --adapter-type")
+        if merged:
+            refuse(ctx, ["adapter_type"], NO_ADAPTERS)
     else:
         refuse(ctx, ["base_type", "adapter_type", "merged"], f"{about}; see --save-as")
     if target is Target.peft:

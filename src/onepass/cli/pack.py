@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from onepass.cli.device_set import (
+    NO_ADAPTERS,
     AdapterType,
     BaseType,
     Merged,
@@ -70,6 +71,8 @@ def pack(
         refuse(ctx, set(ctx.params) - {"compositions"}, "says nothing about pack verify")
         _verify(compositions[1:])
         return
+    if merged:
+        refuse(ctx, ["adapter_type", "fused", "plain"], NO_ADAPTERS)
     if out is None:
         raise OnepassError("say where to write the set: --out DIR")
     check_writable(out)
