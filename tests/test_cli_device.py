@@ -377,8 +377,9 @@ def test_gguf_export_holds_the_fused_adapter_too(
 
 
 def test_a_merged_set_holds_one_composition_and_does_it(
-    composed: Path, device: Path, base_folder: Path, tmp_path: Path, chat: Path, capsys: Capture
-) -> None:
+    composed: Path, device: Path, base_folder: Path, tmp_path: Path, chat: Path, capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     out, other = tmp_path / "out", tmp_path / "other"
     shutil.copytree(composed, other)
     pack = ("--model", base_folder, "--base-type", "f32", "--merged", "--out", out)
@@ -391,3 +392,12 @@ def test_a_merged_set_holds_one_composition_and_does_it(
         for each in (device, out)
     )
     assert merged == apart
+    words = "mode {} needs the adapters apart; the set's base is the whole composition"
+    modes = ("zero-shot", "main", "multi-step")
+    monkeypatch.setattr("sys.stdin", Terminal("".join(f"/mode {mode}\n" for mode in modes)))
+    done = onepass(capsys, "run", out).succeeded()
+    monkeypatch.setattr("onepass.device.Engine", None)  # before anything is loaded
+    for mode in modes:
+        assert f"{words.format(mode)}\nboth (composed)\n" in done.err
+        options = ("--input", chat, "--mode", mode)
+        onepass(capsys, "run", out, *options).refused(words.format(mode))

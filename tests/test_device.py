@@ -77,15 +77,32 @@ def test_every_mode_in_any_order_is_what_pytorch_does(base: Base, whole: Path) -
 
 def test_steps_are_taken_in_the_order_of_the_task(whole: Path) -> None:
     """Which the manifest's JSON does not keep: its keys are sorted."""
-    entry = read_set(whole).composition("three")
-    steps = [(pass_.task, *pass_.scales) for pass_ in plan(entry, "multi-step")]
+    manifest = read_set(whole)
+
+    def first(task: str) -> list[str]:
+        entry = manifest.composition("three").model_copy(update={"task": task})
+        changed = manifest.model_copy(update={"compositions": [entry]})
+        (main,) = plan(changed, "three", "main")
+        return list(main.scales)
+
+    steps = [(pass_.task, *pass_.scales) for pass_ in plan(manifest, "three", "multi-step")]
     assert steps == [
         ("summarize", "summarize"), ("translate:es", "translate-es"), ("tone:witty", "tone-witty"),
     ]  # fmt: skip
-    (first,) = plan(entry.model_copy(update={"task": "tone:witty+translate:es"}), "main")
-    assert list(first.scales) == ["tone-witty"]
-    (first,) = plan(entry.model_copy(update={"task": "translate:es+tone:witty"}), "main")
-    assert list(first.scales) == ["translate-es"]
+    assert first("tone:witty+translate:es") == ["tone-witty"]
+    assert first("translate:es+tone:witty") == ["translate-es"]
+
+
+@pytest.mark.parametrize("mode", ["zero-shot", "main", "multi-step"])
+def test_a_merged_base_does_nothing_but_the_composition(whole: Path, mode: str) -> None:
+    manifest = read_set(whole)
+    merged = manifest.model_copy(
+        update={"base": manifest.base.model_copy(update={"merged": True}), "adapters": []}
+    )
+    assert plan(merged, "pair", "composed") == manifest.composition("pair").passes
+    why = f"mode {mode} needs the adapters apart; the set's base is the whole composition"
+    with pytest.raises(OnepassError, match=why):
+        plan(merged, "pair", mode)
 
 
 def test_each_composition_keeps_its_prompt_and_only_its_own(whole: Path) -> None:

@@ -114,15 +114,13 @@ def run(
     if input is not None and format is Format.auto:
         format = Format.jsonl if input.endswith(".jsonl") else Format.text
     texts = [] if input is None else read_input(STDIN if input == "-" else Path(input), format)
-    entries = [manifest.composition(name) for name in composition or []]
-    entries = entries or [manifest.compositions[0]]
+    names = composition or [manifest.compositions[0].name]
     modes = mode or ["composed"]
-    for entry in entries:
-        for each in modes:
-            plan(entry, each)
+    ways = list(dict.fromkeys(Way(name, each) for name in names for each in modes))
+    for way in ways:
+        plan(manifest, way.composition, way.mode)
     check_room(manifest.base, context, max_new_tokens)
-    ways = list(dict.fromkeys(Way(entry.name, each) for entry in entries for each in modes))
-    one = [entry.name for entry in entries] if fused and "composed" in modes else []
+    one = names if fused and "composed" in modes else []
     with Engine(folder, context=context, threads=threads, fused=one, cache=not several) as engine:
         if input is None:
             converse(engine, ways[0], max_new_tokens)
@@ -311,7 +309,7 @@ def switched(engine: "Engine", way: Way, line: str) -> Way:
             note(f"modes: {', '.join(MODES)}")
         elif word in ("/use", "/mode"):
             other = Way(name, way.mode) if word == "/use" else Way(way.composition, name)
-            plan(engine.manifest.composition(other.composition), other.mode)
+            plan(engine.manifest, other.composition, other.mode)
             way = other
         else:
             raise OnepassError(f"{word} is no command; {HELP}")

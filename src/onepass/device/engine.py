@@ -305,14 +305,9 @@ class Engine:
         return ids(fitted.prompt), fitted.notice
 
     def _plan(self, composition: str, mode: str) -> list[PassEntry]:
-        entry = self.manifest.composition(composition)
-        if mode != "composed" and self.manifest.base.merged:
-            raise OnepassError(
-                f"mode {mode} needs the adapters apart; the set's base is the whole composition"
-            )
-        passes = plan(entry, mode)
-        if mode == "composed" and fused_name(entry.name) in self.adapters:
-            return [passes[0].model_copy(update={"scales": {fused_name(entry.name): 1.0}})]
+        passes = plan(self.manifest, composition, mode)
+        if mode == "composed" and fused_name(composition) in self.adapters:
+            return [passes[0].model_copy(update={"scales": {fused_name(composition): 1.0}})]
         return passes
 
     def _ask(

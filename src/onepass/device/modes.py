@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
-from onepass.export.manifest import CompositionEntry, PassEntry
+from onepass.export.manifest import CompositionEntry, Manifest, PassEntry
 from onepass.tasks.task import parse_task
 
 Plan = Callable[[CompositionEntry], list[PassEntry]]
@@ -36,14 +36,20 @@ MODES: dict[str, Plan] = {
 """The base alone; the first task's adapter alone; the adapters in turn; the composition."""
 
 
-def plan(entry: CompositionEntry, mode: str) -> list[PassEntry]:
-    """The passes of a composition in a mode.
+def plan(manifest: Manifest, composition: str, mode: str) -> list[PassEntry]:
+    """The passes of a set's composition in a mode.
 
     Raises:
-        OnepassError: there is no such mode, or the set has no adapter for each single task.
+        OnepassError: there is no such composition or mode, or the set has no adapter for each
+            single task.
     """
+    entry = manifest.composition(composition)
     if mode not in MODES:
         raise unknown("mode", mode, list(MODES))
+    if mode != "composed" and manifest.base.merged:
+        raise OnepassError(
+            f"mode {mode} needs the adapters apart; the set's base is the whole composition"
+        )
     if mode in ("main", "multi-step") and not entry.parts:
         raise OnepassError(
             f"mode {mode} needs an adapter for each of {' and '.join(parse_task(entry.task).parts)}"
