@@ -99,6 +99,17 @@ def test_what_was_packed_is_verified_and_what_is_damaged_is_not(
     onepass(capsys, "pack", "verify", device).refused("base-f32.gguf", "SHA-256")
 
 
+def test_a_composition_may_be_in_a_folder_called_verify(
+    composed: Path, base_folder: Path, tmp_path: Path, capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    shutil.copytree(composed, tmp_path / "verify")
+    monkeypatch.chdir(tmp_path)
+    done = onepass(capsys, "pack", "./verify", "--out", "device", "--model", base_folder)
+    assert "verify: adds" in done.succeeded().err
+    onepass(capsys, "pack", "verify", "device").succeeded()
+
+
 def test_pack_is_told_where_and_of_one_base(
     composed: Path, device: Path, base_folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -20,16 +20,17 @@ from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
 from onepass.core.errors import OnepassError
 
-VERIFY = Path("verify")
+VERIFY = "verify"
 
 
 def pack(
     ctx: typer.Context,
     compositions: Annotated[
-        list[Path],
+        list[str],  # not paths, which are equal for verify and ./verify
         typer.Argument(
             metavar="COMPOSITION... | verify DIR",
-            help="Folders that `calibrate` wrote; or the word verify and a folder written here.",
+            help="Folders that `calibrate` wrote; or the word verify and a folder written here. "
+            "A composition in a folder verify is ./verify.",
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write.")] = None,
@@ -69,7 +70,7 @@ def pack(
     """
     if compositions[0] == VERIFY:
         refuse(ctx, set(ctx.params) - {"compositions"}, "says nothing about pack verify")
-        _verify(compositions[1:])
+        _verify([Path(folder) for folder in compositions[1:]])
         return
     if merged:
         refuse(ctx, ["adapter_type", "fused", "plain"], NO_ADAPTERS)
@@ -83,7 +84,7 @@ def pack(
 
     check_folder(out)
     types = types_of_set(base_type, adapter_type)
-    named = named_compositions(compositions)
+    named = named_compositions([Path(folder) for folder in compositions])
     note_rounding(named, types[0])
     base = base_of(named, model)
     manifest = export_gguf(
