@@ -2,7 +2,11 @@
 
 import io
 import os
+import pty
+import select
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,7 @@ from conftest import MakeAdapter
 from device_kit import CHAT, engine_or_skip
 from onepass.adapters.calibration import calibration_bytes
 from onepass.adapters.composition import save_composition
-from onepass.cli import run
+from onepass.cli import app, run
 from onepass.core.errors import OnepassError
 from onepass.device import Answer, Engine
 from onepass.model.load import Base
@@ -250,13 +254,12 @@ class Terminal(io.StringIO):
 def test_a_conversation_on_a_terminal_is_answered_until_it_ends(
     device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    typed = f"{CHAT}\n\n/mode mian\n/mode main\n{CHAT}\n\n/use bath\n/quit\n{CHAT}"
+    typed = f"{CHAT}\n\n/mode mian\n/mode main\n{CHAT}\n\n/use bath\n{CHAT}"
     monkeypatch.setattr("sys.stdin", Terminal(typed))
     done = onepass(capsys, "run", device, "--max-new-tokens", "4").succeeded()
     assert "unknown mode 'mian'" in done.err
     assert "both (main)" in done.err
     assert "unknown composition of this set 'bath'" in done.err
-    assert "/quit is no command" in done.err
     assert done.err.count("tokens/s") == 3  # the last text is ended by the end of the input
     monkeypatch.setattr("sys.stdin", io.StringIO(CHAT))
     onepass(capsys, "run", device).refused("--input")
@@ -301,6 +304,66 @@ def test_a_conversation_goes_on_behind_a_text_that_has_no_answer(
     assert "error: llama.cpp refuses the request" in done.err
     assert done.err.count("tokens/s") == 1
     conversation(b"die\n\nAna: Tea?\n\n").refused("the engine is closed")
+
+
+def test_a_text_may_begin_with_a_slash(
+    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, texts = Engine.run, []
+
+    def recorded(self: Engine, composition: str, text: str, *args: object) -> Answer:
+        texts.append(text)
+        return ask(self, composition, text, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Engine, "run", recorded)
+    typed = "/usr/bin is a path.\n/use it.\n\n/mode main\n/modern times.\n\n /help me.\n/help"
+    monkeypatch.setattr("sys.stdin", Terminal(typed))
+    done = onepass(capsys, "run", device, "--max-new-tokens", "4").succeeded()
+    assert texts == ["/usr/bin is a path.\n/use it.", "/modern times.", " /help me.\n/help"]
+    assert "both (main)" in done.err
+
+
+class Conversation:
+    """`onepass run` as the only program of a terminal of its own."""
+
+    def __init__(self, device: Path) -> None:
+        self.ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "onepass", "run", str(device), "--max-new-tokens", "4"],
+            preexec_fn=lambda: os.login_tty(theirs), env={**os.environ, "TERM": "dumb"},
+        )  # fmt: skip
+        os.close(theirs)
+
+    def type(self, keys: str) -> None:
+        os.write(self.ours, keys.encode())
+
+    def shown(self, words: str) -> str:
+        """What the terminal shows before these words, for which it waits."""
+        screen = ""
+        while words not in screen:
+            assert select.select([self.ours], [], [], 30)[0], screen
+            try:
+                screen += os.read(self.ours, 1 << 16).decode(errors="replace")
+            except OSError:  # the other side has been closed
+                pytest.fail(screen)
+        return screen.partition(words)[0]
+
+
+def test_ctrl_c_at_the_prompt_drops_what_was_typed_and_twice_ends_all(device: Path) -> None:
+    terminal = Conversation(device)
+    terminal.shown("an empty line ends it.")
+    terminal.type("Ana: Tea?\n\n")
+    asked = terminal.shown(" prompt tokens were known").rpartition(" ")[2]
+    for typed in ("Ana: Wrong.\nBen: Al", "Ana: T"):
+        terminal.type(f"{typed}\x03")
+        terminal.shown("\nCtrl-C again")
+        terminal.type("Ana: Tea?\n\n")
+        assert terminal.shown(" prompt tokens were known").endswith(f" of {asked}")
+    terminal.type("\x03")
+    terminal.shown("\nCtrl-C again")
+    terminal.type("\x03")
+    terminal.shown("interrupted")
+    assert terminal.process.wait(30) == app.INTERRUPTED
 
 
 def test_what_does_not_fit_a_conversation_is_told(

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from onepass.device import Answer, Engine
     from onepass.export.manifest import BaseFile
 
+COMMANDS = ("/use", "/mode", "/help")
 HELP = (
     "/use NAME: another composition; /mode NAME: another mode; without a NAME: which there are; "
-    "/help: this. Ctrl-C ends an answer, Ctrl-D all"
+    "/help: this. Ctrl-C ends an answer, else drops what is typed; Ctrl-C again after that, or "
+    "Ctrl-D, ends the conversation"
 )
 
 
@@ -232,24 +234,34 @@ def print_answers(texts: list[Text], done: Done) -> None:
 
 
 def converse(engine: "Engine", way: Way, most: int) -> None:
-    """Ask for texts and answer them, until the input ends; Ctrl-C ends an answer only."""
+    """Ask for texts and answer them, until the input ends, or Ctrl-C comes twice at the prompt."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # to be told of, when the text is whole
     note(f"{way.composition} ({way.mode}); compositions: {compositions(engine)}\n{HELP}")
     note("Write or paste a conversation; an empty line ends it.")
-    lines: list[str] = []
-    for line in typed():
-        if line.startswith("/") and not lines:
-            way = switched(engine, way, line)
-        elif line:
-            lines.append(line)
-        elif lines:
-            reply(engine, way, "\n".join(lines), most)
-            lines = []
+    dropped = False
+    while True:
+        lines: list[str] = []
+        try:
+            for line in typed():
+                dropped = False
+                if not lines and line.partition(" ")[0] in COMMANDS:
+                    way = switched(engine, way, line)
+                elif line:
+                    lines.append(line)
+                elif lines:
+                    reply(engine, way, "\n".join(lines), most)
+                    lines = []
+            return
+        except KeyboardInterrupt:
+            if dropped:
+                raise
+            dropped = True
+            note("\nCtrl-C again, or Ctrl-D, ends the conversation")
 
 
 def typed() -> Iterator[str]:
     """The lines of standard input, and an empty one behind the last, which ends its text too."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # to be told of, when the text is whole
     for line in sys.stdin:
         yield line.rstrip()
         if not line.endswith("\n"):
@@ -307,12 +319,10 @@ def switched(engine: "Engine", way: Way, line: str) -> Way:
             note(f"compositions: {compositions(engine)}")
         elif word == "/mode" and not name:
             note(f"modes: {', '.join(MODES)}")
-        elif word in ("/use", "/mode"):
+        else:
             other = Way(name, way.mode) if word == "/use" else Way(way.composition, name)
             plan(engine.manifest, other.composition, other.mode)
             way = other
-        else:
-            raise OnepassError(f"{word} is no command; {HELP}")
     except OnepassError as error:
         note(str(error))
     note(f"{way.composition} ({way.mode})")
