@@ -334,6 +334,14 @@ class Conversation:
         )  # fmt: skip
         os.close(theirs)
 
+    def __enter__(self) -> "Conversation":
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.ours)
+
     def type(self, keys: str) -> None:
         os.write(self.ours, keys.encode())
 
@@ -350,20 +358,20 @@ class Conversation:
 
 
 def test_ctrl_c_at_the_prompt_drops_what_was_typed_and_twice_ends_all(device: Path) -> None:
-    terminal = Conversation(device)
-    terminal.shown("an empty line ends it.")
-    terminal.type("Ana: Tea?\n\n")
-    asked = terminal.shown(" prompt tokens were known").rpartition(" ")[2]
-    for typed in ("Ana: Wrong.\nBen: Al", "Ana: T"):
-        terminal.type(f"{typed}\x03")
-        terminal.shown("\nCtrl-C again")
+    with Conversation(device) as terminal:
+        terminal.shown("an empty line ends it.")
         terminal.type("Ana: Tea?\n\n")
-        assert terminal.shown(" prompt tokens were known").endswith(f" of {asked}")
-    terminal.type("\x03")
-    terminal.shown("\nCtrl-C again")
-    terminal.type("\x03")
-    terminal.shown("interrupted")
-    assert terminal.process.wait(30) == app.INTERRUPTED
+        asked = terminal.shown(" prompt tokens were known").rpartition(" ")[2]
+        for typed in ("Ana: Wrong.\nBen: Al", "Ana: T"):
+            terminal.type(f"{typed}\x03")
+            terminal.shown("\nCtrl-C again")
+            terminal.type("Ana: Tea?\n\n")
+            assert terminal.shown(" prompt tokens were known").endswith(f" of {asked}")
+        terminal.type("\x03")
+        terminal.shown("\nCtrl-C again")
+        terminal.type("\x03")
+        terminal.shown("interrupted")
+        assert terminal.process.wait(30) == app.INTERRUPTED
 
 
 def test_what_does_not_fit_a_conversation_is_told(
