@@ -1,5 +1,6 @@
 """Running `onepass` in this process, and small things on disk for it to work on."""
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -107,3 +108,17 @@ def save_random_composition(
 ) -> Path:
     save_composition(random_composition(base, make, form), folder)
     return folder
+
+
+def packed(
+    capsys: pytest.CaptureFixture[str], composition: Path, base_folder: Path, folder: Path
+) -> Path:
+    """A device set of a composition, in 32 bits."""
+    options = ("--out", folder, "--model", base_folder, "--base-type", "f32")
+    onepass(capsys, "pack", composition, *options).succeeded()
+    return folder
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True

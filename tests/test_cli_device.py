@@ -1,24 +1,17 @@
 """`onepass pack`, `run`, and `export --format gguf`, as a user types them."""
 
-import io
 import os
-import pty
-import select
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from cli_kit import Done, onepass, random_composition, rows_of, write_rows
+from cli_kit import Terminal, onepass, packed, random_composition, rows_of, write_rows
 from conftest import MakeAdapter
 from device_kit import CHAT, engine_or_skip
 from onepass.adapters.calibration import calibration_bytes
 from onepass.adapters.composition import save_composition
-from onepass.cli import app, run
-from onepass.core.errors import OnepassError
 from onepass.device import Answer, Engine
 from onepass.model.load import Base
 
@@ -35,11 +28,7 @@ def composed(tmp_path: Path, base: Base, make_adapter: MakeAdapter) -> Path:
 
 @pytest.fixture
 def device(composed: Path, base_folder: Path, tmp_path: Path, capsys: Capture) -> Path:
-    onepass(
-        capsys, "pack", composed, "--out", tmp_path / "device", "--model", base_folder,
-        "--base-type", "f32",
-    ).succeeded()  # fmt: skip
-    return tmp_path / "device"
+    return packed(capsys, composed, base_folder, tmp_path / "device")
 
 
 @pytest.fixture
@@ -244,187 +233,6 @@ def test_options_that_cannot_be_are_refused_as_typed_before_the_engine_starts(
     monkeypatch.setattr("onepass.device.Engine", None)
     onepass(capsys, "run", device, "--input", chat, *options).refused(*words)
     assert not Path("x").exists()
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_conversation_on_a_terminal_is_answered_until_it_ends(
-    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    typed = f"{CHAT}\n\n/mode mian\n/mode main\n{CHAT}\n\n/use bath\n{CHAT}"
-    monkeypatch.setattr("sys.stdin", Terminal(typed))
-    done = onepass(capsys, "run", device, "--max-new-tokens", "4").succeeded()
-    assert "unknown mode 'mian'" in done.err
-    assert "both (main)" in done.err
-    assert "unknown composition of this set 'bath'" in done.err
-    assert done.err.count("tokens/s") == 3  # the last text is ended by the end of the input
-    monkeypatch.setattr("sys.stdin", io.StringIO(CHAT))
-    onepass(capsys, "run", device).refused("--input")
-
-
-def test_commands_of_a_conversation_tell_what_there_is(
-    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stdin", Terminal("/help\n/mode\n/use\n"))
-    done = onepass(capsys, "run", device).succeeded()
-    assert done.err.count(run.HELP) == 2
-    assert "modes: zero-shot, main, multi-step, composed\n" in done.err
-    assert "\ncompositions: both\n" in done.err
-    assert "no command" not in done.err
-    assert "unknown" not in done.err
-
-
-def test_a_conversation_goes_on_behind_a_text_that_has_no_answer(
-    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Bytes that are not UTF-8 as a terminal gives them, and whatever the engine refuses."""
-    ask = Engine.run
-
-    def refusing(self: Engine, composition: str, text: str, *args: object) -> Answer:
-        if text == "refuse":
-            raise OnepassError("llama.cpp refuses the request")
-        if text == "die":
-            self.close()
-        return ask(self, composition, text, *args)  # type: ignore[arg-type]
-
-    class Typed(io.TextIOWrapper):
-        def isatty(self) -> bool:
-            return True
-
-    def conversation(typed: bytes) -> Done:
-        monkeypatch.setattr("sys.stdin", Typed(io.BytesIO(typed), encoding="utf-8"))
-        return onepass(capsys, "run", device, "--max-new-tokens", "4")
-
-    monkeypatch.setattr(Engine, "run", refusing)
-    done = conversation(b"Ana: caf\xe9?\n\nrefuse\n\n/use \xe9\nAna: Tea?\n\n").succeeded()
-    assert r"error: this line is not UTF-8: 'Ana: caf\udce9?'" in done.err
-    assert "error: llama.cpp refuses the request" in done.err
-    assert done.err.count("tokens/s") == 1
-    conversation(b"die\n\nAna: Tea?\n\n").refused("the engine is closed")
-
-
-def test_a_text_may_begin_with_a_slash(
-    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ask, texts = Engine.run, []
-
-    def recorded(self: Engine, composition: str, text: str, *args: object) -> Answer:
-        texts.append(text)
-        return ask(self, composition, text, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Engine, "run", recorded)
-    typed = "/usr/bin is a path.\n/use it.\n\n/mode main\n/modern times.\n\n /help me.\n/help"
-    monkeypatch.setattr("sys.stdin", Terminal(typed))
-    done = onepass(capsys, "run", device, "--max-new-tokens", "4").succeeded()
-    assert texts == ["/usr/bin is a path.\n/use it.", "/modern times.", " /help me.\n/help"]
-    assert "both (main)" in done.err
-
-
-class Conversation:
-    """`onepass run` as the only program of a terminal of its own."""
-
-    def __init__(self, device: Path) -> None:
-        self.ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "onepass", "run", str(device), "--max-new-tokens", "4"],
-            preexec_fn=lambda: os.login_tty(theirs), env={**os.environ, "TERM": "dumb"},
-        )  # fmt: skip
-        os.close(theirs)
-
-    def __enter__(self) -> "Conversation":
-        return self
-
-    def __exit__(self, *why: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.ours)
-
-    def type(self, keys: str) -> None:
-        os.write(self.ours, keys.encode())
-
-    def shown(self, words: str) -> str:
-        """What the terminal shows before these words, for which it waits."""
-        screen = ""
-        while words not in screen:
-            assert select.select([self.ours], [], [], 30)[0], screen
-            try:
-                screen += os.read(self.ours, 1 << 16).decode(errors="replace")
-            except OSError:  # the other side has been closed
-                pytest.fail(screen)
-        return screen.partition(words)[0]
-
-
-def test_ctrl_c_at_the_prompt_drops_what_was_typed_and_twice_ends_all(device: Path) -> None:
-    with Conversation(device) as terminal:
-        terminal.shown("an empty line ends it.")
-        terminal.type("Ana: Tea?\n\n")
-        asked = terminal.shown(" prompt tokens were known").rpartition(" ")[2]
-        for typed in ("Ana: Wrong.\nBen: Al", "Ana: T"):
-            terminal.type(f"{typed}\x03")
-            terminal.shown("\nCtrl-C again")
-            terminal.type("Ana: Tea?\n\n")
-            assert terminal.shown(" prompt tokens were known").endswith(f" of {asked}")
-        terminal.type("\x03")
-        terminal.shown("\nCtrl-C again")
-        terminal.type("\x03")
-        terminal.shown("interrupted")
-        assert terminal.process.wait(30) == app.INTERRUPTED
-
-
-def test_what_does_not_fit_a_conversation_is_told(
-    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stdin", Terminal(f"{CHAT}\n{CHAT}\n\n"))
-    done = onepass(capsys, "run", device, "--max-new-tokens", "4", "--context", "60").succeeded()
-    assert "note: the input is longer than the context" in done.err
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--mode", "main", "composed"), ("one --mode", "--input")),
-        (("-c", "both", "other"), ("one --composition", "--input")),
-        (("--out", "x"), ("--out", "--input")),
-        (("--format", "jsonl"), ("--format", "--input")),
-    ],
-)
-def test_a_conversation_refuses_what_it_would_ignore(
-    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch,
-    options: tuple[str, ...], words: tuple[str, ...],
-) -> None:  # fmt: skip
-    monkeypatch.setattr("sys.stdin", Terminal(CHAT))
-    onepass(capsys, "run", device, *options).refused(*words)
-
-
-def test_on_a_terminal_an_answer_is_shown_as_it_comes_and_ctrl_c_ends_it_alone(
-    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    typed = f"{CHAT}\n\n{CHAT}\nBen: Bye.\n\n"
-    monkeypatch.setattr("sys.stdin", Terminal(typed))
-    piped = onepass(capsys, "run", device, "--max-new-tokens", "6").succeeded().out
-    first, _, second = piped.partition("\n\n")
-    show, shown = run.show, []
-
-    def interrupted(piece: str) -> None:
-        show(piece)
-        shown.append(piece)
-        if len(shown) == 2:
-            raise KeyboardInterrupt
-
-    for take in (show, interrupted):
-        monkeypatch.setattr(run, "show", take)
-        monkeypatch.setattr("sys.stdin", Terminal(typed))
-        monkeypatch.setattr("sys.stdout", screen := Terminal())
-        done = onepass(capsys, "run", device, "--max-new-tokens", "6").succeeded()
-        if take is show:
-            assert screen.getvalue() == piped
-    assert len(shown) > 2
-    assert first.startswith("".join(shown[:2]))
-    assert screen.getvalue() == "".join(shown[:2]) + second
-    assert "interrupted" in done.err
 
 
 def test_run_names_a_folder_that_is_no_set(tmp_path: Path, chat: Path, capsys: Capture) -> None:
