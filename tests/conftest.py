@@ -4,6 +4,7 @@ Everything is made here from seeds, in well under a second; nothing is downloade
 """
 
 import copy
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from architectures import build
 from bpe import learn_bpe
+from device_kit import save_set
 from onepass.adapters.adapter import Adapter, Lora
 from onepass.model.load import Base, load_base
 from onepass.tasks.example import Example
@@ -79,6 +82,24 @@ def base(_loaded_base: Base) -> Base:
     """A copy of the micro base that a test may do anything to."""
     loaded = _loaded_base
     return Base(copy.deepcopy(loaded.model), loaded.tokenizer, loaded.name, loaded.device)
+
+
+@pytest.fixture(scope="session")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """A tiny random Qwen2; not to be changed."""
+    return load_base(build("qwen2.5", tmp_path_factory.mktemp("bases") / "qwen"), "cpu")
+
+
+@pytest.fixture(scope="session")
+def whole(qwen: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound device set of two compositions; not to be changed."""
+    return save_set(qwen, tmp_path_factory.mktemp("sets") / "whole")
+
+
+@pytest.fixture
+def device(whole: Path, tmp_path: Path) -> Path:
+    """A copy of the set that a test may spoil."""
+    return Path(shutil.copytree(whole, tmp_path / "device"))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +15,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from architectures import build
-from device_kit import CHAT, PAIR, engine_or_skip, opened, pair, save_set
+from device_kit import CHAT, PAIR, engine_or_skip, opened, pair
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
 from onepass.device import Engine
@@ -25,26 +23,9 @@ from onepass.device.child import SPINS
 from onepass.device.modes import plan
 from onepass.export.manifest import read_set
 from onepass.model.generate import run
-from onepass.model.load import Base, load_base
+from onepass.model.load import Base
 
 engine_or_skip()
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    return load_base(build("qwen2.5", tmp_path_factory.mktemp("bases") / "qwen"), "cpu")
-
-
-@pytest.fixture(scope="module")
-def whole(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sound set of two compositions; not to be changed."""
-    return save_set(base, tmp_path_factory.mktemp("sets") / "whole")
-
-
-@pytest.fixture
-def device(whole: Path, tmp_path: Path) -> Path:
-    """A copy of the set that a test may spoil."""
-    return Path(shutil.copytree(whole, tmp_path / "device"))
 
 
 def test_running_needs_no_torch() -> None:
@@ -52,9 +33,9 @@ def test_running_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_every_mode_in_any_order_is_what_pytorch_does(base: Base, whole: Path) -> None:
+def test_every_mode_in_any_order_is_what_pytorch_does(qwen: Base, whole: Path) -> None:
     """More combinations of scales than slots, so that slots change hands."""
-    made = pair(base)
+    made = pair(qwen)
     summarize, spanish = (weighted.adapter for weighted in made.passes[0].adapters)
     passes = {
         "zero-shot": (Pass(PAIR),),
@@ -65,7 +46,7 @@ def test_every_mode_in_any_order_is_what_pytorch_does(base: Base, whole: Path) -
         "composed": made.passes,
     }  # fmt: skip
     expected = {
-        mode: run(base, Composition(base.shape, PAIR, each, mode), [CHAT], 8).texts[0]
+        mode: run(qwen, Composition(qwen.shape, PAIR, each, mode), [CHAT], 8).texts[0]
         for mode, each in passes.items()
     }
     assert len(set(expected.values())) == len(expected)
@@ -129,9 +110,9 @@ def test_requests_at_once_are_answered_as_one_by_one(whole: Path) -> None:
             assert list(together) == alone
 
 
-def test_a_long_conversation_loses_its_oldest_turns_as_in_pytorch(base: Base, whole: Path) -> None:
+def test_a_long_conversation_loses_its_oldest_turns_as_in_pytorch(qwen: Base, whole: Path) -> None:
     long = "\n".join(f"Ana: It is {n} o'clock, é." for n in range(40))
-    expected = run(base, pair(base), [long], max_new_tokens=8)
+    expected = run(qwen, pair(qwen), [long], max_new_tokens=8)
     with opened(whole) as engine:
         answer = engine.run("pair", long, max_new_tokens=8)
         every = engine.manifest.base.vocabulary

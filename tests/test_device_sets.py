@@ -10,7 +10,7 @@ import pytest
 import torch.nn.functional as F
 
 from architectures import build
-from device_kit import CHAT, edit, engine_or_skip, opened, pair, save_set, sign, three_parts
+from device_kit import CHAT, edit, engine_or_skip, opened, pair, sign, three_parts
 from onepass.adapters.adapter import Lora
 from onepass.core.errors import OnepassError
 from onepass.device.verify import verify
@@ -19,23 +19,6 @@ from onepass.export.manifest import MANIFEST
 from onepass.model.load import Base, load_base
 
 engine_or_skip()
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    return load_base(build("qwen2.5", tmp_path_factory.mktemp("bases") / "qwen"), "cpu")
-
-
-@pytest.fixture(scope="module")
-def whole(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sound set of two compositions; not to be changed."""
-    return save_set(base, tmp_path_factory.mktemp("sets") / "whole")
-
-
-@pytest.fixture
-def device(whole: Path, tmp_path: Path) -> Path:
-    """A copy of the set that a test may spoil."""
-    return Path(shutil.copytree(whole, tmp_path / "device"))
 
 
 # ---------------------------------------------------------------- bad sets
@@ -256,15 +239,15 @@ def test_what_may_differ_follows_from_the_types(device: Path) -> None:
 
 
 @pytest.mark.parametrize("types", [("f16", "f16"), ("q8_0", "q8_0"), ("q4_0", "q8_0")])
-def test_whatever_is_packed_is_verified(types: tuple[str, str], base: Base, tmp_path: Path) -> None:
+def test_whatever_is_packed_is_verified(types: tuple[str, str], qwen: Base, tmp_path: Path) -> None:
     """Of ranks 30, which 8 bits fill up to 32, and 4, which they leave."""
-    made = pair(base)
+    made = pair(qwen)
     (pass_,) = made.passes
     first, second = pass_.adapters
     modules = {path: padded_to(lora, 30) for path, lora in first.adapter.modules.items()}
     wide = replace(first, adapter=replace(first.adapter, modules=modules))
     made = replace(made, passes=(replace(pass_, adapters=(wide, second)),))
-    manifest = export_gguf({"it": made}, base, tmp_path / "set", *types, vectors=True)
+    manifest = export_gguf({"it": made}, qwen, tmp_path / "set", *types, vectors=True)
     assert {adapter.rank for adapter in manifest.adapters} == {2, 30}
     allowed = {"f16": 0.05, "q8_0": 1.0}[types[1]]
     assert {each.tolerance for each in verify(tmp_path / "set", threads=1)} == {allowed}

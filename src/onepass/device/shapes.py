@@ -9,7 +9,7 @@ from onepass.core.optional import optional
 from onepass.device.plain import largest
 from onepass.export.gguf.compact import expanded
 from onepass.export.gguf.file import FILE_TYPES
-from onepass.export.gguf.header import Header, mapped, read_header
+from onepass.export.gguf.header import Header, mapped, read_header, type_name
 from onepass.export.manifest import MANIFEST, AdapterFile, Manifest
 from onepass.model.blocks import BLOCK
 
@@ -99,8 +99,7 @@ def _check_rank(folder: Path, adapter: AdapterFile, header: Header) -> None:
 
 
 def _types(header: Header) -> set[str]:
-    kinds = optional("gguf", "device").GGMLQuantizationType
-    return {str(kinds(tensor.type).name).lower() for tensor in header.tensors}
+    return {type_name(tensor).lower() for tensor in header.tensors}
 
 
 def _header(path: Path, architecture: str, kind: str) -> Header:

@@ -242,7 +242,8 @@ class _Shelf:
         """The whole pass as one adapter; None where there is none that does it."""
         if len(passes) > 1 or not any(passes[0].scales.values()):
             return None
-        free = _free(file_name(name), [Path(place).stem for place in self.fused])
+        free = _free(file_name(name), self.fused)
+        self.fused.append(free)
         place = f"fused/{free}.gguf"
         self.told(place)
         (self.folder / "fused").mkdir(exist_ok=True)
@@ -255,7 +256,6 @@ class _Shelf:
             ]
             architecture = architecture_of(self.base.model.config).name
             fuse(sources, self.folder / place, architecture, name)
-        self.fused.append(place)
         return File(**describe(self.folder, place))  # type: ignore[arg-type]
 
     def _plain(self, file: AdapterFile, temporary: Path) -> Path:

@@ -20,7 +20,7 @@ from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
 from onepass.export.gguf.compact import block_order
 from onepass.export.gguf.file import Planned, Raw, describe_lora, write_gguf
-from onepass.export.gguf.header import Bytes, Tensor, mapped, read_header
+from onepass.export.gguf.header import Bytes, Tensor, mapped, read_header, type_name
 from onepass.model.blocks import BLOCK
 
 _FLOATS: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
@@ -103,7 +103,7 @@ def _side_by_side(weight: str, adapters: Sequence[_Adapter]) -> list[Planned]:
     def downs() -> Raw:
         return np.concatenate(
             [
-                _filled_rows(_as(adapter.raw(down), _type(down), down_type, columns), rank)
+                _filled_rows(_as(adapter.raw(down), type_name(down), down_type, columns), rank)
                 for adapter, (down, _), rank in zip(adapters, pairs, ranks, strict=True)
             ]
         )
@@ -111,7 +111,7 @@ def _side_by_side(weight: str, adapters: Sequence[_Adapter]) -> list[Planned]:
     def ups() -> Raw:
         return np.concatenate(
             [
-                _scaled(adapter, _as(adapter.raw(up), _type(up), up_type, rank), up_type)
+                _scaled(adapter, _as(adapter.raw(up), type_name(up), up_type, rank), up_type)
                 for adapter, (_, up), rank in zip(adapters, pairs, ranks, strict=True)
             ],
             axis=1,
@@ -124,16 +124,8 @@ def _side_by_side(weight: str, adapters: Sequence[_Adapter]) -> list[Planned]:
     ]
 
 
-def _type(tensor: Tensor) -> str:
-    return str(_kinds()(tensor.type).name)
-
-
-def _kinds() -> Any:
-    return optional("gguf", "device").GGMLQuantizationType
-
-
 def _common(tensors: Sequence[Tensor]) -> str:
-    found = {_type(tensor) for tensor in tensors}
+    found = {type_name(tensor) for tensor in tensors}
     for type_ in _PREFERRED:
         if type_ in found:
             return type_
@@ -144,7 +136,8 @@ def _as(raw: Raw, type_: str, wanted: str, length: int) -> Raw:
     """Rows of one type as those of another, with zeros behind them up to so many numbers."""
     if type_ == wanted:
         return raw
-    quants, kinds = optional("gguf", "device").quants, _kinds()
+    gguf = optional("gguf", "device")
+    quants, kinds = gguf.quants, gguf.GGMLQuantizationType
     numbers = quants.dequantize(raw, kinds[type_])
     numbers = np.pad(numbers, ((0, 0), (0, length - numbers.shape[1])))
     # As one row: the package takes sixteen at a time, which is slow where they are short.

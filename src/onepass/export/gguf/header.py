@@ -48,6 +48,11 @@ class Tensor:
     size: int
 
 
+def type_name(tensor: Tensor) -> str:
+    """The name of a tensor's type: "F16", "Q8_0", ..."""
+    return str(optional("gguf", "device").GGMLQuantizationType(tensor.type).name)
+
+
 @dataclass(frozen=True)
 class Header:
     """The fields that are no lists, and all tensors; fields_end: where what tells of these begins.
