@@ -34,11 +34,11 @@ from onepass.adapters.adapter import Adapter, Lora, load_adapter
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.bench.environment import environment
 from onepass.core.files import write_text
-from onepass.device import Answer, Engine
 from onepass.export import export_gguf
 from onepass.methods import METHODS, Setting
 from onepass.model.assets import embedded_adapter
 from onepass.model.load import load_base
+from onepass.serve import Answer, Engine
 from onepass.tasks.corpus import load_corpus
 from onepass.tasks.task import parse_task
 

@@ -45,13 +45,13 @@ def measure(name: str, steps: int, examples: int, conversations: int) -> Right:
     import torch
 
     from onepass.adapters.adapter import load_adapter
-    from onepass.device import Engine
     from onepass.evaluate.score import score
     from onepass.export import export_gguf
     from onepass.methods import METHODS, Setting
     from onepass.model.assets import embedded_adapter
     from onepass.model.generate import run
     from onepass.model.load import load_base
+    from onepass.serve import Engine
     from onepass.tasks.corpus import load_corpus
     from onepass.tasks.task import parse_task
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import onepass.smalltown.verified  # noqa: F401
 from architectures import build
 from bpe import learn_bpe
 from device_kit import save_set

@@ -12,11 +12,11 @@ from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.calibration import Calibration, Form
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.files import sha256
-from onepass.device import Engine
 from onepass.export import export_gguf
 from onepass.export.manifest import MANIFEST
 from onepass.model.attach import attached
 from onepass.model.load import Base
+from onepass.serve import Engine
 
 CHAT = "Ana: Tea at 5:30?\nBen: Yes, I would like that!\nAna: See you then."
 PAIR = "summarize+translate:es"

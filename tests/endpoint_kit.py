@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from onepass.model.endpoint import Endpoint
+from onepass.serve.endpoint import Endpoint
 
 Reply = Callable[[str, int], Any]
 """(prompt, how often it has been asked before) to what the server does: see `serving`."""

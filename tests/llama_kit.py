@@ -7,16 +7,16 @@ from pathlib import Path
 from device_kit import engine_or_skip
 from onepass.adapters.composition import Pass
 from onepass.model.attach import merged
-from onepass.model.endpoint import Endpoint
 from onepass.model.load import Base
+from onepass.serve.endpoint import Endpoint
 
 
 @contextmanager
 def llama_server(base: Base, folder: Path, pass_: Pass | None = None) -> Iterator[Endpoint]:
     """The server, while the block lasts; in 32 bits, so that it says what PyTorch says."""
     engine_or_skip()
-    from onepass.device.process import EngineProcess
     from onepass.export.gguf.base import write_base
+    from onepass.serve.process import EngineProcess
 
     path = folder / "base.gguf"
     with merged(base, pass_ or Pass("summarize")):

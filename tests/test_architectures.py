@@ -24,12 +24,12 @@ from onepass.evaluate.score import score
 from onepass.export import export_peft
 from onepass.methods import METHODS, Setting
 from onepass.model import tokens
-from onepass.model.adapter_training import train_adapter
 from onepass.model.attach import attached, folded
 from onepass.model.chat import prompt_ids
 from onepass.model.generate import generate, run
 from onepass.model.load import PROJECTIONS, Base, load_base
-from onepass.model.options import TrainOptions
+from onepass.model.training.adapter import train_adapter
+from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
 from onepass.tasks.task import parse_task
 

@@ -39,9 +39,9 @@ from onepass.cli.app import build_app
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS, Setting, calibration, merges, shared
 from onepass.methods.setting import source_digest
-from onepass.model import train
 from onepass.model.generate import Generated, run
 from onepass.model.load import Base
+from onepass.model.training import fit
 from onepass.tasks.corpus import load_corpus
 from onepass.tasks.task import parse_task
 
@@ -241,7 +241,7 @@ def test_a_killed_training_goes_on_where_it_was(
     made = small(methods=["lc"], tasks=TASKS[:1])
     bench(made, tmp_path / "whole")
     steps: list[int] = []
-    step = train._Training.step
+    step = fit._Training.step
 
     def counted(self: Any) -> float:
         if len(steps) == 2:
@@ -250,7 +250,7 @@ def test_a_killed_training_goes_on_where_it_was(
         steps.append(self.history.steps)
         return step(self)
 
-    monkeypatch.setattr(train._Training, "step", counted)
+    monkeypatch.setattr(fit._Training, "step", counted)
     with pytest.raises(KeyboardInterrupt):
         bench(made, tmp_path / "killed")
     assert outputs(tmp_path / "killed") == {}

@@ -22,10 +22,10 @@ from onepass.bench.recipe import Recipe, corpus_for, load_recipe, parse_recipe, 
 from onepass.bench.runs import load_run
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS, Setting
-from onepass.model import train
 from onepass.model.attach import folded
 from onepass.model.generate import generate, run
 from onepass.model.load import Base
+from onepass.model.training import fit
 from onepass.tasks.task import parse_task
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -236,7 +236,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_adapters(
     recipe = load_recipe(untrained)
     train_missing(with_places(recipe, whole), whole, progress=False)
 
-    step, steps = train._Training.step, []
+    step, steps = fit._Training.step, []
 
     def interrupted(self: Any) -> float:
         steps.append(1)
@@ -246,7 +246,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_adapters(
 
     placed = with_places(recipe, cut)
     with monkeypatch.context() as patched:
-        patched.setattr(train._Training, "step", interrupted)
+        patched.setattr(fit._Training, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train_missing(placed, cut, progress=False)
     assert missing(placed) == ["translate:es"]

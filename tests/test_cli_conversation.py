@@ -16,8 +16,8 @@ from device_kit import CHAT, engine_or_skip
 from onepass.adapters.composition import save_composition
 from onepass.cli import app, run
 from onepass.core.errors import OnepassError
-from onepass.device import Answer, Engine
 from onepass.model.load import Base
+from onepass.serve import Answer, Engine
 
 engine_or_skip()
 

@@ -12,8 +12,8 @@ from conftest import MakeAdapter
 from device_kit import CHAT, engine_or_skip
 from onepass.adapters.calibration import calibration_bytes
 from onepass.adapters.composition import save_composition
-from onepass.device import Answer, Engine
 from onepass.model.load import Base
+from onepass.serve import Answer, Engine
 
 engine_or_skip()
 
@@ -230,7 +230,7 @@ def test_options_that_cannot_be_are_refused_as_typed_before_the_engine_starts(
     device: Path, chat: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch,
     options: tuple[str, ...], words: tuple[str, ...],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("onepass.device.Engine", None)
+    monkeypatch.setattr("onepass.serve.Engine", None)
     onepass(capsys, "run", device, "--input", chat, *options).refused(*words)
     assert not Path("x").exists()
 
@@ -286,7 +286,7 @@ def test_a_merged_set_holds_one_composition_and_does_it(
     modes = ("zero-shot", "main", "multi-step")
     monkeypatch.setattr("sys.stdin", Terminal("".join(f"/mode {mode}\n" for mode in modes)))
     done = onepass(capsys, "run", out).succeeded()
-    monkeypatch.setattr("onepass.device.Engine", None)  # before anything is loaded
+    monkeypatch.setattr("onepass.serve.Engine", None)  # before anything is loaded
     for mode in modes:
         assert f"{words.format(mode)}\nboth (composed)\n" in done.err
         options = ("--input", chat, "--mode", mode)

@@ -17,7 +17,8 @@ from onepass.cli.options import parse_count
 from onepass.cli.outputs import resumable
 from onepass.core.errors import OnepassError
 from onepass.model.load import Base, load_base
-from onepass.model.pretrain import PretrainOptions
+from onepass.model.training import fit
+from onepass.smalltown.pretraining import PretrainOptions
 
 Capture = pytest.CaptureFixture[str]
 
@@ -60,14 +61,13 @@ def test_training_on_smalltown_is_judged_by_the_verifier(
 def test_an_interrupted_training_ends_as_one_that_was_not(
     tmp_path: Path, base_folder: Path, data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from onepass.model import train
 
     def command(out: Path) -> list[object]:
         return ["train", "summarize", "--model", base_folder, "--corpus", data, "--out", out,
                 "--rank", 2, *FAST, "--steps", 4]  # fmt: skip
 
     onepass(capsys, *command(tmp_path / "whole")).succeeded()
-    step = train._Training.step
+    step = fit._Training.step
     done_steps: list[int] = []
 
     def interrupted(self: object) -> float:
@@ -77,7 +77,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(
         return step(self)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(train._Training, "step", interrupted)
+        patch.setattr(fit._Training, "step", interrupted)
         done = onepass(capsys, *command(tmp_path / "cut"))
     assert done.code == 130
     assert str(tmp_path / "cut.state") in done.err

@@ -11,7 +11,9 @@ from onepass.adapters.composition import Pass, Weighted
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS, Setting
 from onepass.model.attach import attached, folded
-from onepass.model.column_training import (
+from onepass.model.load import Base
+from onepass.model.tokens import collate, encode_examples, target_logits
+from onepass.model.training.columns import (
     Rule,
     divergence,
     overlap,
@@ -19,9 +21,7 @@ from onepass.model.column_training import (
     squared_error,
     train_columns,
 )
-from onepass.model.load import Base
-from onepass.model.options import TrainOptions
-from onepass.model.tokens import collate, encode_examples, target_logits
+from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
 from onepass.tasks.task import parse_task
 

@@ -31,9 +31,6 @@ from onepass.adapters.calibration import calibration_bytes
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
 from onepass.core.files import sha256
-from onepass.device import Engine
-from onepass.device.shapes import check_shapes
-from onepass.device.verify import verify
 from onepass.export import export_gguf
 from onepass.export.gguf.compact import block_order, compact, expand
 from onepass.export.gguf.file import Planned, describe_lora, write_gguf
@@ -42,6 +39,9 @@ from onepass.export.manifest import MANIFEST, Manifest, read_set
 from onepass.model.blocks import Array
 from onepass.model.generate import run
 from onepass.model.load import Base, load_base
+from onepass.serve import Engine
+from onepass.serve.shapes import check_shapes
+from onepass.serve.verify import verify
 
 engine_or_skip()
 
@@ -237,7 +237,7 @@ def test_without_room_to_expand_it_says_so(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("onepass.device.plain.expand", full)
+        patch.setattr("onepass.serve.plain.expand", full)
         with pytest.raises(OnepassError, match=r"temporary/onepass-.*No space left.*TMPDIR"):
             Engine(whole)
     assert not list(temporary.iterdir())

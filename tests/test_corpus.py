@@ -192,7 +192,7 @@ def test_too_few_examples_to_split_is_an_error(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OnepassError, match="unknown corpus 'smaltown': give smalltown, dialogsum:"):
+    with pytest.raises(OnepassError, match="unknown corpus 'smaltown': give dialogsum:.*smalltown"):
         load_corpus("smaltown")
     for name in ("missing.jsonl", "dialogsum:missing", "persona-chat:missing.csv"):
         with pytest.raises(OnepassError, match="there is no file or folder missing"):

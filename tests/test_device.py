@@ -1,4 +1,4 @@
-"""`onepass.device`: compositions on llama.cpp, chosen per request; bad sets and dying engines."""
+"""`onepass.serve`: compositions on llama.cpp, chosen per request; bad sets and dying engines."""
 
 import math
 import os
@@ -18,18 +18,18 @@ import pytest
 from device_kit import CHAT, PAIR, engine_or_skip, opened, pair
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
-from onepass.device import Engine
-from onepass.device.child import SPINS
-from onepass.device.modes import plan
 from onepass.export.manifest import read_set
 from onepass.model.generate import run
 from onepass.model.load import Base
+from onepass.serve import Engine
+from onepass.serve.child import SPINS
+from onepass.serve.modes import plan
 
 engine_or_skip()
 
 
 def test_running_needs_no_torch() -> None:
-    code = "import sys, onepass.device, onepass.cli.run; sys.exit('torch' in sys.modules)"
+    code = "import sys, onepass.serve, onepass.cli.run; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -276,7 +276,7 @@ def test_a_stopped_engine_is_closed_at_once(whole: Path) -> None:
 
 def test_an_engine_does_not_outlive_who_opened_it(whole: Path) -> None:
     code = (
-        "import os, sys; from onepass.device import Engine; e = Engine(sys.argv[1], threads=1);"
+        "import os, sys; from onepass.serve import Engine; e = Engine(sys.argv[1], threads=1);"
         "print(e.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run(

@@ -13,10 +13,10 @@ from architectures import build
 from device_kit import CHAT, edit, engine_or_skip, opened, pair, sign, three_parts
 from onepass.adapters.adapter import Lora
 from onepass.core.errors import OnepassError
-from onepass.device.verify import verify
 from onepass.export import export_gguf
 from onepass.export.manifest import MANIFEST
 from onepass.model.load import Base, load_base
+from onepass.serve.verify import verify
 
 engine_or_skip()
 
@@ -160,7 +160,7 @@ def test_adapters_in_each_others_place_are_found_by_their_names(folder: str, dev
 def test_when_no_file_is_to_blame_the_first_error_is_told(
     device: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onepass.device.engine.SLOTS", 1000)
+    monkeypatch.setattr("onepass.serve.engine.SLOTS", 1000)
     with pytest.raises(OnepassError, match=r"1000 slots: llama_init.*n_seq_max must be <= 256$"):
         opened(device, slots=1000)
 

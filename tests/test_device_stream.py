@@ -19,11 +19,11 @@ import torch
 from architectures import build
 from device_kit import CHAT, engine_or_skip, three_parts
 from onepass.core.errors import OnepassError
-from onepass.device import Engine, process
-from onepass.device.stream import UNTOLD, gather, stripped
 from onepass.export import export_gguf
 from onepass.export.manifest import MANIFEST, Manifest
 from onepass.model.load import Base, load_base
+from onepass.serve import Engine, process
+from onepass.serve.stream import UNTOLD, gather, stripped
 
 engine_or_skip()
 

@@ -133,8 +133,8 @@ def data_sections() -> dict[str, str]:
     return found
 
 
-def test_there_is_a_section_for_each_corpus_in_their_order() -> None:
-    assert list(data_sections()) == list(CORPORA)
+def test_there_is_a_section_for_each_corpus() -> None:
+    assert sorted(data_sections()) == sorted(CORPORA)
 
 
 @pytest.mark.parametrize("name", list(CORPORA))

@@ -8,7 +8,7 @@ import pytest
 from cli_kit import TASK, listing, onepass
 from onepass.adapters import storage
 from onepass.model import load
-from onepass.tasks.smalltown.corpus import Smalltown
+from onepass.smalltown.corpus import Smalltown
 
 Capture = pytest.CaptureFixture[str]
 

@@ -14,8 +14,8 @@ import pytest
 
 from endpoint_kit import completion, endpoint, serving
 from onepass.core.errors import OnepassError
-from onepass.model import endpoint as module
-from onepass.model.endpoint import Endpoint, Response, Spent, ask
+from onepass.serve import endpoint as module
+from onepass.serve.endpoint import Endpoint, Response, Spent, ask
 
 PROMPTS = [f"prompt {number}" for number in range(12)]
 

@@ -26,8 +26,6 @@ from device_kit import (
 from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
-from onepass.device import Engine
-from onepass.device.verify import verify
 from onepass.export import export_gguf
 from onepass.export.gguf.adapter import as_stored, write_lora
 from onepass.export.gguf.base import stored_state
@@ -35,6 +33,8 @@ from onepass.export.manifest import ADAPTER_TYPES
 from onepass.model.chat import prompt_ids, text_ids
 from onepass.model.generate import run
 from onepass.model.load import Base, load_base
+from onepass.serve import Engine
+from onepass.serve.verify import verify
 
 engine_or_skip()
 from gguf import GGUFReader  # noqa: E402

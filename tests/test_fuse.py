@@ -22,11 +22,11 @@ engine_or_skip()
 from gguf import GGUFReader  # noqa: E402
 from gguf.quants import dequantize  # noqa: E402
 
-from onepass.device import Engine  # noqa: E402
 from onepass.export import export_gguf  # noqa: E402
 from onepass.export.gguf.adapter import write_lora  # noqa: E402
 from onepass.export.gguf.fuse import fuse  # noqa: E402
 from onepass.export.manifest import ADAPTER_TYPES, read_set  # noqa: E402
+from onepass.serve import Engine  # noqa: E402
 
 CONFIG = LlamaConfig(
     hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,

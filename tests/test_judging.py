@@ -19,8 +19,8 @@ from llama_kit import llama_server
 from onepass.bench import judgements, materials
 from onepass.bench.report import make_report
 from onepass.bench.table import Table, to_csv
-from onepass.model import endpoint as endpoint_module
 from onepass.model.load import load_base
+from onepass.serve import endpoint as endpoint_module
 from onepass.tasks.corpus import load_corpus
 from onepass.tasks.task import parse_task
 

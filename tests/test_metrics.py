@@ -143,9 +143,9 @@ def fake_judge(monkeypatch: pytest.MonkeyPatch) -> None:
             facts=facts, language=language, tone=True, correct=facts and language, why=""
         )
 
-    module = ModuleType("onepass.tasks.smalltown.read")
+    module = ModuleType("onepass.smalltown.read")
     module.judge = judge  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "onepass.tasks.smalltown.read", module)
+    monkeypatch.setitem(sys.modules, "onepass.smalltown.read", module)
 
 
 @pytest.mark.usefixtures("fake_judge")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from onepass.core.errors import OnepassError
-from onepass.model.options import TrainOptions
-from onepass.model.state import STATE
-from onepass.model.train import History, _uninterrupted, fit
+from onepass.model.training.fit import History, _uninterrupted, fit
+from onepass.model.training.options import TrainOptions
+from onepass.model.training.state import STATE
 
 torch.manual_seed(1)
 DATA = [(torch.randn(3), torch.randn(())) for _ in range(12)]

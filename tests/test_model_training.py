@@ -13,13 +13,13 @@ from onepass.adapters.adapter import Adapter
 from onepass.adapters.calibration import Calibration, Form, Kind
 from onepass.adapters.composition import Pass, Weighted
 from onepass.core.errors import OnepassError
-from onepass.model import calibration_training as training
-from onepass.model.adapter_training import train_adapter
 from onepass.model.attach import folded
-from onepass.model.calibration_training import calibrated, train_calibration
 from onepass.model.load import Base
-from onepass.model.options import History, TrainOptions
 from onepass.model.tokens import collate, encode_examples, target_loss
+from onepass.model.training import calibration as training
+from onepass.model.training.adapter import train_adapter
+from onepass.model.training.calibration import calibrated, train_calibration
+from onepass.model.training.options import History, TrainOptions
 from onepass.tasks.example import Example
 from onepass.tasks.task import parse_task
 

@@ -11,7 +11,7 @@ from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS, Setting
 from onepass.model.load import Base
-from onepass.model.objective import mean_loss
+from onepass.model.training.objective import mean_loss
 from onepass.tasks.example import Example
 from onepass.tasks.task import parse_task
 

@@ -20,12 +20,12 @@ from onepass.adapters.adapter import load_adapter
 from onepass.adapters.composition import Composition, Pass, Weighted, save_composition
 from onepass.core.errors import OnepassError
 from onepass.export.vllm import export_vllm, serve_command
-from onepass.model import endpoint as endpoint_module
 from onepass.model.assets import embedded_adapter
 from onepass.model.attach import attached
 from onepass.model.generate import run
 from onepass.model.load import Base, load_base
-from onepass.model.served import run_served
+from onepass.serve import endpoint as endpoint_module
+from onepass.serve.served import run_served
 from onepass.tasks.corpus import load_corpus
 from onepass.tasks.prompt import build_prompt
 from onepass.tasks.task import parse_task

@@ -10,12 +10,12 @@ from importlib.resources import files
 import pytest
 
 from onepass.core.errors import OnepassError
-from onepass.tasks.smalltown.corpus import Smalltown
-from onepass.tasks.smalltown.meaning import Meaning, sample, split_of, values_of
-from onepass.tasks.smalltown.pretrain import MIX, documents
-from onepass.tasks.smalltown.read import read
-from onepass.tasks.smalltown.render import conversation, texts, turns
-from onepass.tasks.smalltown.world import KINDS, Wording, capitalised, language, town
+from onepass.smalltown.corpus import Smalltown
+from onepass.smalltown.meaning import Meaning, sample, split_of, values_of
+from onepass.smalltown.pretrain import MIX, documents
+from onepass.smalltown.read import read
+from onepass.smalltown.render import conversation, texts, turns
+from onepass.smalltown.world import KINDS, Wording, capitalised, language, town
 from onepass.tasks.task import COMPOSITIONAL_TASKS, LANGUAGES, SINGLE_TASKS, TONES, parse_task
 
 SPLITS = ("train", "validation", "test")

@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from onepass.tasks.smalltown.meaning import Meaning, draw_distinct, sample
-from onepass.tasks.smalltown.read import Verdict, judge
-from onepass.tasks.smalltown.render import texts
-from onepass.tasks.smalltown.world import KINDS, language, town
+from onepass.smalltown.meaning import Meaning, draw_distinct, sample
+from onepass.smalltown.read import Verdict, judge
+from onepass.smalltown.render import texts
+from onepass.smalltown.world import KINDS, language, town
 from onepass.tasks.task import LANGUAGES, TONES, Task, parse_task
 
 CELLS = list(itertools.product(LANGUAGES, TONES))

@@ -14,8 +14,8 @@ from onepass.bench.recipe import Recipe, Training, corpus_for
 from onepass.bench.runs import STATE
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS
-from onepass.model.adapter_training import default_rate, train_adapter
-from onepass.model.options import TrainOptions
+from onepass.model.training.adapter import default_rate, train_adapter
+from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
 from onepass.tasks.task import SINGLE_TASKS, parse_task, slug
 

@@ -27,9 +27,9 @@ from onepass.core.files import read_jsonl
 from onepass.evaluate.judge.prompts import VERSION, judge_prompt
 from onepass.evaluate.judge.read import read_verdict
 from onepass.model.chat import prompt_ids
-from onepass.model.endpoint import Endpoint, Response, Spent, ask
 from onepass.model.generate import generate
 from onepass.model.load import load_base
+from onepass.serve.endpoint import Endpoint, Response, Spent, ask
 from onepass.tasks.example import Example
 from onepass.tasks.task import parse_task
 

@@ -26,8 +26,8 @@ from onepass.core.registry import unknown
 from onepass.evaluate.metrics import METRICS
 from onepass.methods import METHODS
 from onepass.model.assets import embedded_adapter
-from onepass.model.options import TrainOptions
 from onepass.model.quantized import QUANTIZATIONS
+from onepass.model.training.options import TrainOptions
 from onepass.tasks.corpus import corpus_seen_from
 from onepass.tasks.task import COMPOSITIONAL_TASKS, SINGLE_TASKS, parse_task, slug
 

@@ -114,7 +114,7 @@ def calibrate(
     from onepass.cli.held_out import print_scores
     from onepass.methods import METHODS, Setting
     from onepass.model.load import check_loadable, load_base
-    from onepass.model.options import TrainOptions
+    from onepass.model.training.options import TrainOptions
 
     check_folder(out)
     saved_as = torch_dtype(save_as)

@@ -151,11 +151,11 @@ def data_prepare(
     """
     check_writable(out)
 
-    from onepass.model.endpoint import Endpoint
     from onepass.model.load import check_machine
     from onepass.prepare.labeller import Options
     from onepass.prepare.prepare import CACHE, Plan, prepare
     from onepass.prepare.sets import HEADER
+    from onepass.serve.endpoint import Endpoint
     from onepass.tasks.corpus import SPLITS
     from onepass.tasks.task import SINGLE_TASKS, TRANSLATIONS
 

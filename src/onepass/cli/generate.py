@@ -121,8 +121,8 @@ def generate(
     inputs = [text.text for text in texts]
     total = len(texts) * len(composed.passes)
     if endpoint is not None and served:
-        from onepass.model.endpoint import Endpoint
-        from onepass.model.served import run_served
+        from onepass.serve.endpoint import Endpoint
+        from onepass.serve.served import run_served
 
         server = Endpoint(
             endpoint, served[0], concurrency=concurrency, timeout=timeout, retries=retries

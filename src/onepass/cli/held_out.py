@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import onepass.smalltown.verified  # noqa: F401
 from onepass.adapters.composition import Composition
 from onepass.cli.show import SCORE_HEADER, counting, note, print_table, score_row
 from onepass.evaluate.metrics import METRICS

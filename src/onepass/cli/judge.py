@@ -108,7 +108,7 @@ def judge(
         raise OnepassError(f"--name {name!r} is no file name; use letters, digits, - and _")
 
     from onepass.bench.judging import Choice, endpoint_judge, local_judge, prepare, put
-    from onepass.model.endpoint import Endpoint, Spent
+    from onepass.serve.endpoint import Endpoint, Spent
 
     spent = Spent()
     if endpoint is not None and judge_model is not None:

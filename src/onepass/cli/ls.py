@@ -56,6 +56,7 @@ def _merges() -> tuple[Row, list[Row]]:
 
 
 def _metrics() -> tuple[Row, list[Row]]:
+    import onepass.smalltown.verified  # noqa: F401
     from onepass.evaluate.metrics import METRICS
 
     return ("metric", "what it is"), [(name, METRICS.get(name).title) for name in METRICS]

@@ -99,7 +99,7 @@ def _verify(folders: list[Path]) -> None:
     if len(folders) != 1:
         raise OnepassError(f"pack verify takes one folder, found {len(folders)}")
 
-    from onepass.device.verify import verify
+    from onepass.serve.verify import verify
 
     for checked in verify(folders[0]):
         typer.echo(

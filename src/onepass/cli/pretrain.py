@@ -53,9 +53,9 @@ def pretrain(
 
     from torch.multiprocessing.spawn import ProcessRaisedException
 
-    from onepass.model.pretrain import PretrainOptions
-    from onepass.model.pretrain import pretrain as train
-    from onepass.tasks.smalltown.pretrain import documents
+    from onepass.smalltown.pretrain import documents
+    from onepass.smalltown.pretraining import PretrainOptions
+    from onepass.smalltown.pretraining import pretrain as train
 
     options = PretrainOptions(
         vocab_size=vocab_size, hidden=hidden, layers=layers, heads=heads, kv_heads=kv_heads,

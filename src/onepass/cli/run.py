@@ -18,8 +18,8 @@ from onepass.core.errors import OnepassError
 from onepass.core.files import to_jsonl, write_text
 
 if TYPE_CHECKING:
-    from onepass.device import Answer, Engine
     from onepass.export.manifest import BaseFile
+    from onepass.serve import Answer, Engine
 
 COMMANDS = ("/use", "/mode", "/help")
 HELP = (
@@ -84,9 +84,9 @@ def run(
       onepass run device --input conversation.txt --mode zero-shot main multi-step composed
       onepass run device --composition sum-es sum-fr --input test.jsonl --out predictions.jsonl
     """
-    from onepass.device import Engine
-    from onepass.device.modes import plan
     from onepass.export.manifest import read_set
+    from onepass.serve import Engine
+    from onepass.serve.modes import plan
 
     manifest = read_set(folder, check=False)  # the engine compares checksums, before it loads
     cores = os.cpu_count() or 1
@@ -153,7 +153,7 @@ class Way:
 
 def check_room(base: "BaseFile", context: int | None, most: int) -> None:
     """Refuse options that leave no token for a prompt, as the user has typed them."""
-    from onepass.device.engine import CONTEXT
+    from onepass.serve.engine import CONTEXT
 
     if context is None:
         room, found = min(base.context, CONTEXT), "the context is"
@@ -308,7 +308,7 @@ def compositions(engine: "Engine") -> str:
 
 def switched(engine: "Engine", way: Way, line: str) -> Way:
     """The way after a command such as "/mode main"; a mistake is told and changes nothing."""
-    from onepass.device.modes import MODES, plan
+    from onepass.serve.modes import MODES, plan
 
     word, _, name = line.partition(" ")
     name = name.strip()

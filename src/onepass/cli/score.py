@@ -38,6 +38,7 @@ def score(
       onepass score predictions.jsonl --task summarize
           --corpus test.jsonl --split all --metrics rouge1 rougeL
     """
+    import onepass.smalltown.verified  # noqa: F401
     from onepass.evaluate.metrics import METRICS
 
     for name in metrics or []:

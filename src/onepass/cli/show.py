@@ -13,8 +13,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from onepass.adapters.composition import Cost
     from onepass.evaluate.stats import Interval
-    from onepass.model.endpoint import Endpoint, Spent
     from onepass.model.generate import Progress
+    from onepass.serve.endpoint import Endpoint, Spent
 
 Row = Sequence[str]
 

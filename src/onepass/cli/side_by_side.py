@@ -7,13 +7,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+import onepass.smalltown.verified  # noqa: F401
 from onepass.adapters.composition import Cost
 from onepass.cli.show import percent, print_table
 from onepass.evaluate.metrics import METRICS
 from onepass.evaluate.score import score
 from onepass.evaluate.stats import mean_interval
+from onepass.smalltown.read import judge
 from onepass.tasks.example import Example
-from onepass.tasks.smalltown.read import judge
 from onepass.tasks.task import Task
 
 Outputs = Mapping[str, Sequence[str]]

@@ -67,9 +67,9 @@ def train(
     from onepass.adapters.adapter import adapter_bytes, check_folder, save_adapter
     from onepass.adapters.composition import Composition, Pass, Weighted
     from onepass.cli.held_out import print_scores
-    from onepass.model.adapter_training import checked_alpha, default_rate, train_adapter
     from onepass.model.load import check_loadable, load_base
-    from onepass.model.options import TrainOptions
+    from onepass.model.training.adapter import checked_alpha, default_rate, train_adapter
+    from onepass.model.training.options import TrainOptions
 
     check_folder(out)
     saved_as = torch_dtype(save_as)

@@ -10,9 +10,9 @@ from typing import Any
 from onepass.adapters.calibration import Form, Kind
 from onepass.adapters.composition import Composition
 from onepass.methods.setting import Setting, method
-from onepass.model.calibration_training import train_calibration
-from onepass.model.objective import training_card
-from onepass.model.options import History
+from onepass.model.training.calibration import train_calibration
+from onepass.model.training.objective import training_card
+from onepass.model.training.options import History
 
 # So few parameters take a far larger step than an adapter's.
 LC_RATE, LCPP_RATE = 2e-2, 5e-3

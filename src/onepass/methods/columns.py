@@ -5,7 +5,8 @@ from dataclasses import replace
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.methods.setting import Setting, method
 from onepass.model.chat import text_ids
-from onepass.model.column_training import (
+from onepass.model.generate import run
+from onepass.model.training.columns import (
     Rule,
     divergence,
     overlap,
@@ -13,7 +14,6 @@ from onepass.model.column_training import (
     squared_error,
     train_columns,
 )
-from onepass.model.generate import run
 from onepass.tasks.example import Example
 from onepass.tasks.task import parse_task
 

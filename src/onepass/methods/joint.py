@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.methods.setting import Setting, method
-from onepass.model.adapter_training import train_adapter
+from onepass.model.training.adapter import train_adapter
 
 
 @method(

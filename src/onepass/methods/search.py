@@ -11,7 +11,7 @@ from onepass.adapters.merging.linear import sum_factors
 from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
 from onepass.methods.setting import Setting, method
-from onepass.model.objective import mean_loss
+from onepass.model.training.objective import mean_loss
 
 
 @method("lm-cocktail", "LM-Cocktail", reference="lm-cocktail", options=("shots", "temperature"))

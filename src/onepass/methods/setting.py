@@ -19,7 +19,7 @@ from onepass.adapters.merging.stack import check_count, check_number
 from onepass.core.errors import OnepassError
 from onepass.core.registry import Registry, unknown
 from onepass.model.load import Base
-from onepass.model.options import TrainOptions
+from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
 

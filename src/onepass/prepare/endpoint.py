@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from onepass.core.errors import OnepassError
-from onepass.model.endpoint import Response, Spent, ask
 from onepass.prepare.labeller import FAILED, TOO_LONG, Identity, Keep, Label, Options, labeller
 from onepass.prepare.prompts import clean, fill, prompt_template
+from onepass.serve.endpoint import Response, Spent, ask
 
 LONGEST_SOURCE = 20_000
 """Characters; a longer text is not sent, since no summary or reply is so long."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from onepass.core.registry import Registry
-from onepass.model.endpoint import Endpoint
 from onepass.model.identity import model_identity
+from onepass.serve.endpoint import Endpoint
 
 TOO_LONG, FAILED = "too long", "failed"
 

@@ -111,14 +111,6 @@ CORPORA: Registry[Callable[[str, str], Corpus]] = Registry("corpus")
 """What may stand before the ":" in a corpus name, with what makes the corpus: (name, rest)."""
 
 
-def _smalltown(name: str, rest: str) -> Corpus:
-    from onepass.tasks.smalltown.corpus import Smalltown
-
-    if rest:
-        raise OnepassError(f"corpus {name!r}: smalltown is embedded; it takes no path")
-    return Smalltown()
-
-
 def _rows(kind: Kind, name: str, rest: str) -> Corpus:
     if rest.startswith(HUB):
         return Rows(name, kind, open_hub(name, rest.removeprefix(HUB)))
@@ -132,7 +124,6 @@ def _rows(kind: Kind, name: str, rest: str) -> Corpus:
     return Rows(name, kind, open_hub(name, hub))
 
 
-CORPORA.add("smalltown", _smalltown)
 CORPORA.add("dialogsum", partial(_rows, DIALOGSUM))
 CORPORA.add("persona-chat", partial(_rows, PERSONA_CHAT))
 CORPORA.add("ted", partial(_rows, TED))

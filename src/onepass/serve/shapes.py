@@ -6,12 +6,12 @@ from pathlib import Path
 from onepass.core.errors import OnepassError
 from onepass.core.files import inside
 from onepass.core.optional import optional
-from onepass.device.plain import largest
 from onepass.export.gguf.compact import expanded
 from onepass.export.gguf.file import FILE_TYPES
 from onepass.export.gguf.header import Header, mapped, read_header, type_name
 from onepass.export.manifest import MANIFEST, AdapterFile, Manifest
 from onepass.model.blocks import BLOCK
+from onepass.serve.plain import largest
 
 
 def check_adapters(folder: Path, manifest: Manifest) -> dict[str, Header]:

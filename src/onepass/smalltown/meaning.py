@@ -12,7 +12,7 @@ from typing import Any
 
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
-from onepass.tasks.smalltown.world import Scenario, town
+from onepass.smalltown.world import Scenario, town
 
 SPLITS = ("train", "validation", "test", "test-unseen")
 """Of meanings; what is told in test-only wordings is a matter of the corpus."""

@@ -23,13 +23,13 @@ from typing import Any, Self
 from onepass.core.errors import OnepassError
 from onepass.core.files import inside
 from onepass.core.registry import unknown
-from onepass.device.answer import Answer, Completion
-from onepass.device.modes import plan
-from onepass.device.plain import fused_name, plain_files
-from onepass.device.process import EngineProcess
-from onepass.device.shapes import check_adapters, check_shapes
-from onepass.device.stream import UNTOLD, OnText, finite, gather, stripped
 from onepass.export.manifest import MANIFEST, Manifest, PassEntry, read_set
+from onepass.serve.answer import Answer, Completion
+from onepass.serve.modes import plan
+from onepass.serve.plain import fused_name, plain_files
+from onepass.serve.process import EngineProcess
+from onepass.serve.shapes import check_adapters, check_shapes
+from onepass.serve.stream import UNTOLD, OnText, finite, gather, stripped
 from onepass.tasks.prompt import fit_prompt
 from onepass.tasks.task import parse_task
 

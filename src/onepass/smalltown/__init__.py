@@ -9,4 +9,22 @@ and a reply, each in four languages and five tones; `read` turns such a text bac
 - `read`     text to meaning, and the verdict on an output
 - `corpus`   Examples of any task and split
 - `pretrain` general town text and generic instructions, for the tiny base
+- `verified` the metrics that read a text back; `pretraining`, `tokenizer` how the base is made
+
+Importing this package makes "smalltown" a corpus, importing `verified` makes its metrics known.
 """
+
+from onepass.core.errors import OnepassError
+from onepass.tasks.corpora.kind import Corpus
+from onepass.tasks.corpus import CORPORA
+
+
+def _smalltown(name: str, rest: str) -> Corpus:
+    from onepass.smalltown.corpus import Smalltown
+
+    if rest:
+        raise OnepassError(f"corpus {name!r}: smalltown is embedded; it takes no path")
+    return Smalltown()
+
+
+CORPORA.add("smalltown", _smalltown)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from onepass.adapters.storage import read_tensors, write_tensors
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_file
-from onepass.model.options import History
+from onepass.model.training.options import History
 
 STATE = "state.safetensors"
 _METADATA = "onepass.training"

@@ -11,8 +11,8 @@ from dataclasses import replace
 from onepass.adapters.composition import Composition
 from onepass.core.errors import OnepassError
 from onepass.model.chat import PINNED
-from onepass.model.endpoint import Endpoint, ask
 from onepass.model.generate import Generated, Progress
+from onepass.serve.endpoint import Endpoint, ask
 from onepass.tasks.prompt import build_prompt
 from onepass.tasks.task import parse_task
 

@@ -29,7 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, write_json, write_text
 from onepass.model.chat import prompt_ids, text_ids
-from onepass.model.tokenizer import train_tokenizer
+from onepass.smalltown.tokenizer import train_tokenizer
 
 PROMPT_WEIGHT = 0.2
 _BUFFER = 3000  # documents that are sorted by length together

@@ -12,7 +12,6 @@ from torch import Tensor
 from onepass.adapters.composition import Pass
 from onepass.model.attach import merged
 from onepass.model.load import Base
-from onepass.model.options import History, TrainOptions
 from onepass.model.tokens import (
     Encoded,
     collate,
@@ -20,7 +19,8 @@ from onepass.model.tokens import (
     sorted_batches,
     target_loss,
 )
-from onepass.model.train import LossFunction
+from onepass.model.training.fit import LossFunction
+from onepass.model.training.options import History, TrainOptions
 from onepass.tasks.example import Example
 from onepass.tasks.task import parse_task
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from onepass.core import memory
 from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
-from onepass.device import child
+from onepass.serve import child
 
 _PATIENCE = 5.0  # seconds in which a process that does not answer may turn out to have ended
 _IDLE = 2.0  # seconds after which a connection is opened anew; the server closes it after 5

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from onepass.tasks.smalltown.meaning import Meaning, draw
-from onepass.tasks.smalltown.world import (
+from onepass.smalltown.meaning import Meaning, draw
+from onepass.smalltown.world import (
     KINDS,
     Wording,
     capitalised,

@@ -20,10 +20,10 @@ from collections.abc import Iterator
 
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
+from onepass.smalltown.meaning import Meaning, sample
+from onepass.smalltown.render import conversation, texts
+from onepass.smalltown.world import KINDS
 from onepass.tasks.example import Example
-from onepass.tasks.smalltown.meaning import Meaning, sample
-from onepass.tasks.smalltown.render import conversation, texts
-from onepass.tasks.smalltown.world import KINDS
 from onepass.tasks.task import TONES, Task
 
 KIND_OF = {"summarize": "summary", "reply": "reply"}

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
 from onepass.core.text import whole
-from onepass.model import reply
+from onepass.serve import reply
 
 KEY = "ONEPASS_API_KEY"
 """The environment variable that holds the key of the server, where it needs one."""

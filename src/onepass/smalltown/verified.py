@@ -22,7 +22,7 @@ def verified(
     if not any("meaning" in example.meta for example in examples):
         return [None] * len(examples)
     # The verifier reads the benchmark's lexicons, which other data should not pay for.
-    from onepass.tasks.smalltown.read import judge
+    from onepass.smalltown.read import judge
 
     return [
         float(getattr(judge(prediction, example.meta, task), respect))

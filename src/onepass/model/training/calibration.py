@@ -20,10 +20,10 @@ from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
 from onepass.model.attach import Effect, add_lowrank, altered, merged
 from onepass.model.load import Base
-from onepass.model.objective import batch_loss, fingerprint
-from onepass.model.options import History, TrainOptions
 from onepass.model.tokens import Encoded, encode_examples, mixed_batches, sorted_batches
-from onepass.model.train import OnStep, fit
+from onepass.model.training.fit import OnStep, fit
+from onepass.model.training.objective import batch_loss, fingerprint
+from onepass.model.training.options import History, TrainOptions
 from onepass.tasks.example import Example
 from onepass.tasks.task import parse_task
 

@@ -3,8 +3,8 @@
 import random
 from collections.abc import Mapping
 
-from onepass.tasks.smalltown.meaning import Meaning, draw_distinct
-from onepass.tasks.smalltown.world import Wording, fill, language, town
+from onepass.smalltown.meaning import Meaning, draw_distinct
+from onepass.smalltown.world import Wording, fill, language, town
 
 # What small talk may mention; none of it is part of the meaning.
 _SMALL_TALK_TYPES = {"x": "name", "day9": "day", "place9": "place", "item9": "item"}

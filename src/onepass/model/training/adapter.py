@@ -11,10 +11,10 @@ from peft import LoraConfig, get_peft_model
 from onepass.adapters.adapter import Adapter, Lora, projection
 from onepass.core.errors import OnepassError
 from onepass.model.load import Base
-from onepass.model.objective import batch_loss, fingerprint, training_card
-from onepass.model.options import TrainOptions
 from onepass.model.tokens import encode_examples, shuffled_batches, sorted_batches
-from onepass.model.train import OnStep, fit
+from onepass.model.training.fit import OnStep, fit
+from onepass.model.training.objective import batch_loss, fingerprint, training_card
+from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onepass.core.errors import OnepassError
-from onepass.device.engine import Engine
-from onepass.device.plain import fused_name
-from onepass.device.shapes import check_shapes
 from onepass.export.manifest import SAMPLE, TOKENS, Vector, read_set, tolerance
+from onepass.serve.engine import Engine
+from onepass.serve.plain import fused_name
+from onepass.serve.shapes import check_shapes
 
 _FLOOR = -10.0  # what an engine says less of than of its likeliest tokens counts as this
 _ASKED = 64  # likeliest tokens to ask an engine for

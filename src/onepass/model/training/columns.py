@@ -19,8 +19,6 @@ from onepass.adapters.shape import check_adapter
 from onepass.core.errors import OnepassError
 from onepass.model.attach import Effect, add_lowrank, altered
 from onepass.model.load import Base
-from onepass.model.objective import fingerprint, training_card
-from onepass.model.options import TrainOptions
 from onepass.model.tokens import (
     Encoded,
     collate,
@@ -28,7 +26,9 @@ from onepass.model.tokens import (
     mixed_batches,
     target_logits,
 )
-from onepass.model.train import fit
+from onepass.model.training.fit import fit
+from onepass.model.training.objective import fingerprint, training_card
+from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
 

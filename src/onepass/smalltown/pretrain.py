@@ -13,11 +13,11 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from onepass.smalltown.corpus import KIND_OF
+from onepass.smalltown.meaning import Meaning, sample, values_of
+from onepass.smalltown.render import conversation, texts
+from onepass.smalltown.world import KINDS, language, town
 from onepass.tasks.prompt import build_prompt
-from onepass.tasks.smalltown.corpus import KIND_OF
-from onepass.tasks.smalltown.meaning import Meaning, sample, values_of
-from onepass.tasks.smalltown.render import conversation, texts
-from onepass.tasks.smalltown.world import KINDS, language, town
 from onepass.tasks.task import LANGUAGE_NAMES, LANGUAGES, SINGLE_TASKS, TONES, parse_task
 
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from onepass.core.errors import OnepassError
-from onepass.model.options import History, TrainOptions
 from onepass.model.progress import progress_bar
-from onepass.model.state import Best, load_state, save_state
+from onepass.model.training.options import History, TrainOptions
+from onepass.model.training.state import Best, load_state, save_state
 
 B = TypeVar("B")
 LossFunction = Callable[[B], tuple[Tensor, int]]

@@ -1,0 +1,1 @@
+"""Training what is put on a frozen base: the loop, adapters, calibrations, merge columns."""
