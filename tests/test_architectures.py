@@ -30,8 +30,8 @@ from onepass.model.generate import generate, run
 from onepass.model.load import PROJECTIONS, Base, load_base
 from onepass.model.training.adapter import train_adapter
 from onepass.model.training.options import TrainOptions
+from onepass.tasks.book import parse_task
 from onepass.tasks.example import Example
-from onepass.tasks.task import parse_task
 
 TASK = parse_task("summarize+translate:es")
 FAST = TrainOptions(max_steps=2, batch_size=4, learning_rate=2e-2, dtype="float32")
@@ -53,8 +53,8 @@ def adapters(base: Base) -> dict[str, Adapter]:
         return Example(str(i), f"Ana: Tea at {i}?\nBen: Yes.", (f"{part}, at {i}.",))
 
     return {
-        part: train_adapter(
-            base, parse_task(part), [example(i, part) for i in range(8)], rank=2,
+        part.name: train_adapter(
+            base, part, [example(i, part.name) for i in range(8)], rank=2,
             options=FAST, progress=False,
         )
         for part in TASK.parts
@@ -116,7 +116,7 @@ def test_an_adapter_loads_in_plain_peft_with_the_same_logits(
 ) -> None:
     save_adapter(adapters["summarize"], tmp_path / "adapter")
     loaded = load_adapter(tmp_path / "adapter")
-    with attached(base, Pass("summarize", (Weighted(loaded),))):
+    with attached(base, Pass(parse_task("summarize"), (Weighted(loaded),))):
         ours = logits(base)
     assert (ours - logits(base)).abs().max() > 1e-4
     theirs = load_base(folder, device="cpu")
@@ -158,8 +158,8 @@ def test_a_composition_is_one_adapter_for_peft(
     base: Base, folder: Path, adapters: dict[str, Adapter], tmp_path: Path
 ) -> None:
     weighted = tuple(Weighted(adapter, 0.5) for adapter in adapters.values())
-    pass_ = Pass(TASK.name, weighted)
-    composition = Composition(base.shape, TASK.name, (pass_,), "linear")
+    pass_ = Pass(TASK, weighted)
+    composition = Composition(base.shape, TASK, (pass_,), "linear")
     export_peft(composition, tmp_path / "x", torch.float32)
     peft = PeftModel.from_pretrained(load_base(folder, device="cpu").model, tmp_path / "x")
     ids = torch.tensor([prompt_ids(base.tokenizer, ["Ana: Tea at noon?"])[0]])
@@ -188,7 +188,7 @@ def test_changes_go_to_each_layers_own_device(folder: Path, adapters: dict[str, 
     """A layer on the meta device stands for one on a second GPU: to mix the two is an error."""
     spread = load_base(folder, device="cpu")
     far = spread.model.get_submodule("model.layers.1").to("meta")
-    pass_ = Pass("summarize", (Weighted(adapters["summarize"]),))
+    pass_ = Pass(parse_task("summarize"), (Weighted(adapters["summarize"]),))
     with attached(spread, pass_):
         assert far.self_attn.q_proj(torch.empty(1, 3, 32, device="meta")).device.type == "meta"
     with folded(spread, pass_):

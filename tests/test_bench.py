@@ -42,8 +42,8 @@ from onepass.methods.setting import source_digest
 from onepass.model.generate import Generated, run
 from onepass.model.load import Base
 from onepass.model.training import fit
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus
-from onepass.tasks.task import parse_task
 
 Small = Callable[..., tuple[Recipe, str]]
 
@@ -92,7 +92,7 @@ def test_a_run_is_what_the_method_gives(small: Small, tmp_path: Path, base: Base
     bench((recipe, text), out)
     task = parse_task(TASKS[0])
     examples = load_corpus(recipe.corpus_of(task.name)).examples(task, "test", 6)
-    folders = {part: recipe.adapter_folder(part) for part in task.parts}
+    folders = {part.name: recipe.adapter_folder(part.name) for part in task.parts}
     adapters = {part: load_adapter(folder) for part, folder in folders.items() if folder}
     composition = METHODS.get("linear").build(Setting(base, task, adapters))
     texts = run(base, composition, [example.input for example in examples], 6).texts
@@ -274,7 +274,7 @@ def test_a_shared_method_trains_once_for_all(
     events = bench(made, out)
     assert [e.cells for e in events if isinstance(e, Finished)] == [2]
     (one, first), (other, second) = calibrations
-    assert [one, other] == TASKS
+    assert [one.name, other.name] == TASKS
     assert first.calibration is second.calibration is not None
     assert [w.adapter.name for w in second.adapters] == ["reply", "tone:witty"]
     cost = the_run(out, "shared-lc", TASKS[1], 8).cost

@@ -105,7 +105,7 @@ def test_calibrate_leaves_a_composition_of_any_adapters_and_data(
     ).succeeded()  # fmt: skip
     composition = load_composition(out)
     (pass_,) = composition.passes
-    assert (composition.task, composition.method) == (TASK, method)
+    assert (composition.task.name, composition.method) == (TASK, method)
     assert [(w.adapter.name, w.weight, w.stored) for w in pass_.adapters] == [
         ("summarize", 0.5, False),
         ("spanish", 0.5, False),

@@ -35,6 +35,7 @@ from onepass.model.generate import run
 from onepass.model.load import Base, load_base
 from onepass.serve import Engine
 from onepass.serve.verify import verify
+from onepass.tasks.book import parse_task as named
 
 engine_or_skip()
 from gguf import GGUFReader  # noqa: E402
@@ -187,15 +188,18 @@ def test_two_compositions_share_the_base_and_the_task_adapters(
     base = families["qwen2.5"]
     summarize, spanish, _ = random_parts(base)
     weighted = (Weighted(summarize, 0.5), Weighted(random_parts(base)[1], 0.5))
-    pair = Pass("summarize+translate:es", weighted, random_calibration(base))
-    joint = Pass("summarize+translate:es", (Weighted(random_parts(base)[2], stored=True),))
+    pair = Pass(named("summarize+translate:es"), weighted, random_calibration(base))
+    joint = Pass(named("summarize+translate:es"), (Weighted(random_parts(base)[2], stored=True),))
     made = {
         "three": three_parts(base),
         "pair": Composition(base.shape, pair.task, (pair,), "lc++"),
         "joint": Composition(base.shape, joint.task, (joint,), "joint-expert"),
         "steps": Composition(
             base.shape, pair.task,
-            (Pass("summarize", (Weighted(summarize),)), Pass("translate:es", (Weighted(spanish),))),
+            (
+                Pass(named("summarize"), (Weighted(summarize),)),
+                Pass(named("translate:es"), (Weighted(spanish),)),
+            ),
             "multi-step",
         ),
     }  # fmt: skip
@@ -316,7 +320,9 @@ def test_llama_cpp_tokenises_as_the_base_does(
     backend.model.ignore_merges = whole
     if family_name == "qwen2.5":  # as the real one's, which llama.cpp does not know of
         backend.normalizer = normalizers.NFC()
-    composition = Composition(base.shape, "summarize", (Pass("summarize"),), "zero-shot")
+    composition = Composition(
+        base.shape, named("summarize"), (Pass(named("summarize")),), "zero-shot"
+    )
     manifest = export_gguf({"it": composition}, base, tmp_path / "set", "f32")
     reader = gguf.GGUFReader(tmp_path / "set" / manifest.base.path)
     assert reader.get_field("tokenizer.ggml.pre").contents() == pre
@@ -348,7 +354,9 @@ def test_a_tokenizer_llama_cpp_does_not_have_is_refused(
     for name, value in change.items():
         described[name] = {**described[name], **value} if name == "model" else value
     monkeypatch.setattr(module, "_backend_json", lambda base: described)
-    composition = Composition(base.shape, "summarize", (Pass("summarize"),), "zero-shot")
+    composition = Composition(
+        base.shape, named("summarize"), (Pass(named("summarize")),), "zero-shot"
+    )
     with pytest.raises(OnepassError, match=why):
         export_gguf({"it": composition}, base, tmp_path / "set")
 
@@ -361,6 +369,8 @@ def test_a_template_that_changes_the_message_is_refused(
         'message["content"]', 'message["content"] | upper'
     )
     monkeypatch.setattr(base.tokenizer, "chat_template", shouting)
-    composition = Composition(base.shape, "summarize", (Pass("summarize"),), "zero-shot")
+    composition = Composition(
+        base.shape, named("summarize"), (Pass(named("summarize")),), "zero-shot"
+    )
     with pytest.raises(OnepassError, match="does more to a message"):
         export_gguf({"it": composition}, base, tmp_path / "set")

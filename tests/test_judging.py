@@ -21,8 +21,8 @@ from onepass.bench.report import make_report
 from onepass.bench.table import Table, to_csv
 from onepass.model.load import load_base
 from onepass.serve import endpoint as endpoint_module
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus
-from onepass.tasks.task import parse_task
 
 Capture = pytest.CaptureFixture[str]
 OUTPUTS = len(METHODS) * len(TASKS) * COUNT
@@ -66,7 +66,7 @@ def test_a_wise_judge_says_what_the_verifier_says(runs: Path, capsys: Capture) -
     assert f"{OUTPUTS} outputs" in done.err
     assert "tokens read" in done.err
     header, *rows = judgements_of(runs)["lc/reply+tone-witty/100-0"]
-    assert header == {"format": "onepass judgements 1", "model": "stub", "prompts": "1"}
+    assert header == {"format": "onepass judgements 1", "model": "stub", "prompts": "2"}
     examples = load_corpus("smalltown").examples(parse_task(TASKS[1]), "test", COUNT)
     assert rows == [
         {
@@ -425,6 +425,6 @@ def test_a_damaged_file_of_judgements_is_told(damage: str, runs: Path, capsys: C
     path.write_text(damage)
     onepass(capsys, "report", runs).refused("judge-stub.jsonl")
     path.write_text(
-        json.dumps({"model": "m", "prompts": "1", "date": "x"}) + '\n{"verdict": "?"}\n'
+        json.dumps({"model": "m", "prompts": "2", "date": "x"}) + '\n{"verdict": "?"}\n'
     )
     onepass(capsys, "report", runs).refused("judge-stub.jsonl, line 2", "remove the file")

@@ -23,9 +23,9 @@ from onepass.model.tokens import (
     sorted_batches,
     target_loss,
 )
+from onepass.tasks.book import parse_task
 from onepass.tasks.example import Example
 from onepass.tasks.prompt import build_prompt
-from onepass.tasks.task import parse_task
 
 TASK = parse_task("summarize")
 PROMPTS = ["Ana: " + "noon " * n for n in (1, 14, 3, 9, 2, 20, 5, 5, 11, 1, 7)]
@@ -168,22 +168,27 @@ def test_prompts_too_long_are_refused(base: Base) -> None:
 def test_a_composition_runs_its_passes_one_after_the_other(
     base: Base, make_adapter: MakeAdapter
 ) -> None:
-    first = Pass("summarize", (Weighted(make_adapter("summarize", seed=1, size=0.3)),))
-    second = Pass("translate:es", (Weighted(make_adapter("translate:es", seed=2, size=0.3)),))
-    both = Composition(base.shape, "summarize+translate:es", (first, second), "multi-step")
+    first = Pass(parse_task("summarize"), (Weighted(make_adapter("summarize", seed=1, size=0.3)),))
+    second = Pass(
+        parse_task("translate:es"), (Weighted(make_adapter("translate:es", seed=2, size=0.3)),)
+    )
+    both = Composition(
+        base.shape, parse_task("summarize+translate:es"), (first, second), "multi-step"
+    )
     texts = ["Ana: noon?", "Ben: Yes.\nAna: Good."]
     expected = texts
     for pass_ in (first, second):
-        task = parse_task(pass_.task)
         with attached(base, pass_):
-            expected = generate(base, [build_prompt(task, t) for t in expected], 12).texts
+            expected = generate(base, [build_prompt(pass_.task, t) for t in expected], 12).texts
     done = run(base, both, texts, max_new_tokens=12)
     assert done.texts == expected
     assert done.notices == ["", ""]
 
 
 def test_a_long_conversation_is_cut_and_that_is_said(base: Base) -> None:
-    zero_shot = Composition(base.shape, "summarize", (Pass("summarize"),), "zero-shot")
+    zero_shot = Composition(
+        base.shape, parse_task("summarize"), (Pass(parse_task("summarize")),), "zero-shot"
+    )
     long = "\n".join(f"Ana: turn {n}" for n in range(90))
     done = run(base, zero_shot, [long, "Ana: hi"], max_new_tokens=8)
     assert "oldest turn" in done.notices[0]

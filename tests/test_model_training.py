@@ -20,8 +20,8 @@ from onepass.model.training import calibration as training
 from onepass.model.training.adapter import train_adapter
 from onepass.model.training.calibration import calibrated, train_calibration
 from onepass.model.training.options import History, TrainOptions
+from onepass.tasks.book import parse_task
 from onepass.tasks.example import Example
-from onepass.tasks.task import parse_task
 
 TASK = "summarize+translate:es"
 QUICK = TrainOptions(
@@ -49,7 +49,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 @pytest.fixture
 def merge(make_adapter: MakeAdapter) -> Pass:
     one, two = make_adapter("summarize", 4, 0, 0.2), make_adapter("translate:es", 4, 1, 0.2)
-    return Pass(TASK, (Weighted(one, 0.5), Weighted(two, 0.5)))
+    return Pass(parse_task(TASK), (Weighted(one, 0.5), Weighted(two, 0.5)))
 
 
 def calibrate(base: Base, merge: Pass, examples: list[Example], **more: Any) -> Calibration:
@@ -74,7 +74,7 @@ def test_an_adapter_learns_its_task_and_leaves_the_base_alone(
     assert loss_of(base, examples, "summarize") == at_first
     assert adapter.modules.keys() == base.shape.modules.keys()
     assert adapter.base == base.name
-    with folded(base, Pass("summarize", (Weighted(adapter),))):
+    with folded(base, Pass(parse_task("summarize"), (Weighted(adapter),))):
         trained = loss_of(base, examples[:4], "summarize")
     assert trained == pytest.approx(adapter.card["validation_loss"], abs=1e-4)
     assert trained < 0.9 * at_first
@@ -177,7 +177,7 @@ def test_a_shared_calibration_acts_on_each_merge_as_in_training(
     kind: Kind,
     form: Form,
 ) -> None:
-    other = Pass("reply+tone:witty", (Weighted(make_adapter("reply", 3, 7, 0.2)),))
+    other = Pass(parse_task("reply+tone:witty"), (Weighted(make_adapter("reply", 3, 7, 0.2)),))
     histories: list[History] = []
     before = weights(base)
     calibration = train_calibration(
@@ -187,10 +187,10 @@ def test_a_shared_calibration_acts_on_each_merge_as_in_training(
     assert same(weights(base), before)
     total = count = 0.0
     for pass_, held_out in ((merge, examples[8:]), (other, examples[6:])):
-        rows = encode_examples(base, parse_task(pass_.task), held_out)
+        rows = encode_examples(base, pass_.task, held_out)
         tokens = sum(len(row) - row.start for row in rows)
         with folded(base, Pass(pass_.task, pass_.adapters, calibration)):
-            total += tokens * loss_of(base, held_out, pass_.task)
+            total += tokens * loss_of(base, held_out, pass_.task.name)
         count += tokens
     assert total / count == pytest.approx(histories[0].best_loss, abs=1e-4)
 
@@ -200,11 +200,13 @@ def test_a_merge_of_some_layers_is_calibrated_on_those(
 ) -> None:
     full = make_adapter()
     path = "model.layers.1.self_attn.v_proj"
-    merge = Pass(TASK, (Weighted(Adapter("one", {path: full.modules[path]}, base.name, {})),))
+    merge = Pass(
+        parse_task(TASK), (Weighted(Adapter("one", {path: full.modules[path]}, base.name, {})),)
+    )
     histories: list[History] = []
     calibration = calibrate(base, merge, examples, kind="lc", on_end=histories.append)
     assert list(calibration.tensors) == ["v_proj"]
-    with folded(base, Pass(TASK, merge.adapters, calibration)):
+    with folded(base, Pass(parse_task(TASK), merge.adapters, calibration)):
         assert loss_of(base, examples[8:]) == pytest.approx(histories[0].best_loss, abs=1e-4)
 
 
@@ -219,6 +221,6 @@ def test_bad_requests_are_refused(base: Base, merge: Pass, examples: list[Exampl
         calibrate(base, merge, examples, kind="lc++", form="column")
     done = Calibration("lc", "output", {"q_proj": {"bias": torch.zeros(32)}})
     with pytest.raises(OnepassError, match="calibrated already"):
-        calibrate(base, Pass(TASK, merge.adapters, done), examples)
+        calibrate(base, Pass(parse_task(TASK), merge.adapters, done), examples)
     with pytest.raises(OnepassError, match="rank is 0"):
         train_adapter(base, parse_task("summarize"), examples, rank=0)

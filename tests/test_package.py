@@ -126,7 +126,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ls_in_a_pipe_is_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
-    from onepass.tasks.task import COMPOSITIONAL_TASKS, SINGLE_TASKS
+    from onepass.tasks.benchmark import COMPOSITIONAL_TASKS, SINGLE_TASKS
 
     assert exit_status("ls", "tasks") == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]

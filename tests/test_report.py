@@ -16,7 +16,7 @@ from onepass.bench.runs import Run, RunCost, SplitResult, pack, save_run
 from onepass.bench.table import to_csv
 from onepass.cli.app import build_app
 from onepass.core.errors import OnepassError
-from onepass.tasks.task import parse_task
+from onepass.tasks.book import parse_task
 
 TASKS = ["summarize+translate:es", "summarize+tone:casual", "reply+tone:witty"]
 QUALITY = {"zero-shot": 0.05, "linear": 0.1, "multi-step": 0.9, "lc": 0.6, "lc++": 0.95}

@@ -7,7 +7,7 @@ it is low-rank, a pass is exactly a LoRA (and, for output-form LC, biases): `pas
 On disk it is a folder that holds all a composition needs but its base. What passes share is written
 once, so a loaded composition shares it too:
 
-    composition.json           the manifest: task, method, base, passes, card
+    composition.json           the manifest: tasks, method, base, passes, card
     adapters/0/, adapters/1/   adapters in PEFT format
     calibration-0.safetensors  calibrations
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
 from torch import Tensor
 
 from onepass.adapters.adapter import (
@@ -42,6 +42,8 @@ from onepass.adapters.shape import BaseShape, check_adapter, check_calibration, 
 from onepass.adapters.storage import check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, inside, write_json
+from onepass.tasks.book import TaskField, parse_task
+from onepass.tasks.task import Task
 
 MANIFEST = "composition.json"
 T = TypeVar("T")
@@ -84,14 +86,12 @@ class Pass:
     """One run of the base over its input, for `task` (which decides the prompt).
 
     shots: (input, target) pairs to show in the prompt, for in-context learning.
-    instructed: whether the prompt says what to do; otherwise it is the text alone.
     """
 
-    task: str
+    task: Task
     adapters: tuple[Weighted, ...] = ()
     calibration: Calibration | None = None
     shots: tuple[tuple[str, str], ...] = ()
-    instructed: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,14 +104,14 @@ class Composition:
     """
 
     base: BaseShape
-    task: str
+    task: Task
     passes: tuple[Pass, ...]
     method: str
     card: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.passes:
-            raise OnepassError(f"composition for {self.task!r} has no passes; give at least one")
+            raise OnepassError(f"composition for {self.task} has no passes; give at least one")
         for pass_ in self.passes:
             for weighted in pass_.adapters:
                 check_adapter(weighted.adapter, self.base)
@@ -137,7 +137,7 @@ def check_base(composition: Composition, shape: BaseShape) -> None:
     try:
         check_same(composition.base, shape)
     except OnepassError as error:
-        raise OnepassError(f"composition for {composition.task!r}: {error}") from error
+        raise OnepassError(f"composition for {composition.task.name!r}: {error}") from error
 
 
 def pass_delta(pass_: Pass, shape: BaseShape | None = None) -> dict[str, Lora]:
@@ -188,7 +188,7 @@ def reach(pass_: Pass, shape: BaseShape | None) -> dict[str, tuple[int, int]]:
         }
     if shape is None:
         raise OnepassError(
-            f"pass for {pass_.task!r} has a calibration and no adapters: give the base's shape, "
+            f"pass for {pass_.task} has a calibration and no adapters: give the base's shape, "
             "which says what layers it acts on"
         )
     return shape.modules
@@ -235,11 +235,20 @@ class _Weighted(_Strict):
 
 
 class _Pass(_Strict):
-    task: str
+    task: TaskField
     adapters: list[_Weighted]
     calibration: str | None
     shots: list[tuple[str, str]]
-    instructed: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_format_1(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("task"), str):
+            task = parse_task(data["task"])
+            asked = data.get("instructed", True)
+            data = {**data, "task": task if asked else task.bare()}
+            data.pop("instructed", None)
+        return data
 
 
 class _Base(_Strict):
@@ -248,8 +257,8 @@ class _Base(_Strict):
 
 
 class _Manifest(_Strict):
-    format: Literal["onepass composition 1"]
-    task: str
+    format: Literal["onepass composition 1", "onepass composition 2"]
+    task: TaskField
     method: str
     base: _Base
     passes: list[_Pass]
@@ -301,7 +310,7 @@ def _describe(
     calibrations: dict[int, tuple[Calibration, str]],
 ) -> _Manifest:
     return _Manifest(
-        format="onepass composition 1",
+        format="onepass composition 2",
         task=composition.task,
         method=composition.method,
         base=_Base(name=composition.base.name, modules=composition.base.modules),
@@ -314,7 +323,6 @@ def _describe(
                 ],
                 calibration=calibrations[id(pass_.calibration)][1] if pass_.calibration else None,
                 shots=list(pass_.shots),
-                instructed=pass_.instructed,
             )
             for pass_ in composition.passes
         ],
@@ -349,7 +357,6 @@ def load_composition(folder: Path | str) -> Composition:
             ),
             calibration=calibrations[pass_.calibration] if pass_.calibration else None,
             shots=tuple(pass_.shots),
-            instructed=pass_.instructed,
         )
         for pass_ in manifest.passes
     )

@@ -33,7 +33,6 @@ from onepass.evaluate.score import score
 from onepass.methods import METHODS, Setting
 from onepass.model.generate import Generated, run
 from onepass.tasks.example import Example
-from onepass.tasks.task import parse_task
 
 try:
     import fcntl
@@ -96,7 +95,7 @@ def _settings(job: Job, recipe: Recipe, state: Path) -> dict[str, Setting]:
     settings = {
         task: Setting(
             base=base_of(recipe),
-            task=parse_task(task),
+            task=recipe.task(task),
             adapters=adapters_for(recipe, task),
             train=train_examples(recipe, task, job.examples),
             validation=validation_examples(recipe, task),
@@ -114,10 +113,10 @@ def _settings(job: Job, recipe: Recipe, state: Path) -> dict[str, Setting]:
 
 def _for_task(built: Composition, setting: Setting) -> Composition:
     """What a shared method learnt, put on another task's merge."""
-    if setting.task.name == built.task:
+    if setting.task == built.task:
         return built
-    pass_ = replace(setting.merged(), calibration=built.passes[0].calibration)
-    return replace(built, task=setting.task.name, passes=(pass_,))
+    pass_ = replace(setting.linear_merge(), calibration=built.passes[0].calibration)
+    return replace(built, task=setting.task, passes=(pass_,))
 
 
 def _test(
@@ -151,6 +150,7 @@ def _test(
         recipe=recipe.name,
         method=cell.method,
         task=cell.task,
+        metric=setting.task.metric,
         examples=cell.examples,
         seed=cell.seed,
         fingerprint=mark,

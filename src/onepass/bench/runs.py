@@ -81,6 +81,8 @@ class Run(_Record):
     recipe: str
     method: str
     task: str
+    metric: str = ""
+    """That of the task."""
     examples: int
     seed: int
     fingerprint: str
@@ -184,7 +186,7 @@ def load_runs(folder: Path) -> tuple[Recipe, list[Run]]:
     recipe = parse_recipe(read_text(path), path)
     runs = [load_run(found) for found in sorted(folder.glob(f"*/*/*/{RUN}"))]
     runs = [
-        run
+        run.model_copy(update={"metric": run.metric or recipe.task(run.task).metric})
         for run in runs
         if run.method in recipe.methods
         and run.task in recipe.tasks

@@ -11,8 +11,9 @@ from onepass.cli.outputs import check_writable, resumable
 from onepass.cli.show import describe_cost, note
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus
-from onepass.tasks.task import parse_task, slug
+from onepass.tasks.task import slug
 
 METHOD_OF = {
     ("lc++", None): "lc++",

@@ -10,8 +10,9 @@ from onepass.cli import options as o
 from onepass.cli.inputs import read_splits, torch_dtype
 from onepass.cli.outputs import check_writable, resumable
 from onepass.cli.show import note
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus
-from onepass.tasks.task import parse_task, slug
+from onepass.tasks.task import slug
 
 
 def train(
@@ -102,6 +103,6 @@ def train(
         + ("not validated" if loss is None else f"validation loss {loss:.4f} nats per token")
     )
     if tested:
-        pass_ = Pass(wanted.name, (Weighted(adapter),))
-        alone = Composition(base.shape, wanted.name, (pass_,), "adapter")
+        pass_ = Pass(wanted, (Weighted(adapter),))
+        alone = Composition(base.shape, wanted, (pass_,), "adapter")
         print_scores(base, alone, wanted, tested)

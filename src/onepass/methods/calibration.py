@@ -49,7 +49,7 @@ def calibrate(setting: Setting, kind: Kind, form: Form | None, rate: float) -> C
     options = setting.train_options(learning_rate=rate)
     calibration = train_calibration(
         setting.base,
-        [each.merged() for each in together],
+        [each.linear_merge() for each in together],
         [each.train for each in together],
         [each.validation for each in together],
         kind=kind,
@@ -62,5 +62,5 @@ def calibrate(setting: Setting, kind: Kind, form: Form | None, rate: float) -> C
     )
     training: dict[str, Any] = training_card(options, histories[0])
     training["examples"] = sum(len(each.train) for each in together)
-    pass_ = replace(setting.merged(), calibration=calibration)
+    pass_ = replace(setting.linear_merge(), calibration=calibration)
     return setting.compose(pass_, training=training)

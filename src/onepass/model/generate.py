@@ -17,7 +17,6 @@ from onepass.model.attach import merged
 from onepass.model.chat import prompt_ids
 from onepass.model.load import Base
 from onepass.model.tokens import fit_prompts
-from onepass.tasks.task import parse_task
 
 Progress = Callable[[int], None]
 """Called with the number of prompts just finished."""
@@ -105,8 +104,7 @@ def run(
     tokens = 0
     notices: list[list[str]] = [[] for _ in texts]
     for pass_ in composition.passes:
-        task = parse_task(pass_.task, pass_.instructed)
-        fitted = fit_prompts(base, task, current, max_new_tokens, pass_.shots)
+        fitted = fit_prompts(base, pass_.task, current, max_new_tokens, pass_.shots)
         for told, prompt in zip(notices, fitted, strict=True):
             told += [prompt.notice] if prompt.notice else []
         with merged(base, pass_):

@@ -37,7 +37,6 @@ from onepass.export.prompt import prompt_frame
 from onepass.export.vector import make_vectors
 from onepass.model.attach import folded
 from onepass.model.load import Base
-from onepass.tasks.task import parse_task
 
 FILES = ("base-*.gguf", "adapters", "fused")
 Told = Callable[[str], None]
@@ -206,7 +205,6 @@ class _Shelf:
             scales[self._place(calibration, "calibration").name] = 1.0
         return PassEntry(
             task=pass_.task,
-            instruction=parse_task(pass_.task, pass_.instructed).instruction,
             scales=scales,
         )
 
@@ -228,12 +226,12 @@ class _Shelf:
 
     def _parts(self, composition: Composition) -> dict[str, str]:
         """The adapter of each single task: those that say theirs, else in the task's order."""
-        wanted = parse_task(composition.task).parts
+        wanted = [part.name for part in composition.task.parts]
         given = [w.adapter for p in composition.passes for w in p.adapters if not w.stored]
         given = list({_digest(adapter): adapter for adapter in given}.values())
         if len(given) != len(wanted) or any(_digest(a) not in self.files for a in given):
             return {}
-        told = [adapter.card.get("task") for adapter in given]
+        told = [_task_name(adapter) for adapter in given]
         tasks = told if sorted(map(str, told)) == sorted(wanted) else wanted
         names = {task: self.files[_digest(a)].name for task, a in zip(tasks, given, strict=True)}
         return {part: names[part] for part in wanted}
@@ -271,6 +269,12 @@ class _Shelf:
         self.told(place)
         (self.folder / place).parent.mkdir(exist_ok=True)
         write_lora(adapter, self.base.model.config, self.folder / place, self.type)
+
+
+def _task_name(adapter: Adapter) -> str:
+    """The name of the task that an adapter's card states, "" where it states none."""
+    task = adapter.card.get("task")
+    return str(task.get("name", "") if isinstance(task, Mapping) else task or "")
 
 
 def _digest(adapter: Adapter) -> str:

@@ -25,7 +25,6 @@ from onepass.model.training.fit import OnStep, fit
 from onepass.model.training.objective import batch_loss, fingerprint
 from onepass.model.training.options import History, TrainOptions
 from onepass.tasks.example import Example
-from onepass.tasks.task import parse_task
 
 Trained = dict[str, dict[str, nn.Parameter]]
 """A calibration's tensors while they train: by projection type, by name."""
@@ -62,9 +61,7 @@ def train_calibration(
     _check(base, passes, examples, validation)
     rows, held_out = (
         [
-            encode_examples(
-                base, parse_task(p.task, p.instructed), some, p.shots, options.max_tokens
-            )
+            encode_examples(base, p.task, some, p.shots, options.max_tokens)
             for p, some in zip(passes, data, strict=True)
         ]
         for data in (examples, validation)
@@ -96,14 +93,14 @@ def train_calibration(
             on_step,
             {
                 "trains": kind, "form": form, "rank": rank, "base": base.identity,
-                "tasks": [pass_.task for pass_ in passes],
+                "tasks": [pass_.task.name for pass_ in passes],
                 "adapters": [
                     [[w.adapter.name, w.weight, _size(w.adapter)] for w in pass_.adapters]
                     for pass_ in passes
                 ],
                 "data": fingerprint(*rows, *held_out),
             },
-            title=f"{kind} {passes[0].task if len(passes) == 1 else f'{len(passes)} tasks'}",
+            title=f"{kind} {passes[0].task.name if len(passes) == 1 else f'{len(passes)} tasks'}",
         )  # fmt: skip
     if on_end:
         on_end(history)
