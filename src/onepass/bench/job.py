@@ -3,7 +3,6 @@
 Any worker can do any job: a process here, a machine of a cluster elsewhere.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from filelock import FileLock, Timeout
 
 from onepass.adapters.composition import Composition, cost
 from onepass.bench.cells import Cell, Job
@@ -33,11 +33,6 @@ from onepass.evaluate.score import score
 from onepass.methods import METHODS, Setting
 from onepass.model.generate import Generated, run
 from onepass.tasks.example import Example
-
-try:
-    import fcntl
-except ImportError:  # no such locks on Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -204,18 +199,15 @@ def _cost(composition: Composition, setting: Setting, shared_by: int) -> RunCost
 @contextmanager
 def _locked(path: Path) -> Iterator[bool]:
     """Whether this process alone has the lock `path`; the system frees it if the process dies."""
+    lock = FileLock(path, blocking=False)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT)
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
     except OSError as error:
         raise OnepassError(f"cannot write {path}: {error.strerror}") from error
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                yield False
-                return
         yield True
     finally:
-        os.close(file)
+        lock.release()
