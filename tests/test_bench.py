@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from bench_kit import TASKS, small_recipe, write_recipe
 from onepass.adapters.adapter import load_adapter
 from onepass.adapters.composition import Composition
+from onepass.adapters.history import HISTORY, read_history
 from onepass.adapters.merging import linear, sparse
 from onepass.bench import job as job_module
 from onepass.bench.bench import make_plan, run_bench
@@ -257,6 +258,14 @@ def test_a_killed_training_goes_on_where_it_was(
     bench(made, tmp_path / "killed")
     assert steps == [0, 1, -1, 2, 3]
     assert outputs(tmp_path / "killed") == outputs(tmp_path / "whole") != {}
+    killed, whole = (
+        read_history(tmp_path / name / Cell("lc", TASKS[0], 8, 0).place / HISTORY)
+        for name in ("killed", "whole")
+    )
+    assert killed is not None
+    assert whole is not None
+    assert killed.losses == whole.losses
+    assert len(whole.losses) == 4
 
 
 def test_a_shared_method_trains_once_for_all(

@@ -3,7 +3,8 @@
 ΔW of a module is `up @ down`: whatever scaling the file asks for (alpha / r, or alpha / √r with
 rsLoRA) is folded into `up` on loading, so that nothing downstream has to remember it.
 Format: `adapter_config.json` and `adapter_model.safetensors` as written by PEFT
-(https://huggingface.co/docs/peft/developer_guides/checkpoint), plus our own `card.json`.
+(https://huggingface.co/docs/peft/developer_guides/checkpoint), plus our own `card.json` and
+`history.json` (`onepass.adapters.history`).
 """
 
 import math
@@ -18,6 +19,7 @@ import torch
 from pydantic import BaseModel, FiniteFloat, PositiveInt
 from torch import Tensor
 
+from onepass.adapters.history import HISTORY, History, read_history, write_history
 from onepass.adapters.manifests import read_manifest
 from onepass.adapters.storage import (
     check_replaceable,
@@ -75,12 +77,14 @@ class Adapter:
     modules: by Hugging Face path, such as "model.layers.0.self_attn.q_proj".
     base: the name of the base it was trained on, or None where the file does not say.
     card: how it came to be, as JSON data.
+    history: the losses of its training; None if unknown, and for a merge.
     """
 
     name: str
     modules: dict[str, Lora]
     base: str | None = None
     card: dict[str, Any] = field(default_factory=dict)
+    history: History | None = field(default=None, repr=False)
 
     @property
     def parameter_count(self) -> int:
@@ -217,7 +221,8 @@ def load_adapter(path: Path | str) -> Adapter:
         for module in sorted(pairs, key=_natural)
     }
     name, card = _read_card(folder)
-    return Adapter(name, modules, config.base_model_name_or_path or None, card)
+    history = read_history(folder / HISTORY)
+    return Adapter(name, modules, config.base_model_name_or_path or None, card, history)
 
 
 def _fold(module: str, pair: Mapping[str, Tensor], config: _Config, path: Path) -> Lora:
@@ -272,7 +277,7 @@ def save_adapter(adapter: Adapter, folder: Path | str, dtype: torch.dtype | None
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that saving an adapter there would cost other files."""
-    check_replaceable(folder, CONFIG, (WEIGHTS, CARD, "README.md"))
+    check_replaceable(folder, CONFIG, (WEIGHTS, CARD, HISTORY, "README.md"))
 
 
 def write_adapter(adapter: Adapter, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -282,6 +287,7 @@ def write_adapter(adapter: Adapter, folder: Path, dtype: torch.dtype | None = No
     write_tensors(_named_factors(adapter), folder / WEIGHTS, dtype, _METADATA)
     write_json(folder / CONFIG, _peft_config(adapter))
     write_json(folder / CARD, {"name": adapter.name, "card": adapter.card})
+    write_history(adapter.history, folder / HISTORY)
 
 
 _METADATA = {"format": "pt"}

@@ -9,13 +9,14 @@ The paper does not say which of the first two its bias is; both have the same si
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from onepass.adapters.history import History, read_history, write_history
 from onepass.adapters.storage import read_tensors, stored_bytes, write_tensors
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_file
@@ -30,11 +31,15 @@ _METADATA = "onepass.calibration"
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Learned parameters by projection type: {"bias"} for lc, {"down", "up"} for lc++."""
+    """Learned parameters by projection type: {"bias"} for lc, {"down", "up"} for lc++.
+
+    history: the losses of their training; None if unknown.
+    """
 
     kind: Kind
     form: Form
     tensors: dict[str, dict[str, Tensor]]
+    history: History | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.kind not in FORMS:
@@ -74,13 +79,19 @@ def _check_parts(kind: Kind, projection: str, parts: Mapping[str, Tensor]) -> No
 def save_calibration(
     calibration: Calibration, path: Path | str, dtype: torch.dtype | None = None
 ) -> None:
-    """Write one safetensors file; `dtype` None keeps each tensor's own.
+    """Write a safetensors file, and the history beside it; `dtype` None keeps each tensor's own.
 
     Raises:
         OnepassError: the file cannot be written, or a value is NaN or Inf or does not fit `dtype`.
     """
     with atomic_file(path) as temporary:
         write_calibration(calibration, temporary, dtype)
+    write_history(calibration.history, history_path(path))
+
+
+def history_path(path: Path | str) -> Path:
+    """Where the history of the calibration in the file `path` is kept."""
+    return Path(path).with_suffix(".history.json")
 
 
 def write_calibration(
@@ -116,7 +127,7 @@ def load_calibration(path: Path | str) -> Calibration:
         projection, _, part = name.rpartition(".")
         tensors.setdefault(projection, {})[part] = tensor
     try:
-        return Calibration(kind, form, tensors)
+        return Calibration(kind, form, tensors, read_history(history_path(path)))
     except OnepassError as error:
         raise OnepassError(f"{path}: {error}") from error
 

@@ -10,6 +10,7 @@ once, so a loaded composition shares it too:
     composition.json           the manifest: tasks, method, base, passes, card
     adapters/0/, adapters/1/   adapters in PEFT format
     calibration-0.safetensors  calibrations
+    calibration-0.history.json  the losses of their training
 """
 
 import math
@@ -33,9 +34,11 @@ from onepass.adapters.adapter import (
 from onepass.adapters.calibration import (
     Calibration,
     calibration_bytes,
+    history_path,
     load_calibration,
     write_calibration,
 )
+from onepass.adapters.history import History, write_history
 from onepass.adapters.lowrank import weighted_sum
 from onepass.adapters.manifests import read_manifest
 from onepass.adapters.shape import BaseShape, check_adapter, check_calibration, check_same
@@ -117,6 +120,15 @@ class Composition:
                 check_adapter(weighted.adapter, self.base)
             if pass_.calibration is not None:
                 check_calibration(pass_.calibration, self.base)
+
+    @property
+    def history(self) -> History | None:
+        """The training that made this composition; None if nothing was trained for it alone."""
+        trained: list[Calibration | Adapter] = []
+        for pass_ in self.passes:
+            trained += [pass_.calibration] if pass_.calibration else []
+            trained += [weighted.adapter for weighted in pass_.adapters if weighted.stored]
+        return next((each.history for each in trained if each.history), None)
 
 
 @dataclass(frozen=True)
@@ -289,13 +301,14 @@ def save_composition(
             write_adapter(adapter, temporary / place, dtype)
         for calibration, place in calibrations.values():
             write_calibration(calibration, temporary / place, dtype)
+            write_history(calibration.history, history_path(temporary / place))
         manifest = _describe(composition, adapters, calibrations)
         write_json(temporary / MANIFEST, manifest.model_dump())
 
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that saving a composition there would cost other files."""
-    check_replaceable(folder, MANIFEST, ("adapters", "calibration-*.safetensors"))
+    check_replaceable(folder, MANIFEST, ("adapters", "calibration-*"))
 
 
 def _places(things: Iterable[T], pattern: str) -> dict[int, tuple[T, str]]:

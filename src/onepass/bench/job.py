@@ -76,7 +76,7 @@ def do_job(
             made, predictions = _test(
                 cell, composition, setting, recipe, mark, len(job.together), built_in, on_output
             )
-            save_run(made, predictions, folder)
+            save_run(made, predictions, folder, composition.history)
             cells += 1
             tokens += sum(result.tokens for result in made.splits.values())
             seconds += made.seconds["generate"]

@@ -91,6 +91,7 @@ def train_adapter(
             "validation_examples": len(held_out),
             **training_card(options, history),
         },
+        history=history,
     )
 
 

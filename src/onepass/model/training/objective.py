@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from onepass.adapters.composition import Pass
+from onepass.adapters.history import History
 from onepass.model.attach import merged
 from onepass.model.load import Base
 from onepass.model.tokens import (
@@ -20,7 +21,7 @@ from onepass.model.tokens import (
     target_loss,
 )
 from onepass.model.training.fit import LossFunction
-from onepass.model.training.options import History, TrainOptions
+from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
 
 _BATCH = 16
