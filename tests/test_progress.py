@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -62,5 +63,5 @@ def test_a_training_of_22_minutes_prints_a_line_a_minute() -> None:
         ),
     ],
 )
-def test_lines_are_few_and_true(work: dict[str, int], expected: list[str]) -> None:
+def test_lines_are_few_and_true(work: dict[str, Any], expected: list[str]) -> None:
     assert lines(**work) == expected
