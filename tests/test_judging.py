@@ -30,7 +30,7 @@ OUTPUTS = len(METHODS) * len(TASKS) * COUNT
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_module, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.delenv(endpoint_module.KEY, raising=False)
 
 

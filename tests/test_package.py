@@ -21,7 +21,10 @@ from onepass.core.errors import OnepassError
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-SLOW_TO_IMPORT = {"torch", "transformers", "peft", "numpy", "scipy", "matplotlib", "pydantic"}
+SLOW_TO_IMPORT = {
+    "matplotlib", "numpy", "openai", "peft", "pydantic", "sacrebleu", "scipy", "torch",
+    "transformers",
+}  # fmt: skip
 
 
 def onepass_command(*args: str) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -188,6 +189,15 @@ def test_figures_of_ones_own_and_bad_ones(store: Store, tmp_path: Path) -> None:
     path.write_text("method,judge\nzero-shot,1\n")
     with pytest.raises(OnepassError, match='some that end in "_judge"'):
         read_reference(path)
+
+
+def test_without_matplotlib_the_tables_are_written_all_the_same(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(OnepassError, match=r"plot .* needs matplotlib.*'onepass\[plot\]'"):
+        write_report(make_report(store(budgets=(100, 1000))), tmp_path)
+    assert (tmp_path / "curves.csv").is_file()
 
 
 def test_it_writes_everything(store: Store, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ CHATS = ["Ana: Tea at five?\nBen: Yes!", "Cleo: Où es-tu ?\nDan: À la gare.", 
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_module, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.delenv(endpoint_module.KEY, raising=False)
 
 
@@ -90,7 +90,7 @@ def test_a_text_the_server_refuses_costs_no_other(
         done = generate(capsys, tmp_path / "composition", file, stub, "one", "two")
     assert done.code == 1
     assert [row["prediction"] for row in rows_of(done.out)] == ["Said.", "Said.", ""]
-    assert "note: Eve: no answer from one: the server says 400: the prompt is longer" in done.err
+    assert "note: Eve: no answer from one: the server answers 400: the prompt is longer" in done.err
     assert "1 of 3 had no answer" in done.err
     assert len(stub.asked) == 5
 

@@ -205,7 +205,8 @@ def write_report(report: Report, folder: Path | str) -> list[Path]:
     }
     if report.curves is not None:
         texts["curves.csv"] = to_csv(report.curves)
-        draw_curves(report.curves, folder / "curves.png")
     for name, text in texts.items():
         write_text(folder / name, text)
+    if report.curves is not None:
+        draw_curves(report.curves, folder / "curves.png")
     return [folder / name for name in (*texts, *(["curves.png"] if report.curves else []))]
