@@ -21,7 +21,6 @@ from onepass.adapters.adapter import (
     layer,
     load_adapter,
     projection,
-    same_base,
     save_adapter,
 )
 from onepass.core.errors import OnepassError
@@ -120,10 +119,6 @@ def test_module_paths_are_taken_apart() -> None:
     assert layer("model.layers.10.self_attn.q_proj") == 10
     assert layer("lm_head") is None
 
-
-def test_a_base_downloaded_to_a_folder_is_the_same_base() -> None:
-    assert same_base("meta-llama/Llama-3.2-1B", "models/llama-3.2-1b/")
-    assert not same_base("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B-Instruct")
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,12 @@ def merge(
             raise OnepassError(f"--option {name} is given twice; give it once")
         options[name] = value
 
-    from onepass.adapters.adapter import check_folder, save_adapter
+    from onepass.adapters.adapter import ADAPTER_FILES, save_adapter
     from onepass.adapters.merging import merge as merge_adapters
+    from onepass.adapters.storage import check_replaceable
     from onepass.cli.inputs import torch_dtype
 
-    check_folder(out)
+    check_replaceable(out, ADAPTER_FILES)
     dtype = torch_dtype(save_as)
     merged = merge_adapters(
         adapters,
