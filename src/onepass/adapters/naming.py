@@ -8,9 +8,10 @@ same       They are equal; one is a link to the other; one is a folder of the hu
            the other its folder.
 different  Two hub names, two paths that exist here, or "tiny" and another folder. Equal last names
            prove nothing: a model and its fine-tunes often share them.
-unknown    A path that is not on this machine (the adapter was trained on a cluster), or a hub name
-           beside a folder outside the cache (which may be a copy of it). Then the shapes of the
-           layers decide, and `warn_unknown` says so once.
+unknown    A path that is not on this machine (the adapter was trained on a cluster), a hub name
+           beside a folder outside the cache (which may be a copy of it), or a name without an
+           owner (once, onepass recorded a folder's last name) beside one with an owner or a path.
+           Then the shapes of the layers decide, and `warn_unknown` says so once.
 """
 
 import os
@@ -46,9 +47,9 @@ def compare_bases(one: str, other: str) -> Literal["same", "different", "unknown
     return "different" if kind == other_kind or "tiny" in (name, other_name) else "unknown"
 
 
-def _known(name: str) -> tuple[Literal["hub", "path", "absent"], str]:
-    """A name in the one form that can be compared. Hub names do not depend on upper case."""
-    path = Path(name).expanduser()
+def _known(name: str) -> tuple[Literal["hub", "bare", "path", "absent"], str]:
+    """A name in the one form that can be compared; the hub's do not depend on upper case."""
+    path = Path(os.path.expanduser(name))
     real = Path(os.path.realpath(path))
     cached = cached_name(path) or cached_name(real)
     if name == "tiny" or real == TINY:
@@ -58,7 +59,7 @@ def _known(name: str) -> tuple[Literal["hub", "path", "absent"], str]:
     if path.exists():
         return "path", str(real)
     if is_hub_name(name.rstrip("/")):
-        return "hub", name.rstrip("/").casefold()
+        return "hub" if "/" in name else "bare", name.rstrip("/").casefold()
     return "absent", os.path.normpath(name)
 
 
