@@ -29,19 +29,9 @@ from onepass.core.files import atomic_folder, write_json
 from onepass.core.hub import cached_name, is_hub_name, snapshot
 
 __all__ = [
-    "ADAPTER_FILES",
-    "CARD",
-    "CONFIG",
-    "WEIGHTS",
-    "Adapter",
-    "Lora",
-    "adapter_bytes",
-    "layer",
-    "load_adapter",
-    "projection",
-    "save_adapter",
-    "write_adapter",
-]
+    "ADAPTER_FILES", "CARD", "CONFIG", "WEIGHTS", "Adapter", "Lora", "adapter_bytes", "layer",
+    "load_adapter", "projection", "save_adapter", "write_adapter",
+]  # fmt: skip
 
 WEIGHTS = "adapter_model.safetensors"
 CARD = "card.json"

@@ -1,4 +1,4 @@
-"""What can be told of adapters, and of how two of them meet, from their weights alone."""
+"""Figures of adapters, and of how two of them interact, from their weights alone."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -112,7 +112,7 @@ def _conflict(one: Lora, other: Lora) -> float:
 
 
 def hints(one: Facts, other: Facts, meetings: Mapping[str, Meeting]) -> list[str]:
-    """What the figures suggest for a merge of the two, in plain words; the worst first."""
+    """What the figures suggest for a merge of the two, in sentences."""
     if not meetings:
         return ["They change different modules, so a merge with weights 1 leaves each as it is."]
     said = []

@@ -66,10 +66,10 @@ def _known(name: str) -> tuple[Literal["hub", "bare", "path", "absent"], str]:
 def warn_unknown(what: str, recorded: str, given: str) -> None:
     """Report that names alone cannot say whether two bases are one; Python shows it once."""
     warnings.warn(
-        f"{what} names the base {recorded}, and whether that is {given} cannot be told from here: "
-        "the shapes of its layers fit, so it is used",
+        f"{what} names the base {recorded}; the names do not show whether that is {given}, but the "
+        "shapes of the layers fit, so it is used",
         OnepassWarning,
-        stacklevel=3,
+        stacklevel=1,  # this line whoever asks, as each line of code would show it anew
     )
 
 

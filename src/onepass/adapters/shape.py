@@ -1,4 +1,4 @@
-"""The shape of a base model, all that adapters need to know of it; and what fits which."""
+"""The shape of a base model, and the checks that an adapter or a calibration fits it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from onepass.core.registry import unknown
 
 @dataclass(frozen=True)
 class BaseShape:
-    """A base's name and the (out, in) of each linear layer that adapters may change.
+    """A base's name, and the (out, in) of each linear layer that adapters may change.
 
     modules: by Hugging Face path, such as "model.layers.0.self_attn.q_proj".
     """
@@ -67,7 +67,8 @@ def for_base(adapter: Adapter, base: BaseShape) -> Adapter:
     """
     found = _renamed(adapter, base.modules)
     check_adapter(found, base)
-    return found
+    # What is stored with it later names one base, on every machine.
+    return replace(found, base=base.name) if found.base not in (None, base.name) else found
 
 
 def aligned(adapters: Iterable[Adapter]) -> list[Adapter]:
@@ -143,7 +144,7 @@ def check_calibration(calibration: Calibration, base: BaseShape) -> None:
 
 
 def check_same(made_for: BaseShape, found: BaseShape) -> None:
-    """Refuse the base `found` where something was made for another: by name, then by shape."""
+    """Refuse the base `found` for what was made for another base: by name, then by shape."""
     verdict = compare_bases(made_for.name, found.name)
     if verdict == "different":
         raise OnepassError(
@@ -153,7 +154,7 @@ def check_same(made_for: BaseShape, found: BaseShape) -> None:
     for module, ours, theirs in _differences(made_for, found):
         raise OnepassError(
             f"made for base {made_for.name} whose {module} is {ours or 'absent'}, but in the base "
-            f"given it is {theirs or 'absent'} (out, in); load the very base it was made for"
+            f"given it is {theirs or 'absent'} (out, in); load the base it was made for"
         )
     if verdict == "unknown":
         warn_unknown("the composition", made_for.name, found.name)

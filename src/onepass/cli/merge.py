@@ -40,7 +40,11 @@ def merge(
         typer.Option("--pico", help="First scale down output directions that all adapters use."),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Merge although the adapters name different bases.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Also merge adapters of two bases, or of no common module.",
+        ),
     ] = False,
     save_as: SaveAs = "float16",
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a merge is given and what it gives, and the register of merges.
+"""The input and the output of a merge, and the register of merges.
 
 A merge is a function from the `Stack` of each module to its merged change; its keyword parameters
 are its options. To add one, write a file here with a decorated function and import it in the
@@ -46,7 +46,7 @@ class Stack:
         """Random numbers for one adapter's part in this module.
 
         They depend on the seed and the two names alone: not on the order of adapters and modules,
-        nor on what else is merged (adapters of one name are told apart by their order).
+        nor on what else is merged (adapters of one name differ by their order).
         """
         name = self.names[adapter]
         key = f"{self.seed}/{self.module}/{name}/{self.names[:adapter].count(name)}"
