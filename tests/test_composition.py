@@ -301,7 +301,7 @@ def test_a_manifest_may_not_reach_outside_its_folder(saved: Path, place: str, wh
         (lambda m: m["passes"][0]["adapters"][0].update(folder="adapters/7"), "is not a folder"),
         (lambda m: m["passes"][0].update(calibration="calibration-7.safetensors"), "not exist"),
         (lambda m: m["base"].update(name="org/other"), "trained on base org/small, not"),
-        (lambda m: m["base"]["modules"].popitem(), "which is none of the 5 layers"),
+        (lambda m: m["base"]["modules"].popitem(), "which base org/small does not have"),
     ],
 )
 def test_a_damaged_manifest_is_refused(saved: Path, change: Any, message: str) -> None:
@@ -344,7 +344,7 @@ def test_parts_for_another_base_are_refused() -> None:
 
     with pytest.raises(OnepassError, match="was trained on base org/other, not on org/small"):
         with_parts(random_adapter(0, base=small_base(name="org/other")))
-    with pytest.raises(OnepassError, match="is none of the 6 layers"):
+    with pytest.raises(OnepassError, match="which base org/small does not have"):
         with_parts(random_adapter(0, base=small_base(layers=3)))
     wide = BaseShape("small", {m: (9, i) for m, (_, i) in small_base().modules.items()})
     with pytest.raises(OnepassError, match=r"q_proj is \(9, 8\).*\(8, 8\)"):

@@ -141,6 +141,26 @@ def test_a_composition_keeps_the_history_of_what_was_trained_for_it(
         assert Composition(base.shape, merge.task, (alone,), "joint-expert").history == expected
 
 
+@pytest.mark.parametrize(
+    ("targets", "ends"),
+    [(["q_proj"], ("q_proj",)), (["1.mlp.up_proj", "v_proj"], ("1.mlp.up_proj", "v_proj"))],
+)
+def test_an_adapter_changes_the_modules_that_are_named(
+    base: Base, examples: list[Example], targets: list[str], ends: tuple[str, ...]
+) -> None:
+    task = parse_task("summarize")
+    adapter = train_adapter(
+        base, task, examples, rank=2, options=QUICK, progress=False, target_modules=targets
+    )
+    assert list(adapter.modules) == [path for path in base.shape.modules if path.endswith(ends)]
+    assert all(float(lora.delta().norm()) > 0 for lora in adapter.modules.values())
+    for wrong, reason in (("qproj", "did you mean 'q_proj'"), ("proj", "unknown target module")):
+        with pytest.raises(OnepassError, match=reason):
+            train_adapter(base, task, examples, rank=2, target_modules=["v_proj", wrong])
+    with pytest.raises(OnepassError, match="no target modules"):
+        train_adapter(base, task, examples, rank=2, target_modules=[])
+
+
 @pytest.mark.parametrize(("kind", "form"), KINDS)
 def test_an_untrained_calibration_has_no_effect(
     base: Base, merge: Pass, kind: Kind, form: Form

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from onepass.adapters.history import History, read_history, write_history
+from onepass.adapters.lora import short_count
 from onepass.adapters.storage import read_tensors, stored_bytes, write_tensors
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_file
@@ -29,7 +30,7 @@ _NAMES: dict[str, set[str]] = {"lc": {"bias"}, "lc++": {"down", "up"}}
 _METADATA = "onepass.calibration"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
     """Learned parameters by projection type: {"bias"} for lc, {"down", "up"} for lc++.
 
@@ -51,6 +52,10 @@ class Calibration:
             )
         for projection, parts in self.tensors.items():
             _check_parts(self.kind, projection, parts)
+
+    def __repr__(self) -> str:
+        size = f"{len(self.tensors)} projections, {short_count(self.parameter_count)} parameters"
+        return f"Calibration({self.kind} {self.form}, {size})"
 
     @property
     def parameter_count(self) -> int:

@@ -42,7 +42,7 @@ from onepass.adapters.history import History, write_history
 from onepass.adapters.lowrank import weighted_sum
 from onepass.adapters.manifests import read_manifest
 from onepass.adapters.shape import BaseShape, check_adapter, check_calibration, check_same
-from onepass.adapters.storage import check_replaceable
+from onepass.adapters.storage import FolderFiles, check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, inside, write_json
 from onepass.tasks.book import TaskField, parse_task
@@ -308,7 +308,7 @@ def save_composition(
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that saving a composition there would cost other files."""
-    check_replaceable(folder, MANIFEST, ("adapters", "calibration-*"))
+    check_replaceable(folder, FolderFiles(MANIFEST, ("adapters", "calibration-*")))
 
 
 def _places(things: Iterable[T], pattern: str) -> dict[int, tuple[T, str]]:

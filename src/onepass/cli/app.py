@@ -189,6 +189,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     """
     # What libraries announce to programmers is no matter of a user's.
     warnings.simplefilter("ignore", FutureWarning)
+    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
     _prepare_streams()
     try:
         try:

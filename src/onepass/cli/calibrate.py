@@ -111,7 +111,6 @@ def calibrate(
         load_composition,
         save_composition,
     )
-    from onepass.adapters.shape import check_adapter
     from onepass.cli.held_out import print_scores
     from onepass.methods import METHODS, Setting
     from onepass.model.load import check_loadable, load_base
@@ -135,8 +134,6 @@ def calibrate(
         source, wanted, train=examples, validation=validation, test=test
     )
     base = load_base(model, device, dtype, quantization)
-    for adapter in parts.values():
-        check_adapter(adapter, base.shape)
     with resumable(out) as state:
         setting = Setting(
             base, wanted, parts, training, held_out, options, seed, state, progress=True

@@ -151,10 +151,12 @@ def export(
 
 def _check_folder(target: Target, out: Path) -> None:
     """Refuse a folder that the export would cost other files, before it is made."""
-    from onepass.adapters import adapter
+    from onepass.adapters.adapter import ADAPTER_FILES
+    from onepass.adapters.storage import check_replaceable
     from onepass.export import merged, mlx, vllm
     from onepass.export.gguf import device_set
 
-    modules = {Target.peft: adapter, Target.gguf: device_set, Target.merged: merged,
-               Target.mlx: mlx, Target.vllm: vllm}  # fmt: skip
+    if target is Target.peft:
+        return check_replaceable(out, ADAPTER_FILES)
+    modules = {Target.gguf: device_set, Target.merged: merged, Target.mlx: mlx, Target.vllm: vllm}
     modules[target].check_folder(out)

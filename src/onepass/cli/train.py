@@ -65,14 +65,15 @@ def train(
     source = load_corpus(corpus)
 
     from onepass import __version__
-    from onepass.adapters.adapter import adapter_bytes, check_folder, save_adapter
+    from onepass.adapters.adapter import ADAPTER_FILES, adapter_bytes, save_adapter
     from onepass.adapters.composition import Composition, Pass, Weighted
+    from onepass.adapters.storage import check_replaceable
     from onepass.cli.held_out import print_scores
     from onepass.model.load import check_loadable, load_base
     from onepass.model.training.adapter import checked_alpha, default_rate, train_adapter
     from onepass.model.training.options import TrainOptions
 
-    check_folder(out)
+    check_replaceable(out, ADAPTER_FILES)
     saved_as = torch_dtype(save_as)
     checked_alpha(rank, alpha)
     check_loadable(model, device, dtype, quantization)

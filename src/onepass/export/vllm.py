@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from onepass.adapters.composition import Composition, Pass
-from onepass.adapters.storage import check_replaceable
+from onepass.adapters.storage import FolderFiles, check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, read_json, write_json, write_text
 from onepass.export.peft import export_peft
@@ -89,7 +89,7 @@ def check_folder(folder: Path) -> None:
     if (folder / CARD).is_file():
         with suppress(KeyError, TypeError):  # a card of something else names nothing
             written = [name for e in read_json(folder / CARD)["served"] for name in e["models"]]
-    check_replaceable(folder, CARD, [SERVE, README, *written])
+    check_replaceable(folder, FolderFiles(CARD, (SERVE, README, *written)))
 
 
 def pass_names(name: str, composition: Composition) -> list[str]:

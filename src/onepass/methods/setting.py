@@ -16,6 +16,7 @@ from typing import Any
 from onepass.adapters.adapter import Adapter
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.adapters.merging.stack import check_count, check_number
+from onepass.adapters.shape import for_base
 from onepass.core.errors import OnepassError
 from onepass.core.registry import Registry, unknown
 from onepass.model.load import Base
@@ -45,6 +46,10 @@ class Setting:
     progress: bool = False
     together: Sequence["Setting"] = ()
     method: str = ""
+
+    def __post_init__(self) -> None:
+        fitted = {part: for_base(each, self.base.shape) for part, each in self.adapters.items()}
+        object.__setattr__(self, "adapters", fitted)
 
     def adapter(self, part: Task) -> Adapter:
         """The adapter of one of the task's parts; an `OnepassError` when there is none."""

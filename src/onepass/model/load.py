@@ -15,10 +15,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from onepass.adapters.composition import BaseShape
 from onepass.core.errors import OnepassError
+from onepass.core.hub import cached_name, explain
 from onepass.core.registry import unknown
 from onepass.model.assets import TINY
 from onepass.model.chat import end_id
-from onepass.model.hub import cached_name, explain
 from onepass.model.quantized import (
     BITS,
     QUANTIZATIONS,

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from onepass.core.errors import OnepassError
-from onepass.model.hub import explain
+from onepass.core.hub import explain
 from onepass.model.quiet import quiet
 from onepass.prepare.labeller import (
     TOO_LONG,

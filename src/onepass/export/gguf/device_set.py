@@ -12,7 +12,7 @@ from pathlib import Path
 from onepass import __version__
 from onepass.adapters.adapter import Adapter
 from onepass.adapters.composition import Composition, Pass, check_base, pass_bias
-from onepass.adapters.storage import check_replaceable
+from onepass.adapters.storage import FolderFiles, check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, write_json
 from onepass.export.gguf.adapter import calibration_adapter, write_lora
@@ -116,7 +116,7 @@ def export_gguf(
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that writing a set there would cost other files."""
-    check_replaceable(folder, MANIFEST, FILES)
+    check_replaceable(folder, FolderFiles(MANIFEST, FILES))
 
 
 def _check(composition: Composition, base: Base, merged: bool, alone: bool) -> None:

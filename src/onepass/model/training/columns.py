@@ -123,7 +123,7 @@ def train_columns(
     names = [adapter.name for adapter in adapters]
     card = {**training_card(options, history), "adapters": names}
     return Adapter(
-        f"columns({', '.join(names)})", mixture.folded(), adapters[0].base, card, history
+        f"columns({', '.join(names)})", mixture.folded(), adapters[0].base, card, history=history
     )
 
 
