@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +164,17 @@ def test_a_composition_for_another_base(
 
 
 def test_a_composition_whose_base_is_not_here_asks_for_it(
-    tmp_path: Path, base: Base, make_adapter: MakeAdapter, capsys: Capture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    folder = save_random_composition(tmp_path / "composition", base, make_adapter)
+    tmp_path: Path, base: Base, make_adapter: MakeAdapter, capsys: Capture
+) -> None:
+    gone = replace(base, name=str(tmp_path / "gone"))
+    folder = save_random_composition(
+        tmp_path / "composition",
+        gone,
+        lambda name, **options: replace(make_adapter(name, **options), base=gone.name),
+    )
     text = tmp_path / "chat.txt"
     text.write_text("Ana: Hi.")
-    onepass(capsys, "generate", folder, "--input", text).refused("the base micro", "--model")
+    onepass(capsys, "generate", folder, "--input", text).refused(f"the base {gone.name}", "--model")
 
 
 def test_a_machine_there_is_not_is_no_matter_of_the_base(

@@ -223,7 +223,7 @@ def test_missing_adapters_are_trained_once_and_used(
     assert "adapter translate:es: 2 steps" in first.err
     made = out / "adapters" / "translate-es" / "adapter_model.safetensors"
     before = made.stat().st_mtime_ns
-    assert load_adapter(made.parent).card["task"] == "translate:es"
+    assert load_adapter(made.parent).card["task"]["name"] == "translate:es"
     again = bench(capsys, untrained, out).succeeded()
     assert "training adapters" not in again.err
     assert "1 of them done already" in again.err

@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 
 from onepass.adapters.lora import Adapter, Lora, projection
 from onepass.core.errors import OnepassError
+from onepass.model.frozen import frozen
 from onepass.model.load import Base
 from onepass.model.tokens import encode_examples, shuffled_batches, sorted_batches
 from onepass.model.training.fit import OnStep, fit
@@ -68,30 +69,31 @@ def train_adapter(
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    wrapped = get_peft_model(base.model, config)
-    try:
-        parameters = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
-        history = fit(
-            parameters,
-            batch_loss(base),
-            lambda epoch: shuffled_batches(rows, options.batch_size, f"{options.seed}/{epoch}"),
-            sorted_batches(held_out, options.batch_size),
-            options,
-            state_dir,
-            progress,
-            on_step,
-            identity,
-            title=task.name,
-        )
-        modules = {path: _lora(base.model.get_submodule(path)) for path in targets}
-    finally:
-        wrapped.unload()
+    with frozen(base.model):
+        wrapped = get_peft_model(base.model, config)
+        try:
+            parameters = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
+            history = fit(
+                parameters,
+                batch_loss(base),
+                lambda epoch: shuffled_batches(rows, options.batch_size, f"{options.seed}/{epoch}"),
+                sorted_batches(held_out, options.batch_size),
+                options,
+                state_dir,
+                progress,
+                on_step,
+                identity,
+                title=task.name,
+            )
+            modules = {path: _lora(base.model.get_submodule(path)) for path in targets}
+        finally:
+            wrapped.unload()
     return Adapter(
         name=task.name,
         modules=modules,
         base=base.name,
         card={
-            "task": task.name,
+            "task": task.to_json(),
             "rank": rank,
             "alpha": alpha,
             "target_modules": list(dict.fromkeys(map(projection, targets))),
@@ -105,7 +107,7 @@ def train_adapter(
 
 def default_rate(base: Base) -> float:
     """The learning rate of an adapter: narrow bases take, and need, larger steps."""
-    width = int(base.model.config.hidden_size)
+    width = int(base.model.config.get_text_config().hidden_size)
     return min(2e-3, 2e-4 * 2048 / width)
 
 
