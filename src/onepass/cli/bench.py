@@ -42,7 +42,7 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="METHOD",
-            help="Run cells again that an older version of the method's code made; * and ? match any.",
+            help="Run cells of a method again that its older code made; * and ? match any.",
         ),
     ] = None,
     changes: Annotated[
