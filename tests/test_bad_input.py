@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def widen(adapter: Path) -> None:
         pytest.param(poison(float("nan")), (WEIGHTS, "NaN or Inf"), id="nan"),
         pytest.param(poison(float("-inf")), (WEIGHTS, "NaN or Inf"), id="inf"),
         pytest.param(
-            put("base_model_name_or_path", "org/other"), ("org/other", "not on micro"), id="base"
+            put("base_model_name_or_path", "org/other"), ("org/other", "not on /"), id="base"
         ),
         pytest.param(widen, ("down_proj", "another base"), id="shape"),
         pytest.param(put("use_dora", True), (CONFIG, "use_dora", "DoRA"), id="dora"),
@@ -165,15 +166,17 @@ def test_a_composition_for_another_base(
 
 
 def test_a_composition_whose_base_is_not_here_asks_for_it(
-    tmp_path: Path, base: Base, make_adapter: MakeAdapter, capsys: Capture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    folder = save_random_composition(tmp_path / "composition", base, make_adapter)
+    tmp_path: Path, base: Base, make_adapter: MakeAdapter, capsys: Capture
+) -> None:
+    gone = replace(base, name=str(tmp_path / "gone"))
+    folder = save_random_composition(
+        tmp_path / "composition",
+        gone,
+        lambda name, **options: replace(make_adapter(name, **options), base=gone.name),
+    )
     text = tmp_path / "chat.txt"
     text.write_text("Ana: Hi.")
-    onepass(capsys, "generate", folder, "--input", text).refused("the base micro", "--model")
+    onepass(capsys, "generate", folder, "--input", text).refused(f"the base {gone.name}", "--model")
 
 
 def test_a_machine_there_is_not_is_no_matter_of_the_base(

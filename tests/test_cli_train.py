@@ -37,7 +37,7 @@ def test_train_leaves_an_adapter_with_its_card(
         "--rank", 2, "--test", 2, *FAST,
     ).succeeded()  # fmt: skip
     adapter = load_adapter(out)
-    assert adapter.base == "micro"
+    assert adapter.base == str(base_folder)
     assert {lora.rank for lora in adapter.modules.values()} == {2}
     assert adapter.card["task"] == "summarize"
     assert adapter.card["corpus"] == str(data)

@@ -46,15 +46,6 @@ def test_control_tokens_in_a_users_text_are_plain_text(base: Base) -> None:
     assert sum(token in special for token in row.ids) == 4
 
 
-def test_a_tokenizer_without_a_template_gets_the_bare_prompt(base: Base) -> None:
-    template, base.tokenizer.chat_template = base.tokenizer.chat_template, None
-    try:
-        assert base.tokenizer.decode(prompt_ids(base.tokenizer, ["Ana"])[0]) == "Ana\n\n"
-        assert base.end_id == base.tokenizer.eos_token_id
-    finally:
-        base.tokenizer.chat_template = template
-
-
 def test_examples_are_cut_to_fit_but_not_their_instruction_or_target(base: Base) -> None:
     turns = "\n".join(f"Ana: turn {n}" for n in range(60))
     example = Example("long", turns, ("They talk.",))

@@ -23,7 +23,8 @@ from onepass.bench.recipe import Recipe
 from onepass.bench.runs import RUN, Run, load_run
 from onepass.core.errors import OnepassError
 from onepass.model.chat import prompt_ids, text_ids
-from onepass.model.load import base_shape, load_skeleton, load_tokenizer
+from onepass.model.load import load_skeleton, load_tokenizer
+from onepass.model.targets import base_shape
 from onepass.tasks.example import Example
 from onepass.tasks.prompt import build_prompt
 from onepass.tasks.task import Task

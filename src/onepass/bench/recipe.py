@@ -325,12 +325,12 @@ def _resolved(recipe: Recipe, folder: Path, path: Path) -> Recipe:
 
 def _resolved_base(base: str, folder: Path, path: Path) -> str:
     local = folder / Path(base).expanduser()
-    if base != "tiny" and local.is_dir():
+    if base != "tiny" and local.exists():
         return str(local)
     if base.startswith((".", "~", "/")) or base.count("/") > 1:
         raise OnepassError(
             f"{path}, field base: there is no folder {local}; give tiny, a hub name, or a model's "
-            "folder, relative to the recipe"
+            "folder or GGUF file, relative to the recipe"
         )
     return base
 

@@ -1,4 +1,4 @@
-"""What went wrong when a model was looked for under a hub name, in words that help."""
+"""Why a model could not be loaded by its hub name, and what to do about it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +16,9 @@ _CACHED = "models--"
 
 
 def explain(name: str, error: BaseException) -> str:
-    """Why the model `name` could not be had, and what to do; `error` is what the libraries raised.
+    """Why the model `name` could not be loaded, and what to do; `error` is the libraries' own.
 
-    They wrap the hub's errors in their own, so the whole chain is looked through.
+    They wrap the hub's errors in their own, so the whole chain is searched.
     """
     chain = list(_chain(error))
     page = f"{constants.ENDPOINT}/{name}"

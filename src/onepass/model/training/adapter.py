@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 
-from onepass.adapters.adapter import Adapter, Lora, projection
+from onepass.adapters.adapter import Adapter, Lora
 from onepass.core.errors import OnepassError
+from onepass.model.frozen import frozen
 from onepass.model.load import Base
+from onepass.model.targets import base_shape
 from onepass.model.tokens import encode_examples, shuffled_batches, sorted_batches
 from onepass.model.training.fit import OnStep, fit
 from onepass.model.training.objective import batch_loss, fingerprint, training_card
@@ -38,8 +40,9 @@ def train_adapter(
     state_dir: Path | str | None = None,
     progress: bool = True,
     on_step: OnStep | None = None,
+    targets: Sequence[str] | None = None,
 ) -> Adapter:
-    """A LoRA of `rank` on all projections of the base, trained on `examples` of `task`.
+    """A LoRA of `rank` on the base's `targets` (see `base_shape`), trained on `examples` of `task`.
 
     `alpha` (default 2 × rank) scales it by alpha / rank while training; the result has that folded
     in, float32, on the CPU. The base is left as it was, also on an error or Ctrl-C; with a
@@ -51,34 +54,36 @@ def train_adapter(
     held_out = encode_examples(base, task, validation, max_tokens=options.max_tokens)
     identity = {
         "trains": "adapter", "base": base.identity, "task": task.name, "rank": rank, "alpha": alpha,
-        "data": fingerprint(rows, held_out),
+        "data": fingerprint(rows, held_out), **({"targets": sorted(targets)} if targets else {}),
     }  # fmt: skip
+    paths = list(base_shape(base.model, targets, base.name).modules)
     torch.manual_seed(options.seed)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=0.0,
-        target_modules=sorted(set(map(projection, base.shape.modules))),
+        target_modules=paths,
         task_type="CAUSAL_LM",
     )
-    wrapped = get_peft_model(base.model, config)
-    try:
-        parameters = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
-        history = fit(
-            parameters,
-            batch_loss(base),
-            lambda epoch: shuffled_batches(rows, options.batch_size, f"{options.seed}/{epoch}"),
-            sorted_batches(held_out, options.batch_size),
-            options,
-            state_dir,
-            progress,
-            on_step,
-            identity,
-            title=task.name,
-        )
-        modules = {path: _lora(base.model.get_submodule(path)) for path in base.shape.modules}
-    finally:
-        wrapped.unload()
+    with frozen(base.model):
+        wrapped = get_peft_model(base.model, config)
+        try:
+            parameters = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
+            history = fit(
+                parameters,
+                batch_loss(base),
+                lambda epoch: shuffled_batches(rows, options.batch_size, f"{options.seed}/{epoch}"),
+                sorted_batches(held_out, options.batch_size),
+                options,
+                state_dir,
+                progress,
+                on_step,
+                identity,
+                title=task.name,
+            )
+            modules = {path: _lora(base.model.get_submodule(path)) for path in paths}
+        finally:
+            wrapped.unload()
     return Adapter(
         name=task.name,
         modules=modules,
@@ -97,7 +102,7 @@ def train_adapter(
 
 def default_rate(base: Base) -> float:
     """The learning rate of an adapter: narrow bases take, and need, larger steps."""
-    width = int(base.model.config.hidden_size)
+    width = int(base.model.config.get_text_config().hidden_size)
     return min(2e-3, 2e-4 * 2048 / width)
 
 
