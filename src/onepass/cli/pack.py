@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from onepass.api.outputs import check_writable
 from onepass.cli.device_set import (
     NO_ADAPTERS,
     AdapterType,
@@ -16,7 +17,6 @@ from onepass.cli.device_set import (
     show_set,
 )
 from onepass.cli.options import refuse
-from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
 from onepass.core.errors import OnepassError
 
