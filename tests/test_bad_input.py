@@ -76,7 +76,9 @@ def widen(adapter: Path) -> None:
         pytest.param(cut(), (WEIGHTS, "corrupt or cut short"), id="truncated"),
         pytest.param(poison(float("nan")), (WEIGHTS, "NaN or Inf"), id="nan"),
         pytest.param(poison(float("-inf")), (WEIGHTS, "NaN or Inf"), id="inf"),
-        pytest.param(put("base_model_name_or_path", "tiny"), ("tiny", "not on"), id="base"),
+        pytest.param(
+            put("base_model_name_or_path", "org/micro"), ("org/micro", "not on"), id="base"
+        ),
         pytest.param(widen, ("down_proj", "another base"), id="shape"),
         pytest.param(put("use_dora", True), (CONFIG, "use_dora", "DoRA"), id="dora"),
         pytest.param(put("lora_bias", True), (CONFIG, "lora_bias", "biases"), id="lora_bias"),
@@ -153,14 +155,14 @@ def test_a_composition_for_another_base(
 ) -> None:
     folder = save_random_composition(tmp_path / "composition", base, make_adapter)
     manifest = json.loads((folder / "composition.json").read_text())
-    manifest["base"]["name"] = "tiny"
+    manifest["base"]["name"] = "org/other"
     for adapter in folder.glob("adapters/*"):
         put("base_model_name_or_path", None)(adapter)
     (folder / "composition.json").write_text(json.dumps(manifest))
     text = tmp_path / "chat.txt"
     text.write_text("Ana: Hi.")
     command = ("generate", folder, "--input", text)
-    onepass(capsys, *command, "--model", base_folder).refused("tiny", "micro")
+    onepass(capsys, *command, "--model", base_folder).refused("org/other", "micro")
 
 
 def test_a_composition_whose_base_is_not_here_asks_for_it(

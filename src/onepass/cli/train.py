@@ -72,8 +72,8 @@ def train(
     out = out or Path("runs", "adapters", slug(wanted.name))
     adapter = train_adapter(
         wanted, corpus, base=model, validation=validation, examples=examples, test=test,
-        columns=renamed, rank=rank, alpha=alpha, target_modules=target_modules, out=out, save_as=save_as,
-        device=device, dtype=dtype, quantization=quantization,
+        columns=renamed, rank=rank, alpha=alpha, target_modules=target_modules, out=out,
+        save_as=save_as, device=device, dtype=dtype, quantization=quantization,
         learning_rate=learning_rate, epochs=epochs, max_steps=steps, batch_size=batch_size,
         accumulation=accumulation, weight_decay=weight_decay, eval_every=eval_every,
         patience=patience, max_tokens=max_tokens, precision=precision, seed=seed,
