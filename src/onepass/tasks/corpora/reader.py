@@ -57,10 +57,6 @@ class Rows:
     source: Source
     columns: Mapping[str, str] = field(default_factory=dict)
 
-    def rows(self, split: str) -> list[Row]:
-        """The rows of a split, or of "all", their columns renamed."""
-        return renamed(self.source.rows(split), self.columns)
-
     def examples(self, task: Task, split: str, limit: int | None = None) -> list[Example]:
         """As `Corpus.examples`; the split "all" is everything. One file alone is split here."""
         if split not in (*SPLITS, "all"):
@@ -72,7 +68,7 @@ class Rows:
                 "give rows of your own"
             )
         shared = self.source.whole and split != "all"
-        rows = self.rows("all" if shared else split)
+        rows = renamed(self.source.rows("all" if shared else split), self.columns)
         found = unique(self.reader.read(rows, task))
         if shared:
             found = _share(found, split)
