@@ -98,22 +98,25 @@ def describe(
     splits: list[Split] = []
     examples: list[Example] = []
     for split in corpus.source.splits() or ["all"]:
-        found = list(corpus.source.rows("all" if corpus.source.whole else split))
-        names |= dict.fromkeys(str(name) for row in found for name in row.fields)
-        rows = layouts.renamed(found, corpus.columns)
+        part = "all" if corpus.source.whole else split
+        count = 0
+        for row in corpus.source.rows(part):
+            count += 1
+            names |= dict.fromkeys(map(str, row.fields))
         if corpus.reader is OWN:
+            rows = list(corpus.rows(part))
             by_task = _by_task(rows)
             understood.update(layout.name for row in rows if (layout := layouts.layout_of(row)))
         else:
             by_task = {
-                task: unique(corpus.reader.read(rows, parse_task(task)))
+                task: unique(corpus.reader.read(corpus.rows(part), parse_task(task)))
                 for task in corpus.reader.tasks
             }
         examples += chain.from_iterable(by_task.values())
         expected = (facts.rows or {}).get(split, []) if facts else []
-        verdict = "as expected" if len(rows) in expected else f"differs from {sizes(expected)}"
+        verdict = "as expected" if count in expected else f"differs from {sizes(expected)}"
         counts = {task: len(made) for task, made in by_task.items()}
-        splits.append(Split(split, len(rows), counts, verdict if expected else ""))
+        splits.append(Split(split, count, counts, verdict if expected else ""))
     described = Description(corpus.name, known, files, tuple(names), dict(understood), splits)
     return _measured(described, examples, model) if examples else described
 

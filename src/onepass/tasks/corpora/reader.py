@@ -57,6 +57,10 @@ class Rows:
     source: Source
     columns: Mapping[str, str] = field(default_factory=dict)
 
+    def rows(self, split: str) -> Iterable[Row]:
+        """The rows of a split, or of "all", their columns renamed."""
+        return renamed(self.source.rows(split), self.columns)
+
     def examples(self, task: Task, split: str, limit: int | None = None) -> list[Example]:
         """As `Corpus.examples`; the split "all" is everything. One file alone is split here."""
         if split not in (*SPLITS, "all"):
@@ -68,14 +72,13 @@ class Rows:
                 "give rows of your own"
             )
         shared = self.source.whole and split != "all"
-        rows = renamed(self.source.rows("all" if shared else split), self.columns)
-        found = unique(self.reader.read(rows, task))
+        found = unique(self.reader.read(self.rows("all" if shared else split), task))
         if shared:
             found = _share(found, split)
         if not found:
             raise OnepassError(
                 f"{self.name} has no examples of {task.name!r} for the split {split!r}; "
-                + _why_none(rows, task)
+                + _why_none(self.rows("all"), task)
             )
         if self.reader.shuffled:
             found.sort(key=lambda example: _digest(example.id))
