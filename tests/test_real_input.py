@@ -7,12 +7,15 @@ public data sets are used where a checkout has them in ../shared/data.
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli_kit import FAST, TASK, onepass, rows_of, save_adapters
 from conftest import MakeAdapter
+from onepass.adapters.adapter import Adapter
 from onepass.adapters.composition import load_composition
 
 Capture = pytest.CaptureFixture[str]
@@ -111,9 +114,13 @@ def test_calibrate_on_compositional_targets_from_a_file(
     data = tmp_path / "spanish.jsonl"
     lines = [{"input": r["input"], "target": f"En español: {r['target']}"} for r in rows_of(rows)]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+    def on_roomy(*given: Any, **options: Any) -> Adapter:
+        return replace(make_adapter(*given, **options), base=str(roomy_base))
+
     onepass(
         capsys, "calibrate", TASK, "--model", roomy_base, "--data", data,
-        "--adapters", *save_adapters(tmp_path, make_adapter), "--out", tmp_path / "out", *FAST,
+        "--adapters", *save_adapters(tmp_path, on_roomy), "--out", tmp_path / "out", *FAST,
         "--validation", 1,
     ).succeeded()  # fmt: skip
     assert load_composition(tmp_path / "out").card["data"] == str(data)
