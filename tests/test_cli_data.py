@@ -1,11 +1,13 @@
-"""`onepass data describe`: what is known of a corpus, and files held to it."""
+"""`onepass data describe`: rows of any kind, what is known of a corpus, and files held to it."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from cli_kit import onepass, write_rows
+from cli_kit import onepass, rows_of, write_rows
+from onepass.model.load import load_tokenizer
 from onepass.tasks.corpora import facts
 from onepass.tasks.corpus import CORPORA
 
@@ -65,6 +67,65 @@ def test_a_broken_row_is_named(tmp_path: Path, capsys: Capture) -> None:
     onepass(capsys, "data", "describe", f"dialogsum:{tmp_path}").refused(
         f"{file}, line 1", '"summary" must be a text that is not empty'
     )
+
+
+ROWS = [
+    {"chat": f"Ana: Nos vemos mañana a las {n} en la estación.", "answer": "We shall meet there."}
+    for n in range(12)
+]
+
+
+def test_own_rows(tmp_path: Path, capsys: Capture) -> None:
+    """Columns, layout, splits, lengths in a model's tokens, languages and three examples."""
+    file = write_rows(tmp_path / "rows.jsonl", ROWS)
+    command = ("data", "describe", file, "--columns", "input=chat", "target=answer")
+    found = json.loads(onepass(capsys, *command, "--json").succeeded().out)
+    assert found["columns"] == ["chat", "answer"]
+    assert found["understood"] == {"input/target": 12}
+    assert found["splits"] == [
+        {"name": "all", "rows": 12, "examples": {"any": 12}, "expected": ""}
+    ]  # fmt: skip
+    tokenizer = load_tokenizer("tiny")
+    lengths = sorted(len(tokenizer(row["chat"]).input_ids) for row in ROWS)
+    assert found["lengths"]["input"]["longest"] == lengths[-1]
+    assert found["lengths"]["input"]["median"] == (lengths[5] + lengths[6]) // 2
+    assert (found["context"], found["too_long"]) == (1024, 0)
+    assert found["languages"] == {"input": {"es": 1.0}, "target": {"en": 1.0}}
+    assert found["shown"][0] == ["row-1", ROWS[0]["chat"], "We shall meet there."]
+    assert len(found["shown"]) == 3
+    shown = onepass(capsys, *command).succeeded().out
+    assert ["layout", "input/target (12 rows)"] in table(shown)
+    assert ["all", "12", "12 of any task", ""] in table(shown)
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_rows_too_long_for_the_context_are_counted(
+    tmp_path: Path, base_folder: Path, capsys: Capture
+) -> None:
+    rows = [{"prompt": "x" * 100 * n, "completion": "y", "task": "reply"} for n in (1, 2, 3)]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    shown = onepass(capsys, "data", "describe", file, "--model", base_folder).succeeded().out
+    assert "2 longer than its context of 192, input and target together" in shown
+    assert ["all", "3", "3 of reply", ""] in table(shown)
+
+
+def test_columns_of_own_rows_are_named_once_for_every_command(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    rows, columns = [{**row, "key": n} for n, row in enumerate(ROWS)], ("input=chat", "id=key")
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    options = ("--corpus", file, "--split", "all", "--columns", *columns, "target=answer")
+    done = onepass(capsys, "data", "export", "reply", *options).succeeded()
+    assert rows_of(done.out)[3] == {
+        "id": "3", "input": ROWS[3]["chat"], "task": "reply", "target": "We shall meet there.",
+    }  # fmt: skip
+    answers = [{"id": n, "prediction": "We shall meet there."} for n in range(12)]
+    predictions = write_rows(tmp_path / "p.jsonl", answers)
+    scored = onepass(capsys, "score", predictions, "--task", "reply", *options).succeeded()
+    assert ["R-L", "100.0", "100.0 to 100.0", "12"] in table(scored.out)
+    wrong = ("data", "export", "reply", "--corpus", file, "--columns")
+    onepass(capsys, *wrong, "input").refused("--columns 'input': write NAME=COLUMN")
+    onepass(capsys, *wrong, "input=chatt").refused("no column 'chatt' for input", "chat, answer")
 
 
 @pytest.mark.parametrize(

@@ -57,11 +57,25 @@ def test_json_lines_give_json_lines_with_the_same_ids(
     ]
 
 
+def test_rows_of_any_format_and_columns_give_json_lines(
+    tmp_path: Path, base_folder: Path, composition: Path, capsys: Capture
+) -> None:
+    file = tmp_path / "chats.csv"
+    file.write_text(f'key,chat\n7,"{TEXT}"\n', encoding="utf-8")
+    command = ("generate", composition, "--model", base_folder, "--max-new-tokens", 4, "--input")
+    columns = ("--columns", "input=chat", "id=key")
+    (row,) = rows_of(onepass(capsys, *command, file, *columns).succeeded().out)
+    assert row["id"] == "7"
+    onepass(capsys, *command, file).refused('no "input"; found key, chat')
+    (tmp_path / "a.txt").write_text("x")
+    onepass(capsys, *command, tmp_path / "a.txt", *columns).refused("--columns is about rows")
+
+
 def test_lines_give_a_line_each(
     tmp_path: Path, base_folder: Path, composition: Path, capsys: Capture
 ) -> None:
     file = tmp_path / "lines.txt"
-    file.write_text("One.\n\nTwo.\nThree.\n", encoding="utf-8")
+    file.write_text("One.\n\nTwo.\u2028\nThree.\x85Four.\n", encoding="utf-8")
     done = onepass(
         capsys, "generate", composition, "--model", base_folder, "--input", file,
         "--format", "lines", "--max-new-tokens", 12,

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -94,24 +95,29 @@ def describe(
         files = [(str(file), checksum(file, facts)) for file in data_files(Path(place))]
     names: dict[str, None] = {}
     understood: Counter[str] = Counter()
-    splits, examples = [], []
+    splits: list[Split] = []
+    examples: list[Example] = []
     for split in corpus.source.splits() or ["all"]:
-        rows = corpus.rows("all" if corpus.source.whole else split)
-        names |= dict.fromkeys(str(name) for row in rows for name in row.fields)
+        part = "all" if corpus.source.whole else split
+        count = 0
+        for row in corpus.source.rows(part):
+            count += 1
+            names |= dict.fromkeys(map(str, row.fields))
         if corpus.reader is OWN:
+            rows = list(corpus.rows(part))
             by_task = _by_task(rows)
             understood.update(layout.name for row in rows if (layout := layouts.layout_of(row)))
         else:
             by_task = {
-                task: unique(corpus.reader.read(rows, parse_task(task)))
+                task: unique(corpus.reader.read(corpus.rows(part), parse_task(task)))
                 for task in corpus.reader.tasks
             }
-        examples += [example for found in by_task.values() for example in found]
+        examples += chain.from_iterable(by_task.values())
         expected = (facts.rows or {}).get(split, []) if facts else []
-        verdict = "as expected" if len(rows) in expected else f"differs from {sizes(expected)}"
-        counts = {task: len(found) for task, found in by_task.items()}
-        splits.append(Split(split, len(rows), counts, verdict if expected else ""))
-    described = Description(corpus.name, known, files, tuple(names), understood, splits)
+        verdict = "as expected" if count in expected else f"differs from {sizes(expected)}"
+        counts = {task: len(made) for task, made in by_task.items()}
+        splits.append(Split(split, count, counts, verdict if expected else ""))
+    described = Description(corpus.name, known, files, tuple(names), dict(understood), splits)
     return _measured(described, examples, model) if examples else described
 
 
@@ -133,22 +139,18 @@ def _measured(described: Description, examples: Sequence[Example], model: str) -
         for side, found in texts.items()
     }
     few = examples[:: -(-len(examples) // SHOWN)]
-    return Description(
-        described.name,
-        described.facts,
-        described.files,
-        described.columns,
-        described.understood,
-        described.splits,
-        model,
-        context,
-        int((counts["input"] + counts["target"] > context).sum()) if context else 0,
-        {
-            side: Lengths(int(np.median(x)), int(np.percentile(x, 95)), int(x.max()))
-            for side, x in counts.items()
-        },
-        {side: _languages(found) for side, found in texts.items()},
-        [(example.id, example.input, example.target) for example in few],
+    lengths = {
+        side: Lengths(int(np.median(x)), int(np.percentile(x, 95)), int(x.max()))
+        for side, x in counts.items()
+    }
+    return replace(
+        described,
+        model=model,
+        context=context,
+        too_long=int((counts["input"] + counts["target"] > context).sum()) if context else 0,
+        lengths=lengths,
+        languages={side: _languages(found) for side, found in texts.items()},
+        shown=[(example.id, example.input, example.target) for example in few],
     )
 
 

@@ -100,12 +100,14 @@ def layout_of(row: Row) -> Layout | None:
     return None
 
 
-def renamed(rows: Iterable[Row], columns: Mapping[str, str]) -> list[Row]:
+def renamed(rows: Iterable[Row], columns: Mapping[str, str]) -> Iterable[Row]:
     """The rows, with the columns that {ours: theirs} names under our names.
 
     Where an input, a target or messages are named, no other layout is looked for. An empty name of
     theirs hides that column. `OnepassError` for a name that is no column of any row.
     """
+    if not columns:
+        return rows  # one at a time, for there may be more than memory holds
     found = list(rows)
     known = list(dict.fromkeys(str(key) for row in found for key in row.fields))
     for ours, theirs in columns.items():
@@ -129,7 +131,7 @@ def renamed(rows: Iterable[Row], columns: Mapping[str, str]) -> list[Row]:
         kept = {key: value for key, value in row.fields.items() if key not in hidden}
         return kept | {ours: row.fields.get(theirs) for ours, theirs in given.items()}
 
-    return [row._replace(fields=fields(row)) for row in found] if columns else found
+    return [row._replace(fields=fields(row)) for row in found]
 
 
 def _of_task(rows: Iterable[Row], task: Task | None) -> Iterator[Row]:

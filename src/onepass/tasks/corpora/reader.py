@@ -57,7 +57,7 @@ class Rows:
     source: Source
     columns: Mapping[str, str] = field(default_factory=dict)
 
-    def rows(self, split: str) -> list[Row]:
+    def rows(self, split: str) -> Iterable[Row]:
         """The rows of a split, or of "all", their columns renamed."""
         return renamed(self.source.rows(split), self.columns)
 
@@ -72,14 +72,13 @@ class Rows:
                 "give rows of your own"
             )
         shared = self.source.whole and split != "all"
-        rows = self.rows("all" if shared else split)
-        found = unique(self.reader.read(rows, task))
+        found = unique(self.reader.read(self.rows("all" if shared else split), task))
         if shared:
             found = _share(found, split)
         if not found:
             raise OnepassError(
                 f"{self.name} has no examples of {task.name!r} for the split {split!r}; "
-                + _why_none(rows, task)
+                + _why_none(self.rows("all"), task)
             )
         if self.reader.shuffled:
             found.sort(key=lambda example: _digest(example.id))
