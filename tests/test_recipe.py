@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from onepass.bench.changes import changed_text
-from onepass.bench.recipe import Recipe, load_recipe
+from onepass.bench.materials import train_examples
+from onepass.bench.recipe import Recipe, load_recipe, recipe_from
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS
 from onepass.tasks.benchmark import COMPOSITIONAL_TASKS
@@ -107,3 +108,36 @@ def test_a_missing_recipe_is_told(tmp_path: Path) -> None:
 def test_a_change_of_a_field_that_nests_too_deep_is_told(tmp_path: Path) -> None:
     with pytest.raises(OnepassError, match=r"--set base=.*: the value is not YAML"):
         changed_text("name: a", tmp_path / "mine.yaml", ["base=" + "[" * 9999])
+
+
+def test_a_recipe_declares_tasks_and_columns_of_its_own(tmp_path: Path) -> None:
+    text = """
+name: mine
+tasks:
+  - {name: title, prompt: "Titolo: {text}", metric: chrf}
+  - name: translate:it
+    role: auxiliary
+    phrase: in Italian
+    instruction: Put it in Italian.
+    language: it
+  - title+translate:it
+columns: {input: chat, target: titolo}
+corpus: {title: rows.csv}
+adapters: {title: a, "translate:it": a}
+"""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "rows.csv").write_text(
+        "chat,titolo\n" + "".join(f"c{n},t{n}\n" for n in range(30)), encoding="utf-8"
+    )
+    recipe = recipe_from(text, tmp_path / "mine.yaml")
+    assert recipe.tasks == ["title+translate:it"]
+    task = recipe.task("title+translate:it")
+    assert task.message("T") == "Titolo: T\n\nIn Italian."
+    assert (task.metric, task.language) == ("chrf", "it")
+    (first, *_) = train_examples(recipe, task.name, 3)
+    assert (first.input[0], first.target[0]) == ("c", "t")
+    assert [part.name for part in task.parts if recipe.adapter_folder(part.name)] == [
+        "title", "translate:it",
+    ]  # fmt: skip
+    with pytest.raises(OnepassError, match="field tasks: task 1: 'reply' is the benchmark's"):
+        recipe_from("name: x\ntasks: [{name: reply, instruction: Hi.}]", tmp_path / "x.yaml")

@@ -9,7 +9,7 @@ import torch
 
 from onepass.adapters.adapter import Adapter, save_adapter
 from onepass.bench.cells import jobs_of
-from onepass.bench.materials import base_of, corpus_examples, forget, read_examples
+from onepass.bench.materials import base_of, columns_of, corpus_examples, forget, read_examples
 from onepass.bench.recipe import Recipe, Training, corpus_for
 from onepass.bench.runs import STATE
 from onepass.core.errors import OnepassError
@@ -64,8 +64,9 @@ def training_examples(recipe: Recipe, part: str) -> tuple[list[Example], list[Ex
             f"recipe {recipe.name}, field train.corpus: there is none for {part}, whose adapter is "
             "to be trained; give one, or the adapter"
         )
-    training = corpus_examples(corpus, recipe.task(part), "train", train.examples)
-    held_out = corpus_examples(corpus, recipe.task(part), "validation", train.validation)
+    task, columns = recipe.task(part), columns_of(recipe)
+    training = corpus_examples(corpus, task, "train", train.examples, columns)
+    held_out = corpus_examples(corpus, task, "validation", train.validation, columns)
     return list(training), list(held_out)
 
 

@@ -25,6 +25,8 @@ from onepass.tasks.corpus import load_corpus
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
 
+Columns = tuple[tuple[str, str], ...]
+
 
 @cache
 def _base(name: str, device: str, dtype: str, quantization: str) -> Base:
@@ -50,11 +52,13 @@ def adapter_at(folder: Path) -> Adapter:
 
 
 @cache
-def corpus_examples(corpus: str, task: Task, split: str, limit: int | None) -> tuple[Example, ...]:
+def corpus_examples(
+    corpus: str, task: Task, split: str, limit: int | None, columns: Columns = ()
+) -> tuple[Example, ...]:
     """The first `limit` examples (None: all; 0: none, so none need exist)."""
     if limit == 0:
         return ()
-    return tuple(load_corpus(corpus).examples(task, split, limit))
+    return tuple(load_corpus(corpus, dict(columns)).examples(task, split, limit))
 
 
 def train_examples(recipe: Recipe, task: str, budget: int) -> tuple[Example, ...]:
@@ -81,7 +85,14 @@ def split_examples(recipe: Recipe, task: str, split: str) -> tuple[Example, ...]
 
 
 def _examples(recipe: Recipe, task: str, split: str, limit: int) -> tuple[Example, ...]:
-    return corpus_examples(recipe.corpus_of(task), recipe.task(task), split, limit)
+    return corpus_examples(
+        recipe.corpus_of(task), recipe.task(task), split, limit, columns_of(recipe)
+    )
+
+
+def columns_of(recipe: Recipe) -> Columns:
+    """The recipe's columns as what can be a key of a cache."""
+    return tuple(sorted(recipe.columns.items()))
 
 
 def read_examples(recipe: Recipe) -> None:
@@ -125,7 +136,11 @@ def fingerprint(recipe: Recipe, cell: Cell, job: Job) -> str:
             "together": [_task_identity(recipe, task, cell) for task in job.together],
             "splits": {
                 split: _data_identity(
-                    recipe.corpus_of(cell.task), recipe.task(cell.task), split, recipe.test
+                    recipe.corpus_of(cell.task),
+                    recipe.task(cell.task),
+                    split,
+                    recipe.test,
+                    columns_of(recipe),
                 )
                 for split in recipe.splits
             },
@@ -139,20 +154,20 @@ def fingerprint(recipe: Recipe, cell: Cell, job: Job) -> str:
 def _task_identity(recipe: Recipe, task: str, cell: Cell) -> list[Any]:
     folders = {p.name: recipe.adapter_folder(p.name) for p in recipe.task(task).parts}
     learns = METHODS.get(cell.method).learns
-    corpus, data = recipe.corpus_of(task), recipe.task(task)
+    corpus, data, columns = recipe.corpus_of(task), recipe.task(task), columns_of(recipe)
     shown = len(train_examples(recipe, task, cell.examples))
     return [
         # The benchmark's tasks are known by their names; of a declared one every word counts.
         task if task in COMPOSITIONAL_TASKS else data.to_json(),
         {part: folder and _adapter_identity(folder) for part, folder in folders.items()},
-        _data_identity(corpus, data, "train", shown),
-        _data_identity(corpus, data, "validation", recipe.validation) if learns else "",
+        _data_identity(corpus, data, "train", shown, columns),
+        _data_identity(corpus, data, "validation", recipe.validation, columns) if learns else "",
     ]
 
 
 @cache
-def _data_identity(corpus: str, task: Task, split: str, limit: int) -> str:
-    examples = corpus_examples(corpus, task, split, limit)
+def _data_identity(corpus: str, task: Task, split: str, limit: int, columns: Columns) -> str:
+    examples = corpus_examples(corpus, task, split, limit, columns)
     return _hash([[e.id, e.input, e.targets, dict(e.meta)] for e in examples])
 
 

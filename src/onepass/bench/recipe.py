@@ -77,6 +77,8 @@ class Recipe(BaseModel):
     quantization: str = "none"
     """Of the base, as `load_base` has them."""
     corpus: Corpora = "smalltown"
+    columns: dict[str, str] = {}
+    """Which columns of rows of your own are what, {input: dialogue}; see docs/data.md."""
     adapters: str | dict[str, str] = {}
     """Single task to adapter folder, or a folder that has one for each ("translate-es"); for the
     base "tiny" the embedded ones stand in."""
