@@ -63,9 +63,7 @@ def corpus_examples(
 
 def train_examples(recipe: Recipe, task: str, budget: int) -> tuple[Example, ...]:
     """As many as the budget; an `OnepassError` if there are fewer, which a plot would hide."""
-    found = corpus_examples(
-        recipe.corpus_of(task), recipe.task(task), "train", budget or SHOWN_EXAMPLES
-    )
+    found = _examples(recipe, task, "train", budget or SHOWN_EXAMPLES)
     if len(found) < budget:
         raise OnepassError(
             f"recipe {recipe.name}, field examples: the budget is {budget}, but "
@@ -75,9 +73,7 @@ def train_examples(recipe: Recipe, task: str, budget: int) -> tuple[Example, ...
 
 
 def validation_examples(recipe: Recipe, task: str) -> tuple[Example, ...]:
-    return corpus_examples(
-        recipe.corpus_of(task), recipe.task(task), "validation", recipe.validation
-    )
+    return _examples(recipe, task, "validation", recipe.validation)
 
 
 def split_examples(recipe: Recipe, task: str, split: str) -> tuple[Example, ...]:

@@ -115,9 +115,11 @@ class Recipe(BaseModel):
         if not isinstance(given, list) or not any(isinstance(each, dict) for each in given):
             return data
         declared = [*data.get("declared", []), *(each for each in given if isinstance(each, dict))]
-        return {
-            **data, "declared": declared, "tasks": [e for e in given if not isinstance(e, dict)],
-        }  # fmt: skip
+        names = [each for each in given if not isinstance(each, dict)]
+        Tasks(declared)  # what is wrong with a declaration comes first
+        if not names:
+            raise OnepassError("tasks are declared, but none is named to be compared; add its name")
+        return {**data, "declared": declared, "tasks": names}
 
     @model_validator(mode="after")
     def _known_tasks(self) -> "Recipe":
