@@ -1,12 +1,16 @@
-"""The documentation says of merges and corpora what their registers say."""
+"""The documentation says of merges, corpora and calibrations what the code says."""
 
 import json
 import re
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
+from cli_kit import onepass
 from onepass.adapters.merging import MERGES
+from onepass.methods.calibration import LC_RATE, LCPP_RATE
 from onepass.tasks.corpora.facts import facts_of
 from onepass.tasks.corpus import CORPORA, SPLITS
 
@@ -158,3 +162,25 @@ def test_a_section_has_the_template_and_the_true_facts(name: str) -> None:
     assert re.findall(r"CC BY[A-Z-]* \d\.\d", facts.licence) == re.findall(
         r"CC BY[A-Z-]* \d\.\d", body
     )
+
+
+CALIBRATION = Path(__file__).parents[1] / "docs" / "calibration.md"
+
+
+def test_every_function_that_the_calibration_page_names_exists() -> None:
+    named = re.findall(r"\[`([^`]+)`\]\(\.\./src/([^)]+)\.py\)", CALIBRATION.read_text("utf-8"))
+    assert len(named) > 20
+    for function, path in named:
+        found = attrgetter(function)(import_module(path.replace("/", ".")))
+        assert found.__module__ == path.replace("/", "."), f"{function} is in {found.__module__}"
+
+
+def test_the_calibration_page_has_the_counts_and_rates_of_the_code(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = CALIBRATION.read_text(encoding="utf-8")
+    (counts,) = (table for table in tables(page) if table[0][0] == "model")
+    rows = onepass(capsys, "cost").succeeded().out.splitlines()
+    assert counts == [row.split("\t") for row in rows]
+    rates = (f"{rate:.0e}".replace("e-0", "e-") for rate in (LC_RATE, LCPP_RATE))
+    assert "{} for LC, {} for LC++".format(*rates) in page

@@ -166,8 +166,8 @@ def test_an_untrained_calibration_has_no_effect(
     base: Base, merge: Pass, kind: Kind, form: Form
 ) -> None:
     ids = torch.arange(6, 40).view(2, 17)
-    tensors = training._initial(base, [merge], kind, form, 4, 0)
-    effects = {proj: training._effect(form, parts) for proj, parts in tensors.items()}
+    tensors = training.initial_parameters(base, [merge], kind, form, 4, 0)
+    effects = {proj: training.calibration_effect(form, parts) for proj, parts in tensors.items()}
     with torch.no_grad(), folded(base, merge):
         expected = base.model(input_ids=ids).logits
     with torch.no_grad(), calibrated(base, merge, effects):

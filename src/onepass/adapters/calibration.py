@@ -1,10 +1,13 @@
-"""Calibrations: the few learned parameters of Learnable Calibration (arXiv 2507.16083).
+"""Calibrations: the learned parameters of LC and LC++ (arXiv 2507.16083; docs/calibration.md).
 
-One set per projection type ("q_proj", ...), shared by all layers. Three forms:
-- lc / output: a bias p (out,) added to the projection's output, y += p;
-- lc / column: the same p added to every column of ΔW, so y += p · Σx: a LoRA with down = 1ᵀ;
-- lc++ / lowrank: ΔW += up @ down, with down (r, in) and up (out, r).
-The paper does not say which of the first two its bias is; both have the same size.
+One set per projection type t ("q_proj", ...), shared by all layers. With W the base's weight (out,
+in) and ΔW the linear merge of the task adapters in a layer:
+
+    LC++         y = (W + ΔW + P2 P1) x    P1 is "down" (r, in), P2 is "up" (out, r)
+    LC, output   y = (W + ΔW) x + p        p is "bias" (out,)
+    LC, column   y = (W + ΔW + p 1ᵀ) x     the same p on every column: a LoRA with down = 1ᵀ
+
+The paper does not say which of the last two its bias is; both have the same size.
 """
 
 import json
@@ -17,7 +20,7 @@ import torch
 from torch import Tensor
 
 from onepass.adapters.history import History, read_history, write_history
-from onepass.adapters.lora import short_count
+from onepass.adapters.lora import Lora, short_count
 from onepass.adapters.storage import read_tensors, stored_bytes, write_tensors
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_file
@@ -60,6 +63,14 @@ class Calibration:
     @property
     def parameter_count(self) -> int:
         return sum(t.numel() for parts in self.tensors.values() for t in parts.values())
+
+
+def calibration_lora(parts: Mapping[str, Tensor], in_: int) -> Lora:
+    """What a calibration adds to a weight (out, in): P2 P1 of LC++, or p 1ᵀ of column LC."""
+    if "bias" not in parts:
+        return Lora(parts["down"], parts["up"])
+    bias = parts["bias"]
+    return Lora(down=bias.new_ones(1, in_), up=bias[:, None])
 
 
 def _check_parts(kind: Kind, projection: str, parts: Mapping[str, Tensor]) -> None:

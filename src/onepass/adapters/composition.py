@@ -34,6 +34,7 @@ from onepass.adapters.adapter import (
 from onepass.adapters.calibration import (
     Calibration,
     calibration_bytes,
+    calibration_lora,
     history_path,
     load_calibration,
     write_calibration,
@@ -176,7 +177,7 @@ def pass_delta(pass_: Pass, shape: BaseShape | None = None) -> dict[str, Lora]:
         for module, (_, in_) in reach(pass_, shape).items():
             if projection(module) in calibration.tensors:
                 loras, weights = parts.setdefault(module, ([], []))
-                loras.append(_as_lora(calibration.tensors[projection(module)], in_))
+                loras.append(calibration_lora(calibration.tensors[projection(module)], in_))
                 weights.append(1.0)
     return {module: weighted_sum(loras, weights) for module, (loras, weights) in parts.items()}
 
@@ -210,14 +211,6 @@ def reach(pass_: Pass, shape: BaseShape | None) -> dict[str, tuple[int, int]]:
             "which says what layers it acts on"
         )
     return shape.modules
-
-
-def _as_lora(parts: dict[str, Tensor], in_: int) -> Lora:
-    if "bias" not in parts:
-        return Lora(parts["down"], parts["up"])
-    bias = parts["bias"]
-    ones = torch.ones(1, in_, dtype=bias.dtype, device=bias.device)
-    return Lora(down=ones, up=bias[:, None])
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""Learnable Calibration (arXiv 2507.16083): train a few parameters on top of a frozen merge.
+"""Training LC and LC++ (arXiv 2507.16083; docs/calibration.md) on top of a frozen merge.
 
-The parameters belong to a projection type and act on it in every layer. They start at no effect,
-and afterwards are part of the pass (see `onepass.adapters.composition`), where they fold away.
-Several passes can share one calibration, each on its own merge: the paper's shared variants.
+`initial_parameters` makes P1, P2 or p, one set per projection type; `calibration_effect` applies
+them in every layer. They start without effect; once trained they are part of a pass and fold into
+its LoRA (`onepass.adapters.composition.pass_delta`). Several passes can share one calibration, each
+on its own merge: the paper's shared variants.
 """
 
 from collections.abc import Iterator, Sequence
@@ -65,8 +66,10 @@ def train_calibration(
         ]
         for data in (examples, validation)
     )
-    trained = _initial(base, passes, kind, form, rank, options.seed)
-    merges = _Merges(base, passes, {proj: _effect(form, t) for proj, t in trained.items()})
+    trained = initial_parameters(base, passes, kind, form, rank, options.seed)
+    merges = _Merges(
+        base, passes, {proj: calibration_effect(form, t) for proj, t in trained.items()}
+    )
     loss = batch_loss(base)
 
     def loss_on_merge(batch: Batch) -> tuple[Tensor, int]:
@@ -113,7 +116,7 @@ def train_calibration(
 
 
 def _size(adapter: Adapter) -> float:
-    """Tells an adapter from another one of its name, in a saved state."""
+    """A number that differs between adapters of one name, for a saved state to compare."""
     return sum(
         float(lora.up.double().square().sum() * lora.down.double().square().sum())
         for lora in adapter.modules.values()
@@ -121,10 +124,10 @@ def _size(adapter: Adapter) -> float:
 
 
 class _Merges:
-    """A base on which one pass's merge and the calibration are in force at a time.
+    """The base with the calibration and the merge of one pass at a time.
 
-    Changing pass folds the weights anew: about 1 % of a training step at real sizes, and memory
-    for one merge however many passes there are.
+    Changing the pass folds the weights again: about 1 % of a training step at real sizes, and
+    memory for one merge, however many passes there are.
     """
 
     def __init__(self, base: Base, passes: Sequence[Pass], effects: dict[str, Effect]) -> None:
@@ -157,10 +160,10 @@ def calibrated(base: Base, pass_: Pass, effects: dict[str, Effect]) -> Iterator[
         yield
 
 
-def _initial(
+def initial_parameters(
     base: Base, passes: Sequence[Pass], kind: Kind, form: Form, rank: int, seed: int
 ) -> Trained:
-    """Parameters without effect: a bias of 0, or a random `down` with an `up` of 0, as in LoRA."""
+    """Parameters without effect: p = 0; or P2 ("up") = 0 and P1 ("down") uniform in ±1/√in."""
     if rank < 1:
         raise OnepassError(f"rank is {rank}; it must be at least 1")
     reached = {projection(module) for pass_ in passes for module in reach(pass_, base.shape)}
@@ -181,7 +184,8 @@ def _initial(
     }
 
 
-def _effect(form: Form, parts: dict[str, nn.Parameter]) -> Effect:
+def calibration_effect(form: Form, parts: dict[str, nn.Parameter]) -> Effect:
+    """y + p, y + p Σx or y + P2 P1 x, by `form`: what training computes beside the merge."""
     if form == "output":
         bias = parts["bias"]
         return lambda y, x: y + bias.to(y)
