@@ -241,10 +241,11 @@ def test_an_engine_closed_in_mid_answer_ends_at_once(streamed: bool, engine: Eng
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_engine_that_hangs_is_given_up_and_may_go_on(streamed: bool, device: Path) -> None:
-    def stop(piece: str = "") -> None:
-        os.kill(engine.pid, signal.SIGSTOP)
-
     with Engine(device, context=ROOM, threads=1, timeout=1.0) as engine:
+
+        def stop(piece: str = "") -> None:
+            os.kill(engine.pid, signal.SIGSTOP)
+
         expected = engine.run("three", CHAT, max_new_tokens=8).text
         prompt = engine.prompt_ids(CHAT)
         if not streamed:
