@@ -1,7 +1,7 @@
-"""What a GGUF file says of itself: its fields, and where each tensor is.
+"""The header of a GGUF file: its fields, and where each tensor is.
 
-The layout is https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Read here and not by
-`gguf.GGUFReader`, which believes every count in the file: one wrong number keeps it busy for hours.
+The layout is https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Not `gguf.GGUFReader`,
+which trusts every count in the file: one wrong number keeps it busy for hours.
 """
 
 import math
@@ -18,19 +18,7 @@ from onepass.core.optional import optional
 
 ALIGNMENT = 32
 _MAGIC = b"GGUF"
-_SCALARS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
+_SCALARS = "BbHhIif?--Qqd"  # letters of `struct` by GGUF's number of a type; 8: text, 9: list
 _TEXT, _LIST = 8, 9
 _DIMENSIONS = 4  # the most that a tensor of llama.cpp's has
 
@@ -55,10 +43,7 @@ def type_name(tensor: Tensor) -> str:
 
 @dataclass(frozen=True)
 class Header:
-    """The fields that are no lists, and all tensors; fields_end: where what tells of these begins.
-
-    A field that is a list is None.
-    """
+    """The fields (None for a list), and all tensors; fields_end: where the tensors' infos begin."""
 
     fields: dict[str, Any]
     fields_end: int
@@ -66,7 +51,7 @@ class Header:
 
 
 def padded(size: int) -> int:
-    """How many bytes a tensor's take with what fills them up to the next one's place."""
+    """`size` rounded up to the alignment of tensors."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
@@ -118,7 +103,7 @@ class _Reader:
         return self.raw(self.number("Q")).decode()
 
     def value(self) -> Any:
-        """The value of a field; None for a list, which is passed over."""
+        """The value of a field; None for a list, which is skipped."""
         kind = self.number("I")
         if kind == _TEXT:
             return self.text()
@@ -134,7 +119,7 @@ class _Reader:
 
 
 def _scalar(kind: int) -> str:
-    if kind not in _SCALARS:
+    if kind >= len(_SCALARS) or _SCALARS[kind] == "-":
         raise ValueError(f"a value of type {kind}")
     return _SCALARS[kind]
 
