@@ -81,7 +81,7 @@ def test_a_conversation_goes_on_behind_a_text_that_has_no_answer(
 
     monkeypatch.setattr(Engine, "run", refusing)
     done = conversation(b"Ana: caf\xe9?\n\nrefuse\n\n/use \xe9\nAna: Tea?\n\n").succeeded()
-    assert r"error: this line is not UTF-8: 'Ana: caf\udce9?'" in done.err
+    assert r"error: this line is not UTF-8: 'Ana: caf\udce9'" in done.err
     assert "error: llama.cpp refuses the request" in done.err
     assert done.err.count("tokens/s") == 1
     conversation(b"die\n\nAna: Tea?\n\n").refused("the engine is closed")
@@ -142,12 +142,12 @@ def test_ctrl_c_at_the_prompt_drops_what_was_typed_and_twice_ends_all(device: Pa
     with Conversation(device) as terminal:
         terminal.shown("an empty line ends it.")
         terminal.type("Ana: Tea?\n\n")
-        asked = terminal.shown(" prompt tokens were known").rpartition(" ")[2]
+        asked = terminal.shown(" prompt tokens were cached").rpartition(" ")[2]
         for typed in ("Ana: Wrong.\nBen: Al", "Ana: T"):
             terminal.type(f"{typed}\x03")
             terminal.shown("\nCtrl-C again")
             terminal.type("Ana: Tea?\n\n")
-            assert terminal.shown(" prompt tokens were known").endswith(f" of {asked}")
+            assert terminal.shown(" prompt tokens were cached").endswith(f" of {asked}")
         terminal.type("\x03")
         terminal.shown("\nCtrl-C again")
         terminal.type("\x03")
