@@ -5,19 +5,17 @@ from typing import Annotated
 
 import typer
 
-from onepass.cli.show import print_table
-
-Row = tuple[str, ...]
+from onepass.cli.show import Cells, print_table
 
 
-class Kind(StrEnum):
+class Listing(StrEnum):
     tasks = "tasks"
     methods = "methods"
     merges = "merges"
     metrics = "metrics"
 
 
-def ls(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
+def ls(kind: Annotated[Listing, typer.Argument(help="What to list.")]) -> None:
     """List the known tasks, methods, merges or metrics.
 
     On a terminal a table; in a pipe one line each, its columns separated by tabs.
@@ -29,7 +27,7 @@ def ls(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
     print_table(*LISTS[kind]())
 
 
-def _tasks() -> tuple[Row, list[Row]]:
+def _tasks() -> tuple[Cells, list[Cells]]:
     from onepass.tasks.task import COMPOSITIONAL_TASKS, SINGLE_TASKS, parse_task
 
     tasks = [parse_task(name) for name in (*SINGLE_TASKS, *COMPOSITIONAL_TASKS)]
@@ -38,16 +36,16 @@ def _tasks() -> tuple[Row, list[Row]]:
     ]
 
 
-def _methods() -> tuple[Row, list[Row]]:
+def _methods() -> tuple[Cells, list[Cells]]:
     from onepass.methods import METHODS
 
     return ("method", "what it is"), [(name, METHODS.get(name).title) for name in METHODS]
 
 
-def _merges() -> tuple[Row, list[Row]]:
+def _merges() -> tuple[Cells, list[Cells]]:
     from onepass.adapters.merging import MERGES
 
-    rows: list[Row] = []
+    rows: list[Cells] = []
     for name in MERGES:
         found = MERGES.get(name)
         options = ", ".join(f"{option}={value}" for option, value in found.options.items())
@@ -55,11 +53,11 @@ def _merges() -> tuple[Row, list[Row]]:
     return ("merge", "what it is", "options"), rows
 
 
-def _metrics() -> tuple[Row, list[Row]]:
+def _metrics() -> tuple[Cells, list[Cells]]:
     import onepass.smalltown.verified  # noqa: F401
     from onepass.evaluate.metrics import METRICS
 
     return ("metric", "what it is"), [(name, METRICS.get(name).title) for name in METRICS]
 
 
-LISTS = {Kind.tasks: _tasks, Kind.methods: _methods, Kind.merges: _merges, Kind.metrics: _metrics}
+LISTS = {"tasks": _tasks, "methods": _methods, "merges": _merges, "metrics": _metrics}

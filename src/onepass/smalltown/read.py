@@ -54,7 +54,7 @@ class Verdict:
     why: str
 
     @property
-    def correct(self) -> bool:
+    def verified(self) -> bool:
         return self.facts and self.language and self.tone
 
 
@@ -250,7 +250,7 @@ def facts_share(text: str, meaning: Meaning, code: str) -> float:
     return kept / len(slots)
 
 
-def judge(text: str, meta: Mapping[str, Any], task: Task) -> Verdict:
+def verify(text: str, meta: Mapping[str, Any], task: Task) -> Verdict:
     """The verdict on an output of `task` for an Example whose `meta` holds "meaning" and "kind"."""
     meaning, kind = Meaning.from_json(meta["meaning"]), str(meta["kind"])
     # A translation keeps the tone of its source, which the example tells.
