@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import StableLmConfig, StableLmForCausalLM
 
 from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.calibration import Calibration, Form
@@ -69,6 +71,16 @@ def save_set(base: Base, folder: Path) -> Path:
     return folder
 
 
+def other_stablelm(bare: Base, **differs: Any) -> Base:
+    """A random model with the tokenizer of `bare` and this in its configuration."""
+    torch.manual_seed(3)
+    config = StableLmConfig(**{**bare.model.config.to_dict(), **differs})
+    return replace(bare, model=StableLmForCausalLM(config).eval())
+
+
+STABLELM_12B = {"qk_layernorm": True, "use_parallel_residual": True, "num_key_value_heads": 2}
+
+
 def opened(folder: Path, **options: Any) -> Engine:
     """An engine that computes as PyTorch does."""
     return Engine(folder, **{"exact": True, "threads": 1, **options})
@@ -87,6 +99,19 @@ def engine_or_skip() -> None:
     pytest.importorskip("xllamacpp", reason="needs onepass[device]")
 
 
+def put(where: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """A change of a manifest's field, as in "base.context" or "adapters.0.path"."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        *path, last = where.split(".")
+        place: Any = manifest
+        for key in path:
+            place = place[int(key) if isinstance(place, list) else key]
+        place[int(last) if isinstance(place, list) else last] = value
+
+    return change
+
+
 def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     change(manifest)
@@ -94,10 +119,10 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def sign(folder: Path) -> None:
-    """Have the manifest agree with whatever the files hold now."""
+    """Have the manifest agree with what the files hold now."""
 
     def agree(manifest: dict[str, Any]) -> None:
-        fused = [entry["fused"] for entry in manifest["compositions"]]
+        fused = [entry["fused"] for entry in manifest["compositions"] if entry["fused"]]
         for file in [manifest["base"], *manifest["adapters"], *fused]:
             path = folder / file["path"]
             file.update(bytes=path.stat().st_size, sha256=sha256(path))

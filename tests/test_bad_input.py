@@ -149,42 +149,21 @@ def test_a_bad_base(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_composition_for_another_base(
-    tmp_path: Path, base: Base, base_folder: Path, make_adapter: MakeAdapter, capsys: Capture
-) -> None:
+def test_a_composition_for_another_base_or_one_that_is_missing(
+    tmp_path: Path, base: Base, base_folder: Path, make_adapter: MakeAdapter, capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     folder = save_random_composition(tmp_path / "composition", base, make_adapter)
+    (tmp_path / "chat.txt").write_text("Ana: Hi.")
+    command = ("generate", folder, "--input", tmp_path / "chat.txt")
+    onepass(capsys, *command).refused("the base micro", "--model")
     manifest = json.loads((folder / "composition.json").read_text())
     manifest["base"]["name"] = "org/other"
     for adapter in folder.glob("adapters/*"):
         put("base_model_name_or_path", None)(adapter)
     (folder / "composition.json").write_text(json.dumps(manifest))
-    text = tmp_path / "chat.txt"
-    text.write_text("Ana: Hi.")
-    command = ("generate", folder, "--input", text)
     onepass(capsys, *command, "--model", base_folder).refused("org/other", "micro")
-
-
-def test_a_composition_whose_base_is_not_here_asks_for_it(
-    tmp_path: Path, base: Base, make_adapter: MakeAdapter, capsys: Capture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    folder = save_random_composition(tmp_path / "composition", base, make_adapter)
-    text = tmp_path / "chat.txt"
-    text.write_text("Ana: Hi.")
-    onepass(capsys, "generate", folder, "--input", text).refused("the base micro", "--model")
-
-
-def test_a_machine_there_is_not_is_no_matter_of_the_base(
-    tmp_path: Path, base: Base, make_adapter: MakeAdapter, capsys: Capture
-) -> None:
-    folder = save_random_composition(tmp_path / "composition", base, make_adapter)
-    (tmp_path / "chat.txt").write_text("Ana: Hi.")
-    done = onepass(
-        capsys, "generate", folder, "--input", tmp_path / "chat.txt", "--dtype", "float8"
-    )
-    assert done.refused("unknown dtype 'float8'").err.startswith("error: unknown")
 
 
 GOOD = json.dumps(conversations(1)[0]).encode() + b"\n"
@@ -262,15 +241,10 @@ def test_unknown_names_suggest_near_ones(
     assert listing(tmp_path) == {}
 
 
-def test_an_unknown_metric_suggests_a_near_one(tmp_path: Path, capsys: Capture) -> None:
+def test_an_unknown_metric_or_method_suggests_a_near_one(tmp_path: Path, capsys: Capture) -> None:
     file = write_rows(tmp_path / "p.jsonl", [{"id": "test-0", "prediction": "x"}])
     done = onepass(capsys, "score", file, "--task", TASK, "--metrics", "chrf", "rouge_L")
     done.refused("unknown metric 'rouge_L'", "did you mean 'rougeL'")
-
-
-def test_an_unknown_method_suggests_a_near_one(tmp_path: Path, capsys: Capture) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("name: a\nmethods: [joint]\n")
-    onepass(capsys, "bench", recipe).refused(
-        "unknown method 'joint'", "did you mean 'joint-expert'"
-    )
+    file.write_text("name: a\nmethods: [joint]\n")
+    done = onepass(capsys, "bench", file)
+    done.refused("unknown method 'joint'", "did you mean 'joint-expert'")

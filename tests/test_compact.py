@@ -1,7 +1,6 @@
 """Compact device sets: what layers share is stored once; llama.cpp is given what it always was."""
 
 import errno
-import json
 import os
 import shutil
 import struct
@@ -21,21 +20,24 @@ from hypothesis import strategies as st
 from architectures import build
 from device_kit import (
     CHAT,
+    PAIR,
+    edit,
     engine_or_skip,
+    put,
     random_calibration,
     random_parts,
+    sign,
     three_parts,
     torch_log_probabilities,
 )
 from onepass.adapters.calibration import calibration_bytes
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
-from onepass.core.files import sha256
 from onepass.export import export_gguf
 from onepass.export.gguf.compact import block_order, compact, expand
 from onepass.export.gguf.file import Planned, describe_lora, write_gguf
 from onepass.export.gguf.header import read_header
-from onepass.export.manifest import MANIFEST, Manifest, read_set
+from onepass.export.manifest import MANIFEST, read_set
 from onepass.model.blocks import Array
 from onepass.model.generate import run
 from onepass.model.load import Base, load_base
@@ -45,7 +47,6 @@ from onepass.serve.verify import verify
 
 engine_or_skip()
 
-PAIR = "summarize+translate:es"
 LAYERS = 4
 MOST = 1 << 28
 
@@ -80,12 +81,6 @@ def whole(
     folder = tmp_path_factory.mktemp("sets") / "whole"
     export_gguf(made, base, folder, "f32", "f32", fused=False, vectors=True, compactly=True)
     return folder
-
-
-@pytest.fixture
-def device(whole: Path, tmp_path: Path) -> Path:
-    """A copy of the set that a test may spoil."""
-    return Path(shutil.copytree(whole, tmp_path / "device"))
 
 
 @pytest.fixture
@@ -209,23 +204,21 @@ def test_a_compact_set_is_verified(whole: Path) -> None:
 
 
 def test_plain_llama_cpp_refuses_a_compact_file(device: Path) -> None:
-    path = device / MANIFEST
-    text = path.read_text(encoding="utf-8").replace('"compact": true', '"compact": false')
-    path.write_text(text, encoding="utf-8")
+    edit(device, put("adapters.3.compact", False))
     with pytest.raises(OnepassError, match=r"three\.gguf: blk\.0-3\..* is absent"):
         Engine(device, threads=1)
 
 
 def test_sets_of_the_first_format_still_run(base: Base, tmp_path: Path) -> None:
     export_gguf({"it": three_parts(base)}, base, tmp_path / "set", "f32", "f32", vectors=True)
-    path = tmp_path / "set" / MANIFEST
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    assert manifest["format"] == "onepass device 2"
-    manifest["format"] = "onepass device 1"
-    del manifest["base"]["blocks"]
-    for adapter in manifest["adapters"]:
-        del adapter["compact"]
-    path.write_text(json.dumps(manifest), encoding="utf-8")
+
+    def of_format_1(manifest: dict[str, Any]) -> None:
+        assert manifest["format"] == "onepass device 2"
+        manifest["format"] = "onepass device 1"
+        for entry in (manifest["base"], *manifest["adapters"]):
+            del entry["blocks" if entry is manifest["base"] else "compact"]
+
+    edit(tmp_path / "set", of_format_1)
     assert verify(tmp_path / "set", threads=1)
 
 
@@ -248,18 +241,6 @@ def test_without_room_to_expand_it_says_so(
 
 # ---------------------------------------------------------------- damaged files
 CALIBRATION = "adapters/calibration-three.gguf"
-
-
-def sign(folder: Path, **base: Any) -> Manifest:
-    """Have the manifest agree with what the files hold now, and say this of the base."""
-    path = folder / MANIFEST
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    manifest["base"].update(base)
-    for file in manifest["adapters"]:
-        place = folder / file["path"]
-        file.update(bytes=place.stat().st_size, sha256=sha256(place))
-    path.write_text(json.dumps(manifest), encoding="utf-8")
-    return read_set(folder)
 
 
 def swap(old: bytes, new: bytes, count: int = -1) -> Callable[[bytes], bytes]:
@@ -302,7 +283,8 @@ def test_a_damaged_compact_file_is_refused_by_name(
     change, why = DAMAGED[what]
     path = device / CALIBRATION
     path.write_bytes(change(path.read_bytes()))
-    manifest = sign(device)
+    sign(device)
+    manifest = read_set(device)
     with pytest.raises(OnepassError, match=rf"calibration-three\.gguf.*{why}"):
         check_shapes(device, manifest)
     with pytest.raises(OnepassError, match=why):
@@ -315,7 +297,9 @@ def test_a_small_file_cannot_stand_for_a_large_one(device: Path, temporary: Path
     planned = Planned("blk.0-999.attn_q.weight.lora_a", shape, "F16", partial(numbers, shape))
     write_gguf(path, "llama", partial(describe_lora, name="calibration-three"), [planned])
     assert path.stat().st_size < 1 << 20
-    manifest = sign(device, blocks=1000)
+    edit(device, put("base.blocks", 1000))
+    sign(device)
+    manifest = read_set(device)
     with pytest.raises(OnepassError, match=r"three\.gguf: .* stand for 524,\d+,\d+ bytes"):
         Engine(device)
     with pytest.raises(OnepassError, match=r"field base.blocks: 1000, but .* is 4"):

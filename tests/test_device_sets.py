@@ -10,7 +10,7 @@ import pytest
 import torch.nn.functional as F
 
 from architectures import build
-from device_kit import CHAT, edit, engine_or_skip, opened, pair, sign, three_parts
+from device_kit import CHAT, edit, engine_or_skip, opened, pair, put, sign, three_parts
 from onepass.adapters.adapter import Lora
 from onepass.core.errors import OnepassError
 from onepass.export import export_gguf
@@ -29,23 +29,6 @@ def spoil(path: Path, change: Callable[[bytes], bytes]) -> None:
 BASE = "base-f32.gguf"
 
 
-def put(where: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    """A change of a manifest's field, as in "base.context" or "adapters.0.path"."""
-
-    def change(manifest: dict[str, Any]) -> None:
-        *path, last = where.split(".")
-        place: Any = manifest
-        for key in path:
-            place = place[int(key) if isinstance(place, list) else key]
-        place[int(last) if isinstance(place, list) else last] = value
-
-    return change
-
-
-def _twice(manifest: dict[str, Any]) -> None:
-    manifest["adapters"][1]["name"] = manifest["adapters"][0]["name"]
-
-
 def _fused_of_two_passes(manifest: dict[str, Any]) -> None:
     manifest["compositions"][0]["passes"] *= 2
 
@@ -54,7 +37,7 @@ SCALE = "compositions.0.passes.0.scales.summarize"
 CONTRADICTIONS: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (put("adapters.0.path", "../device/adapters/../../elsewhere.gguf"), "points outside"),
     (put("compositions.0.passes.0.scales.nobody", 1.0), "'three' uses adapter 'nobody'; the set "),
-    (_twice, "two adapters are called 'summarize'"),
+    (put("adapters.1.name", "summarize"), "two adapters are called 'summarize'"),
     (put(SCALE, "much"), rf"field {SCALE}.*'much'"),
     (put(SCALE, float("nan")), rf"field {SCALE}.*finite"),
     (put("format", "onepass device 7"), r"field format.*onepass device 7"),

@@ -12,13 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
-from transformers import LlamaConfig, StableLmConfig, StableLmForCausalLM
+from transformers import LlamaConfig
 
-from architectures import FAMILIES, build
+from architectures import build
 from device_kit import (
     CHAT,
+    PAIR,
+    STABLELM_12B,
     engine_or_skip,
-    random_calibration,
+    other_stablelm,
+    pair,
     random_parts,
     three_parts,
     torch_log_probabilities,
@@ -41,17 +44,6 @@ from gguf import GGUFReader  # noqa: E402
 from gguf.quants import dequantize  # noqa: E402
 
 MESSAGE = f"Summarize.\n\n{CHAT}"
-
-
-@pytest.fixture(scope="module")
-def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
-    folder = tmp_path_factory.mktemp("families")
-    return {name: load_base(build(name, folder / name), "cpu") for name in FAMILIES}
-
-
-@pytest.fixture(params=list(FAMILIES))
-def family(request: pytest.FixtureRequest, families: dict[str, Base]) -> Base:
-    return families[request.param]
 
 
 def check_parity(base: Base, composition: Composition, folder: Path, fused: bool = False) -> None:
@@ -166,18 +158,14 @@ def test_an_adapters_file_holds_what_it_is_said_to(
 @pytest.mark.parametrize(
     "differs",
     [
-        {"qk_layernorm": True, "use_parallel_residual": True, "num_key_value_heads": 2},
-        {"tie_word_embeddings": True, "use_qkv_bias": False},
+        pytest.param(STABLELM_12B, id="12b"),
+        pytest.param({"tie_word_embeddings": True, "use_qkv_bias": False}, id="tied"),
     ],
-    ids=["12b", "tied"],
 )
 def test_the_other_stablelms_are_what_pytorch_computes(
     differs: dict[str, Any], families: dict[str, Base], tmp_path: Path
 ) -> None:
-    bare = families["stablelm-2"]
-    torch.manual_seed(3)
-    config = StableLmConfig(**{**bare.model.config.to_dict(), **differs})
-    base = replace(bare, model=StableLmForCausalLM(config).eval())
+    base = other_stablelm(families["stablelm-2"], **differs)
     check_parity(base, three_parts(base), tmp_path / "set")
 
 
@@ -185,20 +173,15 @@ def test_two_compositions_share_the_base_and_the_task_adapters(
     families: dict[str, Base], tmp_path: Path
 ) -> None:
     base = families["qwen2.5"]
-    summarize, spanish, _ = random_parts(base)
-    weighted = (Weighted(summarize, 0.5), Weighted(random_parts(base)[1], 0.5))
-    pair = Pass("summarize+translate:es", weighted, random_calibration(base))
-    joint = Pass("summarize+translate:es", (Weighted(random_parts(base)[2], stored=True),))
+    summarize, spanish, witty = map(Weighted, random_parts(base))
+    steps = (Pass("summarize", (summarize,)), Pass("translate:es", (spanish,)))
+    joint = (Pass(PAIR, (replace(witty, stored=True),)),)
     made = {
         "three": three_parts(base),
-        "pair": Composition(base.shape, pair.task, (pair,), "lc++"),
-        "joint": Composition(base.shape, joint.task, (joint,), "joint-expert"),
-        "steps": Composition(
-            base.shape, pair.task,
-            (Pass("summarize", (Weighted(summarize),)), Pass("translate:es", (Weighted(spanish),))),
-            "multi-step",
-        ),
-    }  # fmt: skip
+        "pair": pair(base),
+        "joint": Composition(base.shape, PAIR, joint, "joint-expert"),
+        "steps": Composition(base.shape, PAIR, steps, "multi-step"),
+    }
     manifest = export_gguf(made, base, tmp_path / "set", "f32", "f32")
     # The calibration of both is one content, and the third adapter is a task's already.
     assert [a.name for a in manifest.adapters] == [
