@@ -90,8 +90,8 @@ def prepare(
     if queue.failed and not plan.allow_missing:
         first = next(iter(queue.failed.values()))
         raise OnepassError(
-            f"{len(queue.failed)} labels failed, the first because: {first}. The others are kept in "
-            f"{out / CACHE}: the same command asks for these only, and with --allow-missing it "
+            f"{len(queue.failed)} labels failed, the first because: {first}. The others are kept "
+            f"in {out / CACHE}: the same command asks for these only, and with --allow-missing it "
             "writes the sets without them"
         )
     sets = []

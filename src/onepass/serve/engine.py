@@ -26,7 +26,6 @@ from onepass.serve.answer import Answer, Completion
 from onepass.serve.modes import plan
 from onepass.serve.plain import fused_name, plain_files
 from onepass.serve.process import EngineProcess
-from onepass.serve.shapes import check_adapters, check_shapes
 from onepass.serve.stream import OnText, finite, gather, stripped
 from onepass.tasks.prompt import fit_prompt
 from onepass.tasks.task import parse_task
@@ -94,7 +93,6 @@ class Engine:
         cores = os.cpu_count() or 1
         if threads is not None and not 1 <= threads <= cores:
             raise OnepassError(f"threads {threads}: expected 1 to {cores}, this machine's cores")
-        check_adapters(folder, self.manifest)
         self._cache = cache
         self._slots: dict[tuple[float, ...], int] = {}
         self._slot_count = slots
@@ -111,11 +109,7 @@ class Engine:
                 "threads": threads,
                 "exact": exact,
             }
-            try:
-                self._process = EngineProcess(settings, timeout)
-            except OnepassError:
-                check_shapes(folder, self.manifest)  # names the file that is to blame
-                raise
+            self._process = EngineProcess(settings, timeout)
         try:
             self._check_order(paths)
         except OnepassError:

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -257,7 +256,7 @@ class _AdapterWriter:
                 path = self.folder / file.path
                 if file.compact:
                     path = Path(temporary, f"{number}.gguf")
-                    expand(self.folder / file.path, path, config.num_hidden_layers, sys.maxsize)
+                    expand(self.folder / file.path, path, config.num_hidden_layers)
                 sources.append((path, scales[file.name]))
             fuse(sources, self.folder / place, architecture_of(config).name, name)
         return File(**describe(self.folder, place))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A GGUF file written one tensor at a time, and in which type each tensor of a base is stored."""
+"""GGUF files: written one tensor at a time, and read; the type of each tensor of a base."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,12 +36,15 @@ def storage_type(name: str, shape: Sequence[int], base_type: str) -> str:
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor to be written: `make` returns its numbers, of `shape`, when its turn comes."""
+    """A tensor to be written: `make` returns its numbers, of `shape`, when its turn comes.
+
+    Or the bytes that are stored of them, as uint8.
+    """
 
     name: str
     shape: tuple[int, ...]
     type: str
-    make: Callable[[], Array]
+    make: Callable[[], Array | NDArray[np.uint8]]
 
 
 def describe_lora(writer: Any, name: str) -> None:
@@ -80,7 +83,10 @@ def write_gguf(
 
 def _stored(tensor: Planned, gguf: Any, path: Path) -> NDArray[Any]:
     """The numbers in the tensor's type; as bytes if numpy has no such type."""
-    values = np.ascontiguousarray(tensor.make(), dtype=np.float32)
+    made = tensor.make()
+    if made.dtype == np.uint8:
+        return made
+    values = np.ascontiguousarray(made, dtype=np.float32)
     assert values.shape == tensor.shape, (tensor.name, values.shape, tensor.shape)
     largest = np.abs(values).max()
     if not largest <= LARGEST[tensor.type]:
@@ -92,3 +98,13 @@ def _stored(tensor: Planned, gguf: Any, path: Path) -> NDArray[Any]:
     rows = values.reshape(1, -1) if values.size < _SHORT else values
     stored: NDArray[Any] = gguf.quants.quantize(rows, gguf.GGMLQuantizationType[tensor.type])
     return stored.reshape(*values.shape[:-1], -1)
+
+
+def read_gguf(path: Path) -> Any:
+    """A `gguf.GGUFReader`; an `OnepassError` if it is no GGUF file, or is damaged."""
+    try:
+        return optional("gguf", "device").GGUFReader(path)
+    except (ValueError, LookupError, OverflowError) as error:
+        raise OnepassError(f"{path} is no GGUF file, or is cut short ({error})") from error
+    except OSError as error:
+        raise OnepassError(f"cannot read {path}: {error.strerror or error}") from error
