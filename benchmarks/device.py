@@ -39,8 +39,8 @@ from onepass.methods import METHODS, Setting
 from onepass.model.assets import embedded_adapter
 from onepass.model.load import load_base
 from onepass.serve import Answer, Engine
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus
-from onepass.tasks.task import parse_task
 
 TASKS = ("summarize+translate:es", "reply+tone:professional")
 FORMS = ("multi-step", "parts", "fused", "merged")

@@ -25,7 +25,7 @@ from onepass.export.manifest import (
     describe,
 )
 from onepass.model.load import Base, load_base
-from onepass.tasks.task import parse_task
+from onepass.tasks.book import parse_task
 
 NAME = "both"
 TASK = "summarize+translate:es"

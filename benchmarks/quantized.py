@@ -52,8 +52,8 @@ def measure(name: str, steps: int, examples: int, conversations: int) -> Right:
     from onepass.model.generate import run
     from onepass.model.load import load_base
     from onepass.serve import Engine
+    from onepass.tasks.book import parse_task
     from onepass.tasks.corpus import load_corpus
-    from onepass.tasks.task import parse_task
 
     torch.set_num_threads(1)
     task, corpus = parse_task(name), load_corpus("smalltown")
@@ -98,7 +98,7 @@ def measure(name: str, steps: int, examples: int, conversations: int) -> Right:
 
 def main() -> None:
     from onepass.core.files import write_text
-    from onepass.tasks.task import COMPOSITIONAL_TASKS
+    from onepass.tasks.benchmark import COMPOSITIONAL_TASKS
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one task, few steps")

@@ -15,6 +15,7 @@ from onepass.adapters.calibration import Calibration, Form
 from onepass.adapters.composition import Composition, Pass, Weighted, save_composition
 from onepass.cli import app
 from onepass.model.load import Base
+from onepass.tasks.book import parse_task
 
 TASK = "summarize+translate:es"
 FAST = ("--batch-size", "4", "--steps", "2", "--validation", "2", "--device", "cpu")
@@ -99,8 +100,10 @@ def random_composition(base: Base, make: Callable[..., Adapter], form: Form) -> 
         tensors[kind] = {"down": down, "up": up} if form == "lowrank" else {"bias": up[:, 0]}
     calibration = Calibration("lc++" if form == "lowrank" else "lc", form, tensors)
     adapters = tuple(Weighted(make(name, seed=s), 0.5) for s, name in enumerate(("a", "b")))
-    pass_ = Pass(TASK, adapters, calibration)
-    return Composition(base.shape, TASK, (pass_,), "lc++" if form == "lowrank" else "lc")
+    pass_ = Pass(parse_task(TASK), adapters, calibration)
+    return Composition(
+        base.shape, parse_task(TASK), (pass_,), "lc++" if form == "lowrank" else "lc"
+    )
 
 
 def save_random_composition(

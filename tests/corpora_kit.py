@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from onepass.tasks.task import parse_task
+from onepass.tasks.book import parse_task
 
 SUMMARIZE, REPLY, SPANISH = map(parse_task, ("summarize", "reply", "translate:es"))
 CASUAL, WITTY = map(parse_task, ("tone:casual", "tone:witty"))

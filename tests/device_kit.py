@@ -19,6 +19,7 @@ from onepass.export.manifest import MANIFEST
 from onepass.model.attach import attached
 from onepass.model.load import Base
 from onepass.serve import Engine
+from onepass.tasks.book import parse_task
 
 CHAT = "Ana: Tea at 5:30?\nBen: Yes, I would like that!\nAna: See you then."
 PAIR = "summarize+translate:es"
@@ -55,13 +56,24 @@ def random_calibration(base: Base, form: Form = "lowrank", size: float = 0.2) ->
 def three_parts(base: Base, form: Form = "lowrank") -> Composition:
     """Half of two adapters, the whole of a third, and a calibration."""
     weighted = zip(random_parts(base), (0.5, 0.5, 1.0), strict=True)
-    pass_ = Pass(THREE, tuple(Weighted(a, w) for a, w in weighted), random_calibration(base, form))
-    return Composition(base.shape, THREE, (pass_,), "lc++" if form == "lowrank" else "lc")
+    pass_ = Pass(
+        parse_task(THREE),
+        tuple(Weighted(a, w) for a, w in weighted),
+        random_calibration(base, form),
+    )
+    return Composition(
+        base.shape, parse_task(THREE), (pass_,), "lc++" if form == "lowrank" else "lc"
+    )
 
 
 def pair(base: Base) -> Composition:
     weighted = tuple(Weighted(adapter, 0.5) for adapter in random_parts(base, 2))
-    return Composition(base.shape, PAIR, (Pass(PAIR, weighted, random_calibration(base)),), "lc++")
+    return Composition(
+        base.shape,
+        parse_task(PAIR),
+        (Pass(parse_task(PAIR), weighted, random_calibration(base)),),
+        "lc++",
+    )
 
 
 def save_set(base: Base, folder: Path) -> Path:

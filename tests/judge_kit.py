@@ -10,8 +10,8 @@ import yaml
 from onepass.bench.materials import inputs_identity
 from onepass.bench.runs import Run, RunCost, SplitResult, pack, save_run
 from onepass.evaluate.score import score
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus
-from onepass.tasks.task import parse_task
 
 TASKS = ("summarize+translate:es", "reply+tone:witty")
 COUNT = 6

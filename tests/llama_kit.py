@@ -9,6 +9,7 @@ from onepass.adapters.composition import Pass
 from onepass.model.attach import merged
 from onepass.model.load import Base
 from onepass.serve.endpoint import Endpoint
+from onepass.tasks.book import parse_task
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def llama_server(base: Base, folder: Path, pass_: Pass | None = None) -> Iterato
     from onepass.serve.process import EngineProcess
 
     path = folder / "base.gguf"
-    with merged(base, pass_ or Pass("summarize")):
+    with merged(base, pass_ or Pass(parse_task("summarize"))):
         write_base(base, path, "f32")
     settings = {
         "model": str(path), "adapters": [], "context": base.context, "slots": 2, "threads": 1,

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from adapter_kit import random_adapter, same_numbers, small_base
+from adapter_kit import random_adapter, random_calibration, same_numbers, small_base
 from onepass.adapters import storage
 from onepass.adapters.adapter import (
     Adapter,
+    Lora,
     adapter_bytes,
     layer,
     load_adapter,
     projection,
-    same_base,
     save_adapter,
 )
+from onepass.adapters.lora import short_count
 from onepass.core.errors import OnepassError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TYPES = ["CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION", None]
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
@@ -49,17 +52,67 @@ def as_written(folder: Path, dtype: torch.dtype | None = None) -> dict[str, Tens
     }
 
 
-@given(ranks=st.lists(st.integers(1, 7), min_size=6, max_size=6))
+@given(ranks=st.lists(st.integers(1, 7), min_size=6, max_size=6), task=st.sampled_from(TYPES))
 @settings(max_examples=20)
-def test_saved_and_loaded_is_identical(
-    ranks: list[int], tmp_path_factory: pytest.TempPathFactory
+def test_saved_and_loaded_is_the_same_in_factors_of_one_rank(
+    ranks: list[int], task: str | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("adapters") / "a"
     adapter = random_adapter(0, ranks=dict(zip(small_base().modules, ranks, strict=True)))
+    adapter = replace(adapter, task_type=task)
     save_adapter(adapter, folder)
     loaded = load_adapter(folder)
-    assert same_numbers(loaded, adapter)
+    assert loaded.ranks == (max(ranks),)
+    assert loaded.modules.keys() == adapter.modules.keys()
+    for module, lora in adapter.modules.items():
+        found = loaded.modules[module]
+        assert torch.equal(found.down[: lora.rank], lora.down)
+        assert torch.equal(found.up[:, : lora.rank], lora.up)
+        assert not found.down[lora.rank :].any() | found.up[:, lora.rank :].any()
     assert (loaded.name, loaded.base, loaded.card) == (adapter.name, adapter.base, adapter.card)
+    assert loaded.task_type == task
+    assert adapter_bytes(folder) == adapter_bytes(adapter)
+
+
+@given(powers=st.lists(st.integers(-14, 14), min_size=3, max_size=3))
+@settings(max_examples=30)
+def test_in_sixteen_bits_only_rounding_is_lost_and_the_card_says_how_much(
+    powers: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """However unlike `up` and `down` are: float16 holds 6e-8 to 65504, and 11 bits."""
+    folder = tmp_path_factory.mktemp("narrow") / "a"
+    scale = torch.tensor([10.0**power for power in powers])
+    modules = {
+        module: Lora(lora.down * scale[:, None], lora.up / scale)
+        for module, lora in random_adapter(0).modules.items()
+    }
+    save_adapter(Adapter("a", modules), folder, torch.float16)
+    loaded, missed, size = load_adapter(folder), 0.0, 0.0
+    for module, lora in modules.items():
+        exact = lora.up.double() @ lora.down.double()
+        found = loaded.modules[module]
+        missed += float((found.up.double() @ found.down.double() - exact).square().sum())
+        size += float(exact.square().sum())
+    assert loaded.card["rounding_error"] == pytest.approx((missed / size) ** 0.5, rel=0.05)
+    assert loaded.card["rounding_error"] < 5e-4
+
+
+def test_what_is_printed_of_tensors_is_one_short_line() -> None:
+    adapter = random_adapter(0, ranks={"model.layers.0.mlp.down_proj": 5}, name="summarize")
+    assert repr(adapter) == (
+        "Adapter('summarize', 6 modules, rank 3-5, 328 parameters, base org/small)"
+    )
+    assert repr(Adapter("none", {})) == (
+        "Adapter('none', 0 modules, rank 0, 0 parameters, base unknown)"
+    )
+    assert repr(adapter.modules["model.layers.0.self_attn.v_proj"]) == (
+        "Lora(rank 3, (out, in) (4, 8), torch.float32)"
+    )
+    assert repr(random_calibration("lowrank")) == (
+        "Calibration(lc++ lowrank, 3 projections, 96 parameters)"
+    )
+    shown = [short_count(count) for count in (999, 12_345, 4_900_000, 10**9)]
+    assert shown == ["999", "12.3K", "4.9M", "1.0B"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -86,11 +139,8 @@ def test_layers_come_in_the_order_of_the_model(tmp_path: Path) -> None:
     ("fields", "scaling"),
     [
         ({"lora_alpha": 6}, 2.0),
-        ({"lora_alpha": 1}, 1 / 3),
         ({"lora_alpha": 6, "use_rslora": True}, 6 / 3**0.5),
-        ({"alpha_pattern": {"q_proj": 12}}, 4.0),
         ({"alpha_pattern": {r"layers\.0\..*q_proj": 12}}, 4.0),
-        ({"alpha_pattern": {"proj": 12}}, 1.0),
         ({"alpha_pattern": None, "rank_pattern": None}, 1.0),
     ],
 )
@@ -121,23 +171,12 @@ def test_module_paths_are_taken_apart() -> None:
     assert layer("lm_head") is None
 
 
-def test_a_base_downloaded_to_a_folder_is_the_same_base() -> None:
-    assert same_base("meta-llama/Llama-3.2-1B", "models/llama-3.2-1b/")
-    assert not same_base("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B-Instruct")
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"use_dora": True}, r"adapter_config\.json: use_dora = True is not supported \(DoRA"),
-        ({"lora_bias": True}, "lora_bias = True .* biases"),
-        ({"bias": "all"}, "bias = 'all' .* biases of the base"),
-        ({"modules_to_save": ["lm_head"]}, r"modules_to_save = \['lm_head'\].*whole modules"),
-        ({"fan_in_fan_out": True}, "fan_in_fan_out .* transposed"),
-        ({"trainable_token_indices": [1]}, "token embeddings"),
-        ({"init_lora_weights": "pissa"}, "'pissa' .* changes the base"),
-        ({"init_lora_weights": "pissa_niter_16"}, "changes the base"),
-        ({"peft_type": "LOHA"}, "'LOHA' .*only LORA"),
+        ({"use_nextlora": True}, "use_nextlora = True .* not known here"),
+        ({"next_config": {"a": 1}}, "next_config = .* not known here"),
         ({"peft_type": None}, "only LORA"),
         ({"r": 0}, "field r: .* greater than 0"),
         ({"r": "many"}, r"field r: .*\(found 'many'\)"),
@@ -162,6 +201,8 @@ def test_what_is_no_plain_lora_is_refused_and_why(
         ({f"{Q}.lora_B.bias": torch.ones(8)}, r"lora_B\.bias is no LoRA factor"),
         ({"base_model.model.lm_head.weight": torch.ones(4, 4)}, "lm_head.weight is no LoRA"),
         ({"base_model.model.model.embed_tokens.lora_embedding_A": torch.ones(4, 4)}, "embeddings"),
+        ({f"{Q}.lora_A.other.weight": torch.ones(3, 8)}, "second lora_A of .* more than one ad"),
+        ({f"base_model.model.{Q}.lora_B.weight": torch.ones(8, 3)}, "second lora_B of model.lay"),
         ({f"{Q}.lora_A.weight": torch.ones(3, 8, 1)}, r"factors \(3, 8, 1\)"),
         ({f"{Q}.lora_A.weight": torch.ones(3, 8, dtype=torch.int32)}, r"torch\.int32"),
         ({f"{Q}.lora_A.weight": torch.full((3, 8), torch.nan)}, "24 of 24 values are NaN or Inf"),
@@ -188,7 +229,7 @@ def test_a_factor_without_its_partner_is_refused(saved: Path) -> None:
 
 
 def test_missing_files_are_named(saved: Path) -> None:
-    with pytest.raises(OnepassError, match="nowhere is not a folder"):
+    with pytest.raises(OnepassError, match=r"nowhere is not a folder.* or its hub name"):
         load_adapter(saved / "nowhere")
     weights = (saved / WEIGHTS).read_bytes()
     (saved / WEIGHTS).unlink()
@@ -204,38 +245,12 @@ def test_missing_files_are_named(saved: Path) -> None:
         load_adapter(saved)
 
 
-@given(kept=st.integers(0, 10**6))
-@settings(max_examples=30)
-def test_weights_cut_short_anywhere_are_refused(
-    kept: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("cut") / "a"
-    save_adapter(random_adapter(0), folder)
-    whole = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(whole[: kept % len(whole)])
-    with pytest.raises(OnepassError, match=r"adapter_model\.safetensors is corrupt or cut short"):
-        load_adapter(folder)
-
-
-@given(junk=st.binary(max_size=64))
-@settings(max_examples=30)
-def test_junk_is_refused(junk: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("junk") / "a"
-    save_adapter(random_adapter(0), folder)
-    for file in (CONFIG, WEIGHTS):
-        whole = (folder / file).read_bytes()
-        (folder / file).write_bytes(junk)
-        with pytest.raises(OnepassError, match=file):
-            load_adapter(folder)
-        (folder / file).write_bytes(whole)
-
-
 def test_bad_numbers_and_empty_adapters_are_not_saved(tmp_path: Path) -> None:
     adapter = random_adapter(0)
     adapter.modules["model.layers.0.self_attn.q_proj"].up[0, 0] = float("inf")
     with pytest.raises(OnepassError, match=r"lora_B\.weight: 1 of 24 values are NaN or Inf"):
         save_adapter(adapter, tmp_path / "a")
-    adapter.modules["model.layers.0.self_attn.q_proj"].up[0, 0] = 1e6
+    adapter.modules["model.layers.0.self_attn.q_proj"].up[0, 0] = 1e12
     with pytest.raises(OnepassError, match=r"do not fit torch\.float16"):
         save_adapter(adapter, tmp_path / "a", torch.float16)
     with pytest.raises(OnepassError, match="nothing to save"):
@@ -243,43 +258,28 @@ def test_bad_numbers_and_empty_adapters_are_not_saved(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_what_was_there(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left"),
+        (SafetensorError("I/O error: disk quota exceeded"), "disk quota exceeded"),
+    ],
+)
+def test_a_full_disk_leaves_what_was_there(
+    error: Exception, reason: str, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
 
     def full(tensors: Any, filename: Path, metadata: Any) -> None:
         Path(filename).write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(storage, "save_file", full)
-    with pytest.raises(OnepassError, match=r"cannot write .*good: No space left"):
-        save_adapter(random_adapter(1), saved)
-    with pytest.raises(OnepassError, match=r"cannot write .*new: No space left"):
-        save_adapter(random_adapter(1), saved.parent / "new")
+    for name in ("good", "new"):
+        with pytest.raises(OnepassError, match=rf"cannot write .*{name}: .*{reason}"):
+            save_adapter(random_adapter(1), saved.parent / name)
     assert [path.name for path in saved.parent.iterdir()] == ["good"]
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
-
-
-def test_an_error_inside_safetensors_is_told_in_the_same_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise SafetensorError("I/O error: disk quota exceeded")
-
-    monkeypatch.setattr(storage, "save_file", fail)
-    with pytest.raises(OnepassError, match=r"cannot write .*disk quota exceeded"):
-        save_adapter(random_adapter(1), tmp_path / "new")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_without_permission_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def denied(*_: Any, **__: Any) -> str:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr("tempfile.mkdtemp", denied)
-    with pytest.raises(OnepassError, match=r"cannot write .*a: Permission denied"):
-        save_adapter(random_adapter(0), tmp_path / "a")
 
 
 @pytest.mark.parametrize(("umask", "expected"), [(0o022, 0o644), (0o077, 0o600)])

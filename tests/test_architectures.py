@@ -27,11 +27,12 @@ from onepass.model import tokens
 from onepass.model.attach import attached, folded
 from onepass.model.chat import prompt_ids
 from onepass.model.generate import generate, run
-from onepass.model.load import PROJECTIONS, Base, load_base
+from onepass.model.load import Base, load_base
+from onepass.model.targets import describe_targets
 from onepass.model.training.adapter import train_adapter
 from onepass.model.training.options import TrainOptions
+from onepass.tasks.book import parse_task
 from onepass.tasks.example import Example
-from onepass.tasks.task import parse_task
 
 TASK = parse_task("summarize+translate:es")
 FAST = TrainOptions(max_steps=2, batch_size=4, learning_rate=2e-2, dtype="float32")
@@ -53,8 +54,8 @@ def adapters(base: Base) -> dict[str, Adapter]:
         return Example(str(i), f"Ana: Tea at {i}?\nBen: Yes.", (f"{part}, at {i}.",))
 
     return {
-        part: train_adapter(
-            base, parse_task(part), [example(i, part) for i in range(8)], rank=2,
+        part.name: train_adapter(
+            base, part, [example(i, part.name) for i in range(8)], rank=2,
             options=FAST, progress=False,
         )
         for part in TASK.parts
@@ -85,30 +86,22 @@ EXPECTED = {
 
 def test_the_prompt_is_the_familys_and_begins_once(base: Base) -> None:
     ids = prompt_ids(base.tokenizer, ["Hi 😀"])[0]
-    assert base.tokenizer.decode(ids) == EXPECTED[base.name]
+    assert base.tokenizer.decode(ids) == EXPECTED[Path(base.name).name]
 
 
 def test_an_answer_ends_with_the_familys_end_of_turn(base: Base) -> None:
-    wanted = "<|eot_id|>" if base.name == "llama-3.2" else "<|im_end|>"
+    family = Path(base.name).name
+    wanted = "<|eot_id|>" if family == "llama-3.2" else "<|im_end|>"
     assert base.tokenizer.convert_ids_to_tokens(base.end_id) == wanted
-    configured = base.tokenizer.convert_tokens_to_ids(list(FAMILIES[base.name].stops))
+    configured = base.tokenizer.convert_tokens_to_ids(list(FAMILIES[family].stops))
     assert {base.end_id, *configured} <= base.stop_ids
 
 
-def test_a_text_cannot_spell_control_tokens(base: Base) -> None:
-    special = set(base.tokenizer.all_special_ids)
-    plain, spelt = (
-        sum(token in special for token in prompt_ids(base.tokenizer, [text])[0])
-        for text in ("Hi", "Hi <|im_end|><|eot_id|><|im_start|>system<|end_of_text|>")
-    )
-    assert plain == spelt
-
-
 def test_all_seven_projections_of_every_layer_are_targets(base: Base) -> None:
-    assert len(base.shape.modules) == 2 * len(PROJECTIONS)
-    assert set(base.shape.projections()) == set(PROJECTIONS)
+    names = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
+    assert describe_targets(base.shape) == f"14 layers: {names} in 2 blocks"
     layer = base.model.get_submodule("model.layers.0.self_attn.q_proj")
-    assert (layer.bias is not None) == (base.name != "llama-3.2")
+    assert (layer.bias is not None) == (Path(base.name).name != "llama-3.2")
 
 
 def test_an_adapter_loads_in_plain_peft_with_the_same_logits(
@@ -116,7 +109,7 @@ def test_an_adapter_loads_in_plain_peft_with_the_same_logits(
 ) -> None:
     save_adapter(adapters["summarize"], tmp_path / "adapter")
     loaded = load_adapter(tmp_path / "adapter")
-    with attached(base, Pass("summarize", (Weighted(loaded),))):
+    with attached(base, Pass(parse_task("summarize"), (Weighted(loaded),))):
         ours = logits(base)
     assert (ours - logits(base)).abs().max() > 1e-4
     theirs = load_base(folder, device="cpu")
@@ -158,8 +151,8 @@ def test_a_composition_is_one_adapter_for_peft(
     base: Base, folder: Path, adapters: dict[str, Adapter], tmp_path: Path
 ) -> None:
     weighted = tuple(Weighted(adapter, 0.5) for adapter in adapters.values())
-    pass_ = Pass(TASK.name, weighted)
-    composition = Composition(base.shape, TASK.name, (pass_,), "linear")
+    pass_ = Pass(TASK, weighted)
+    composition = Composition(base.shape, TASK, (pass_,), "linear")
     export_peft(composition, tmp_path / "x", torch.float32)
     peft = PeftModel.from_pretrained(load_base(folder, device="cpu").model, tmp_path / "x")
     ids = torch.tensor([prompt_ids(base.tokenizer, ["Ana: Tea at noon?"])[0]])
@@ -188,7 +181,7 @@ def test_changes_go_to_each_layers_own_device(folder: Path, adapters: dict[str, 
     """A layer on the meta device stands for one on a second GPU: to mix the two is an error."""
     spread = load_base(folder, device="cpu")
     far = spread.model.get_submodule("model.layers.1").to("meta")
-    pass_ = Pass("summarize", (Weighted(adapters["summarize"]),))
+    pass_ = Pass(parse_task("summarize"), (Weighted(adapters["summarize"]),))
     with attached(spread, pass_):
         assert far.self_attn.q_proj(torch.empty(1, 3, 32, device="meta")).device.type == "meta"
     with folded(spread, pass_):

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,7 @@ def widen(adapter: Path) -> None:
         pytest.param(cut(), (WEIGHTS, "corrupt or cut short"), id="truncated"),
         pytest.param(poison(float("nan")), (WEIGHTS, "NaN or Inf"), id="nan"),
         pytest.param(poison(float("-inf")), (WEIGHTS, "NaN or Inf"), id="inf"),
-        pytest.param(
-            put("base_model_name_or_path", "org/other"), ("org/other", "not on micro"), id="base"
-        ),
+        pytest.param(put("base_model_name_or_path", "tiny"), ("tiny", "not on"), id="base"),
         pytest.param(widen, ("down_proj", "another base"), id="shape"),
         pytest.param(put("use_dora", True), (CONFIG, "use_dora", "DoRA"), id="dora"),
         pytest.param(put("lora_bias", True), (CONFIG, "lora_bias", "biases"), id="lora_bias"),
@@ -149,21 +148,32 @@ def test_a_bad_base(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_composition_for_another_base_or_one_that_is_missing(
-    tmp_path: Path, base: Base, base_folder: Path, make_adapter: MakeAdapter, capsys: Capture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+def test_a_composition_for_another_base(
+    tmp_path: Path, base: Base, base_folder: Path, make_adapter: MakeAdapter, capsys: Capture
+) -> None:
     folder = save_random_composition(tmp_path / "composition", base, make_adapter)
     (tmp_path / "chat.txt").write_text("Ana: Hi.")
     command = ("generate", folder, "--input", tmp_path / "chat.txt")
-    onepass(capsys, *command).refused("the base micro", "--model")
     manifest = json.loads((folder / "composition.json").read_text())
-    manifest["base"]["name"] = "org/other"
+    manifest["base"]["name"] = "tiny"
     for adapter in folder.glob("adapters/*"):
         put("base_model_name_or_path", None)(adapter)
     (folder / "composition.json").write_text(json.dumps(manifest))
-    onepass(capsys, *command, "--model", base_folder).refused("org/other", "micro")
+    onepass(capsys, *command, "--model", base_folder).refused("tiny", "micro")
+
+
+def test_a_composition_whose_base_is_not_here_asks_for_it(
+    tmp_path: Path, base: Base, make_adapter: MakeAdapter, capsys: Capture
+) -> None:
+    gone = replace(base, name=str(tmp_path / "gone"))
+    folder = save_random_composition(
+        tmp_path / "composition",
+        gone,
+        lambda name, **options: replace(make_adapter(name, **options), base=gone.name),
+    )
+    text = tmp_path / "chat.txt"
+    text.write_text("Ana: Hi.")
+    onepass(capsys, "generate", folder, "--input", text).refused(f"the base {gone.name}", "--model")
 
 
 GOOD = json.dumps(conversations(1)[0]).encode() + b"\n"

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from bench_kit import TASKS, small_recipe, write_recipe
 from onepass.adapters.adapter import load_adapter
 from onepass.adapters.composition import Composition
+from onepass.adapters.history import HISTORY, read_history
 from onepass.adapters.merging import linear, sparse
 from onepass.bench import job as job_module
 from onepass.bench.bench import make_plan, run_bench
@@ -42,8 +43,8 @@ from onepass.methods.setting import source_digest
 from onepass.model.generate import Generated, run
 from onepass.model.load import Base
 from onepass.model.training import fit
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus
-from onepass.tasks.task import parse_task
 
 Small = Callable[..., tuple[Recipe, str]]
 
@@ -92,7 +93,7 @@ def test_a_run_is_what_the_method_gives(small: Small, tmp_path: Path, base: Base
     bench((recipe, text), out)
     task = parse_task(TASKS[0])
     examples = load_corpus(recipe.corpus_of(task.name)).examples(task, "test", 6)
-    folders = {part: recipe.adapter_folder(part) for part in task.parts}
+    folders = {part.name: recipe.adapter_folder(part.name) for part in task.parts}
     adapters = {part: load_adapter(folder) for part, folder in folders.items() if folder}
     composition = METHODS.get("linear").build(Setting(base, task, adapters))
     texts = run(base, composition, [example.input for example in examples], 6).texts
@@ -257,6 +258,14 @@ def test_a_killed_training_goes_on_where_it_was(
     bench(made, tmp_path / "killed")
     assert steps == [0, 1, -1, 2, 3]
     assert outputs(tmp_path / "killed") == outputs(tmp_path / "whole") != {}
+    killed, whole = (
+        read_history(tmp_path / name / Cell("lc", TASKS[0], 8, 0).place / HISTORY)
+        for name in ("killed", "whole")
+    )
+    assert killed is not None
+    assert whole is not None
+    assert killed.losses == whole.losses
+    assert len(whole.losses) == 4
 
 
 def test_a_shared_method_trains_once_for_all(
@@ -274,7 +283,7 @@ def test_a_shared_method_trains_once_for_all(
     events = bench(made, out)
     assert [e.cells for e in events if isinstance(e, Finished)] == [2]
     (one, first), (other, second) = calibrations
-    assert [one, other] == TASKS
+    assert [one.name, other.name] == TASKS
     assert first.calibration is second.calibration is not None
     assert [w.adapter.name for w in second.adapters] == ["reply", "tone:witty"]
     cost = the_run(out, "shared-lc", TASKS[1], 8).cost

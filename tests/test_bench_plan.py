@@ -26,7 +26,8 @@ from onepass.model.attach import folded
 from onepass.model.generate import generate, run
 from onepass.model.load import Base
 from onepass.model.training import fit
-from onepass.tasks.task import parse_task
+from onepass.tasks.book import parse_task
+from onepass.tasks.task import BARE
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 TRAIN = {"rank": 2, "validation": 4, "options": {"max_steps": 2, "batch_size": 4, "eval_every": 1}}
@@ -222,7 +223,7 @@ def test_missing_adapters_are_trained_once_and_used(
     assert "adapter translate:es: 2 steps" in first.err
     made = out / "adapters" / "translate-es" / "adapter_model.safetensors"
     before = made.stat().st_mtime_ns
-    assert load_adapter(made.parent).card["task"] == "translate:es"
+    assert load_adapter(made.parent).card["task"]["name"] == "translate:es"
     again = bench(capsys, untrained, out).succeeded()
     assert "training adapters" not in again.err
     assert "1 of them done already" in again.err
@@ -339,10 +340,10 @@ def test_the_steps_of_multi_step_may_be_given_the_text_alone(
     adapters = {part: make_adapter(part) for part in TASK.split("+")}
     setting = Setting(base, parse_task(TASK), adapters)
     build = METHODS.get("multi-step").build
-    assert [pass_.instructed for pass_ in build(setting).passes] == [True, True]
+    assert [pass_.task for pass_ in build(setting).passes] == list(setting.task.parts)
     empty = build(replace(setting, options={"prompt_style": "empty"}))
-    assert [pass_.instructed for pass_ in empty.passes] == [False, False]
-    alone = Composition(base.shape, "summarize", (empty.passes[0],), "x")
+    assert [pass_.task.prompt for pass_ in empty.passes] == [BARE, BARE]
+    alone = Composition(base.shape, parse_task("summarize"), (empty.passes[0],), "x")
     ours = run(base, alone, ["Ana: Hi."], 4).texts
     with folded(base, empty.passes[0]):
         assert generate(base, ["Ana: Hi."], 4).texts == ours

@@ -15,6 +15,8 @@ from onepass.core.errors import OnepassError
 from onepass.export import export_merged, export_peft
 from onepass.model.attach import attached
 from onepass.model.load import Base, load_base
+from onepass.tasks.book import parse_task
+from onepass.tasks.task import task_from
 
 Capture = pytest.CaptureFixture[str]
 
@@ -37,7 +39,7 @@ def test_peft_computes_what_the_composition_does(
         capsys, "export", tmp_path / "composition", "--out", tmp_path / "out",
         "--save-as", "float32",
     ).succeeded()  # fmt: skip
-    assert done.out == "Summarize the conversation in Spanish.\n"
+    assert done.out == "Summarize the conversation in Spanish.\n\n{text}\n"
     with attached(base, composition.passes[0]):
         expected = logits(base.model, base)
     bare = AutoModelForCausalLM.from_pretrained(base_folder)
@@ -61,7 +63,8 @@ def test_a_merged_model_computes_what_the_composition_does(
         expected = logits(base.model, base)
     exported = load_base(tmp_path / "out", "cpu")
     torch.testing.assert_close(logits(exported.model, exported), expected, atol=1e-4, rtol=1e-4)
-    assert json.loads((tmp_path / "out" / "onepass.json").read_text())["task"] == TASK
+    card = json.loads((tmp_path / "out" / "onepass.json").read_text())
+    assert task_from(card["task"]) == composition.task
 
 
 def test_exporting_leaves_the_base_as_it_was(
@@ -98,12 +101,12 @@ def test_an_architecture_without_biases_is_refused(
 
 def test_only_single_passes_without_shots_can_be_exported(tmp_path: Path, base: Base) -> None:
     def composition(*passes: Pass) -> Composition:
-        return Composition(base.shape, TASK, passes, "some")
+        return Composition(base.shape, parse_task(TASK), passes, "some")
 
-    single = Pass(TASK)
+    single = Pass(parse_task(TASK))
     for refused, why in (
-        (composition(Pass("summarize"), Pass("translate:es")), "2 passes"),
-        (composition(Pass(TASK, shots=(("a", "b"),))), "solved examples"),
+        (composition(Pass(parse_task("summarize")), Pass(parse_task("translate:es"))), "2 passes"),
+        (composition(Pass(parse_task(TASK), shots=(("a", "b"),))), "solved examples"),
         (composition(single), "base alone"),
     ):
         with pytest.raises(OnepassError, match=why):

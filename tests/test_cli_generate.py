@@ -12,8 +12,8 @@ from onepass.adapters.composition import load_composition
 from onepass.cli import generate
 from onepass.model.generate import run
 from onepass.model.load import Base
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus, read_examples
-from onepass.tasks.task import parse_task
 
 Capture = pytest.CaptureFixture[str]
 TEXT = "Ana: Tea at five?\nBen: Yes, at the harbour."

@@ -22,8 +22,8 @@ from onepass.model.training.columns import (
     train_columns,
 )
 from onepass.model.training.options import TrainOptions
+from onepass.tasks.book import parse_task
 from onepass.tasks.example import Example
-from onepass.tasks.task import parse_task
 
 TASK = "summarize+translate:es"
 TASKS = [parse_task(part) for part in TASK.split("+")]
@@ -50,12 +50,15 @@ def test_the_merge_comes_nearer_to_its_teachers(
     rule: Rule, base: Base, parts: list[Adapter], examples: list[Example]
 ) -> None:
     merged = train_columns(base, parts, TASKS, [examples, examples], rule, QUICK, progress=False)
-    start = Pass(TASK, tuple(Weighted(part, rule.start) for part in parts))
+    start = Pass(parse_task(TASK), tuple(Weighted(part, rule.start) for part in parts))
     distances = {"start": 0.0, "learnt": 0.0}
     for number, part in enumerate(parts):
-        with folded(base, Pass(TASK, (Weighted(part),))):
+        with folded(base, Pass(parse_task(TASK), (Weighted(part),))):
             wanted = logits(base, examples, number)
-        for name, pass_ in (("start", start), ("learnt", Pass(TASK, (Weighted(merged),)))):
+        for name, pass_ in (
+            ("start", start),
+            ("learnt", Pass(parse_task(TASK), (Weighted(merged),))),
+        ):
             with folded(base, pass_):
                 distances[name] += float(rule.distance(logits(base, examples, number), wanted))
     assert distances["learnt"] < 0.9 * distances["start"]
@@ -134,5 +137,5 @@ def test_adapters_on_different_modules_mix_too(
     )
     assert merged.modules.keys() == {*one.modules, *two.modules}
     assert all(isinstance(lora, Lora) for lora in merged.modules.values())
-    with attached(base, Pass(TASK, (Weighted(merged),))):
+    with attached(base, Pass(parse_task(TASK), (Weighted(merged),))):
         assert torch.isfinite(logits(base, examples, 0)).all()

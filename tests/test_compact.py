@@ -41,6 +41,7 @@ from onepass.model.generate import run
 from onepass.model.load import Base, load_base
 from onepass.serve import Engine
 from onepass.serve.verify import verify
+from onepass.tasks.book import parse_task
 
 engine_or_skip()
 
@@ -60,8 +61,8 @@ def on_some_layers(base: Base) -> Composition:
     for adapter, layers in zip(random_parts(base, 2), acting, strict=True):
         modules = {m: lora for m, lora in adapter.modules.items() if m.split(".")[2] in layers}
         adapters.append(Weighted(replace(adapter, modules=modules), 0.5))
-    pass_ = Pass(PAIR, tuple(adapters), random_calibration(base))
-    return Composition(base.shape, PAIR, (pass_,), "lc++")
+    pass_ = Pass(parse_task(PAIR), tuple(adapters), random_calibration(base))
+    return Composition(base.shape, parse_task(PAIR), (pass_,), "lc++")
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +172,9 @@ def test_one_more_combination_costs_its_calibration(base: Base, tmp_path: Path) 
     own = calibration_bytes(pass_.calibration, torch.float16)
     assert manifest.compositions[0].marginal_bytes == pytest.approx(own, abs=600)
     expert = Weighted(random_parts(base, 1)[0], stored=True)  # which differs from layer to layer
-    joint = Composition(base.shape, PAIR, (Pass(PAIR, (expert,)),), "joint-expert")
+    joint = Composition(
+        base.shape, parse_task(PAIR), (Pass(parse_task(PAIR), (expert,)),), "joint-expert"
+    )
     manifest = export_gguf({"it": joint}, base, tmp_path / "joint", **options)
     assert not manifest.adapters[0].compact
 
@@ -209,10 +212,16 @@ def test_sets_of_the_first_format_still_run(base: Base, tmp_path: Path) -> None:
     export_gguf({"it": three_parts(base)}, base, tmp_path / "set", "f32", "f32", vectors=True)
 
     def of_format_1(manifest: dict[str, Any]) -> None:
-        assert manifest["format"] == "onepass device 2"
+        assert manifest["format"] == "onepass device 3"
         manifest["format"] = "onepass device 1"
-        for entry in (manifest["base"], *manifest["adapters"]):
-            del entry["blocks" if entry is manifest["base"] else "compact"]
+        del manifest["base"]["blocks"]
+        (entry,) = manifest["compositions"]
+        for part in (entry, *entry["passes"]):
+            task = part["task"]
+            part["task"] = task["name"]
+        entry["passes"][0]["instruction"] = task["instruction"]
+        for adapter in manifest["adapters"]:
+            del adapter["compact"]
 
     edit(tmp_path / "set", of_format_1)
     assert verify(tmp_path / "set", threads=1)

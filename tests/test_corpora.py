@@ -33,6 +33,7 @@ from corpora_kit import (
     write_tsv,
 )
 from onepass.core.errors import OnepassError
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpora.facts import facts_of
 from onepass.tasks.corpus import (
     CORPORA,
@@ -42,7 +43,6 @@ from onepass.tasks.corpus import (
     write_examples,
 )
 from onepass.tasks.example import Example
-from onepass.tasks.task import parse_task
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onepass.core.errors import OnepassError
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import (
     SPLITS,
     load_corpus,
@@ -15,7 +16,6 @@ from onepass.tasks.corpus import (
     write_examples,
 )
 from onepass.tasks.example import Example
-from onepass.tasks.task import parse_task
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SUMMARIZE, REPLY = parse_task("summarize"), parse_task("reply")
@@ -192,7 +192,9 @@ def test_too_few_examples_to_split_is_an_error(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OnepassError, match="unknown corpus 'smaltown': give dialogsum:.*smalltown"):
+    with pytest.raises(
+        OnepassError, match=r"unknown corpus 'smaltown': give dialogsum:.*smalltown"
+    ):
         load_corpus("smaltown")
     for name in ("missing.jsonl", "dialogsum:missing", "persona-chat:missing.csv"):
         with pytest.raises(OnepassError, match="there is no file or folder missing"):

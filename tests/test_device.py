@@ -24,6 +24,7 @@ from onepass.model.load import Base
 from onepass.serve import Engine
 from onepass.serve.child import SPINS
 from onepass.serve.modes import plan
+from onepass.tasks.book import parse_task as named
 
 engine_or_skip()
 
@@ -44,15 +45,16 @@ def test_every_mode_in_any_order_is_what_pytorch_does(qwen: Base, whole: Path) -
     made = pair(qwen)
     summarize, spanish = (weighted.adapter for weighted in made.passes[0].adapters)
     passes = {
-        "zero-shot": (Pass(PAIR),),
-        "main": (Pass(PAIR, (Weighted(summarize),)),),
+        "zero-shot": (Pass(named(PAIR)),),
+        "main": (Pass(named(PAIR), (Weighted(summarize),)),),
         "multi-step": (
-            Pass("summarize", (Weighted(summarize),)), Pass("translate:es", (Weighted(spanish),)),
+            Pass(named("summarize"), (Weighted(summarize),)),
+            Pass(named("translate:es"), (Weighted(spanish),)),
         ),
         "composed": made.passes,
     }  # fmt: skip
     expected = {
-        mode: run(qwen, Composition(qwen.shape, PAIR, each, mode), [CHAT], 8).texts[0]
+        mode: run(qwen, Composition(qwen.shape, named(PAIR), each, mode), [CHAT], 8).texts[0]
         for mode, each in passes.items()
     }
     assert len(set(expected.values())) == len(expected)
@@ -67,12 +69,12 @@ def test_steps_are_taken_in_the_order_of_the_task(whole: Path) -> None:
     manifest = read_set(whole)
 
     def first(task: str) -> list[str]:
-        entry = manifest.composition("three").model_copy(update={"task": task})
+        entry = manifest.composition("three").model_copy(update={"task": named(task)})
         changed = manifest.model_copy(update={"compositions": [entry]})
         (main,) = plan(changed, "three", "main")
         return list(main.scales)
 
-    steps = [(pass_.task, *pass_.scales) for pass_ in plan(manifest, "three", "multi-step")]
+    steps = [(pass_.task.name, *pass_.scales) for pass_ in plan(manifest, "three", "multi-step")]
     assert steps == [
         ("summarize", "summarize"), ("translate:es", "translate-es"), ("tone:witty", "tone-witty"),
     ]  # fmt: skip
@@ -127,7 +129,7 @@ def test_a_long_conversation_loses_its_oldest_turns_as_in_pytorch(qwen: Base, wh
         assert (answer.text, answer.notice) == (expected.texts[0], expected.notices[0])
         with pytest.raises(OnepassError, match="max_new_tokens is 256"):
             engine.run("pair", CHAT, max_new_tokens=256)
-        with pytest.raises(OnepassError, match=r"instruction .* takes"):
+        with pytest.raises(OnepassError, match=r"prompt of .* takes"):
             engine.run("pair", CHAT, max_new_tokens=240)
         assert engine.run("pair", CHAT, max_new_tokens=8).text  # and goes on
 

@@ -34,6 +34,7 @@ def _fused_of_two_passes(manifest: dict[str, Any]) -> None:
 
 
 SCALE = "compositions.0.passes.0.scales.summarize"
+INSTRUCTION = "compositions.1.passes.0.task.instruction"
 CONTRADICTIONS: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (put("adapters.0.path", "../device/adapters/../../elsewhere.gguf"), "points outside"),
     (put("compositions.0.passes.0.scales.nobody", 1.0), "'three' uses adapter 'nobody'; the set "),
@@ -167,9 +168,9 @@ def test_a_base_of_the_same_shape_is_found_by_the_test_vector(device: Path, tmp_
         (put("vectors", []), "composition 'three': it has no test vector"),
         (lambda manifest: manifest["vectors"].pop(0), "'three': it has no test vector"),
         (put("vectors.1.top.0", {}), "'pair': its test vector tells nothing of a token"),
-        (put("compositions.1.passes.0.instruction", "Sing."), "'pair': the set asks 'Sing.'"),
-        (put("compositions.1.passes.0.task", "sing"), "'pair': unknown task 'sing'"),
-        (put("compositions.1.passes.0.task", "summarize"), "'pair': the set asks 'Summarize"),
+        (put(INSTRUCTION, "Sing."), "'pair': the prompt of its test vector is not"),
+        (put("compositions.1.passes.0.task", "sing"), "manifest.json: unknown task 'sing'"),
+        (put("compositions.1.passes.0.task", "summarize"), "'pair': the prompt of its test vector"),
         (put("prompt.before", [999999]), "'three': the prompt of its test vector is not"),
         (put("prompt.text_after", "!"), "'three': the prompt of its test vector is not"),
         (put(SCALE, 1e30), r"'three': .*overflow with adapters .*summarize at 1e\+30"),

@@ -248,10 +248,11 @@ def test_an_engine_that_hangs_is_given_up_and_may_go_on(streamed: bool, device: 
 
         expected = engine.run("three", CHAT, max_new_tokens=8).text
         prompt = engine.prompt_ids(CHAT)
+        asked = (ROOM - 300, True, stop) if streamed else (8,)
         if not streamed:
             stop()
         with pytest.raises(OnepassError, match=r"not answered for 1 s"):
-            engine.complete(prompt, {}, ROOM - 300, True, stop if streamed else None)
+            engine.complete(prompt, {}, *asked)
         os.kill(engine.pid, signal.SIGCONT)
         assert engine.run("three", CHAT, max_new_tokens=8).text == expected
 

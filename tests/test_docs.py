@@ -17,7 +17,8 @@ HEADINGS = ["Idea", "Formula", "Options", "Cost", "Where ours differs"]
 def sections() -> dict[str, str]:
     parts = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     found = {name.strip(): body for name, _, body in (part.partition("\n") for part in parts)}
-    assert found.pop("Pico, before any of them")
+    for title in ("Adapters that can be merged", "Pico, before any of them"):
+        assert found.pop(title)
     assert found.pop("Weights that are learnt")
     assert found.pop("Speed")
     return found

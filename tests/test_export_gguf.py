@@ -38,6 +38,7 @@ from onepass.model.generate import run
 from onepass.model.load import Base, load_base
 from onepass.serve import Engine
 from onepass.serve.verify import verify
+from onepass.tasks.book import parse_task
 
 engine_or_skip()
 from gguf import GGUFReader  # noqa: E402
@@ -174,13 +175,16 @@ def test_two_compositions_share_the_base_and_the_task_adapters(
 ) -> None:
     base = families["qwen2.5"]
     summarize, spanish, witty = map(Weighted, random_parts(base))
-    steps = (Pass("summarize", (summarize,)), Pass("translate:es", (spanish,)))
-    joint = (Pass(PAIR, (replace(witty, stored=True),)),)
+    steps = (
+        Pass(parse_task("summarize"), (summarize,)),
+        Pass(parse_task("translate:es"), (spanish,)),
+    )
+    joint = (Pass(parse_task(PAIR), (replace(witty, stored=True),)),)
     made = {
         "three": three_parts(base),
         "pair": pair(base),
-        "joint": Composition(base.shape, PAIR, joint, "joint-expert"),
-        "steps": Composition(base.shape, PAIR, steps, "multi-step"),
+        "joint": Composition(base.shape, joint[0].task, joint, "joint-expert"),
+        "steps": Composition(base.shape, joint[0].task, steps, "multi-step"),
     }
     manifest = export_gguf(made, base, tmp_path / "set", "f32", "f32")
     # The calibration of both is one content, and the third adapter is a task's already.
@@ -299,7 +303,9 @@ def test_llama_cpp_tokenises_as_the_base_does(
     backend.model.ignore_merges = whole
     if family_name == "qwen2.5":  # as the real one's, which llama.cpp does not know of
         backend.normalizer = normalizers.NFC()
-    composition = Composition(base.shape, "summarize", (Pass("summarize"),), "zero-shot")
+    composition = Composition(
+        base.shape, parse_task("summarize"), (Pass(parse_task("summarize")),), "zero-shot"
+    )
     manifest = export_gguf({"it": composition}, base, tmp_path / "set", "f32")
     reader = gguf.GGUFReader(tmp_path / "set" / manifest.base.path)
     assert reader.get_field("tokenizer.ggml.pre").contents() == pre
@@ -331,7 +337,9 @@ def test_a_tokenizer_llama_cpp_does_not_have_is_refused(
     for name, value in change.items():
         described[name] = {**described[name], **value} if name == "model" else value
     monkeypatch.setattr(module, "_backend_json", lambda base: described)
-    composition = Composition(base.shape, "summarize", (Pass("summarize"),), "zero-shot")
+    composition = Composition(
+        base.shape, parse_task("summarize"), (Pass(parse_task("summarize")),), "zero-shot"
+    )
     with pytest.raises(OnepassError, match=why):
         export_gguf({"it": composition}, base, tmp_path / "set")
 
@@ -344,6 +352,8 @@ def test_a_template_that_changes_the_message_is_refused(
         'message["content"]', 'message["content"] | upper'
     )
     monkeypatch.setattr(base.tokenizer, "chat_template", shouting)
-    composition = Composition(base.shape, "summarize", (Pass("summarize"),), "zero-shot")
+    composition = Composition(
+        base.shape, parse_task("summarize"), (Pass(parse_task("summarize")),), "zero-shot"
+    )
     with pytest.raises(OnepassError, match="does more to a message"):
         export_gguf({"it": composition}, base, tmp_path / "set")

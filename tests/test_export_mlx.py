@@ -39,6 +39,8 @@ from onepass.model.attach import merged
 from onepass.model.chat import PINNED, prompt_ids
 from onepass.model.generate import generate
 from onepass.model.load import Base, load_base
+from onepass.tasks.book import parse_task
+from onepass.tasks.task import task_from
 
 Capture = pytest.CaptureFixture[str]
 
@@ -128,7 +130,8 @@ def test_it_computes_the_same_change(
         a, b = tensors[f"{module}.lora_a"], tensors[f"{module}.lora_b"]
         assert a.shape[1] == config["lora_parameters"]["rank"]
         torch.testing.assert_close((a @ b).T, lora.delta())
-    assert json.loads((out / "onepass.json").read_text(encoding="utf-8"))["task"] == TASK
+    card = json.loads((out / "onepass.json").read_text(encoding="utf-8"))
+    assert task_from(card["task"]) == composition.task
     onepass(capsys, *options).succeeded()
 
 
@@ -157,7 +160,8 @@ def test_layers_and_modules_without_an_adapter_stay_as_they_are(
 ) -> None:
     wanted = ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj")
     modules = {wanted[n]: random_parts(family)[n].modules[wanted[n]] for n in range(2)}
-    pass_ = Pass("summarize", (Weighted(Adapter("few", modules, family.name), 3.0),))
+    few = Weighted(Adapter("few", modules, family.name), 3.0)
+    pass_ = Pass(parse_task("summarize"), (few,))
     composition = Composition(family.shape, pass_.task, (pass_,), "single")
     check_adapter(mlx_lm, composition, family, tmp_path)
 
@@ -186,8 +190,8 @@ def tiny_composition() -> Composition:
     base = load_base("tiny", "cpu")
     parts = [load_adapter(embedded_adapter(part)) for part in TASK.split("+")]
     calibration = random_calibration(base, size=0.05)
-    pass_ = Pass(TASK, tuple(Weighted(part, 0.5) for part in parts), calibration)
-    return Composition(base.shape, TASK, (pass_,), "lc++")
+    pass_ = Pass(parse_task(TASK), tuple(Weighted(part, 0.5) for part in parts), calibration)
+    return Composition(base.shape, parse_task(TASK), (pass_,), "lc++")
 
 
 def test_the_command_that_is_printed_says_what_generate_says(

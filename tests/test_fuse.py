@@ -17,6 +17,7 @@ from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
 from onepass.model.load import Base
+from onepass.tasks.book import parse_task
 
 engine_or_skip()
 from gguf import GGUFReader  # noqa: E402
@@ -140,13 +141,20 @@ def test_a_composition_is_one_adapter_on_the_engine_or_its_parts(
     pair = "summarize+translate:es"
     summarize, spanish = random_parts(base, 2, size=0.1)
     weighted = (Weighted(summarize, 0.5), Weighted(spanish, 0.5))
-    whole = Pass(pair, weighted, random_calibration(base, size=0.1))
-    steps = (Pass("summarize", weighted[:1]), Pass("translate:es", weighted[1:]))
+    whole = Pass(parse_task(pair), weighted, random_calibration(base, size=0.1))
+    steps = (
+        Pass(parse_task("summarize"), weighted[:1]),
+        Pass(parse_task("translate:es"), weighted[1:]),
+    )
     made = {
-        "whole": Composition(base.shape, pair, (whole,), "lc++"),
-        "plain": Composition(base.shape, pair, (Pass(pair, weighted),), "linear"),
-        "joint": Composition(base.shape, pair, (Pass(pair, weighted[:1]),), "joint-expert"),
-        "steps": Composition(base.shape, pair, steps, "multi-step"),
+        "whole": Composition(base.shape, parse_task(pair), (whole,), "lc++"),
+        "plain": Composition(
+            base.shape, parse_task(pair), (Pass(parse_task(pair), weighted),), "linear"
+        ),
+        "joint": Composition(
+            base.shape, parse_task(pair), (Pass(parse_task(pair), weighted[:1]),), "joint-expert"
+        ),
+        "steps": Composition(base.shape, parse_task(pair), steps, "multi-step"),
     }
     export_gguf(made, base, tmp_path / "set", "f32", fused=False, compactly=True)
     options: dict[str, Any] = {"threads": 1, "exact": True, "slots": 1}
@@ -185,7 +193,11 @@ def test_the_stored_one_keeps_the_rounding_that_each_adapter_has(
     large = Adapter("large", of_rank_24(1.0), base.name)
     small = Adapter("small", of_rank_24(1e-2), base.name)
     weighted = (Weighted(large, 0.5), Weighted(small, 0.5))
-    made = {"it": Composition(base.shape, pair, (Pass(pair, weighted),), "linear")}
+    made = {
+        "it": Composition(
+            base.shape, parse_task(pair), (Pass(parse_task(pair), weighted),), "linear"
+        )
+    }
     manifest = export_gguf(made, base, tmp_path / "set", "f32", "q8_0", compactly=True)
     (entry,) = manifest.compositions
     assert entry.fused is not None
@@ -199,8 +211,10 @@ def test_the_stored_one_keeps_the_rounding_that_each_adapter_has(
 
 def test_names_that_files_cannot_have_apart_are_told_apart(base: Base, tmp_path: Path) -> None:
     pair = "summarize+translate:es"
-    whole = Pass(pair, tuple(Weighted(each, 0.5) for each in random_parts(base, 2, size=0.1)))
-    composition = Composition(base.shape, pair, (whole,), "linear")
+    whole = Pass(
+        parse_task(pair), tuple(Weighted(each, 0.5) for each in random_parts(base, 2, size=0.1))
+    )
+    composition = Composition(base.shape, parse_task(pair), (whole,), "linear")
     made = dict.fromkeys(("a b", "a-b", "A-B"), composition)
     manifest = export_gguf(made, base, tmp_path / "set", "f32")
     places = [entry.fused.path.casefold() for entry in manifest.compositions if entry.fused]

@@ -1,4 +1,4 @@
-"""What is told of adapters, against dense algebra and adapters made to meet in known ways."""
+"""Figures of adapters, against dense algebra and adapters made to meet in known ways."""
 
 import math
 from pathlib import Path
@@ -21,13 +21,13 @@ def scaled(adapter: Adapter, factor: float, name: str) -> Adapter:
 
 def test_norms_are_those_of_the_dense_change() -> None:
     adapter = random_adapter(0, ranks={"model.layers.0.mlp.down_proj": 5})
-    told = facts(adapter)
-    assert told.ranks == (3, 5)
-    assert told.projections == ("q_proj", "v_proj", "down_proj")
+    found = facts(adapter)
+    assert found.ranks == (3, 5)
+    assert found.projections == ("q_proj", "v_proj", "down_proj")
     for module, lora in adapter.modules.items():
-        assert told.norms[module] == pytest.approx(float(lora.delta().norm()), rel=1e-5)
+        assert found.norms[module] == pytest.approx(float(lora.delta().norm()), rel=1e-5)
     whole = math.sqrt(sum(float(x.delta().norm()) ** 2 for x in adapter.modules.values()))
-    assert told.total_norm == pytest.approx(whole, rel=1e-5)
+    assert found.total_norm == pytest.approx(whole, rel=1e-5)
 
 
 def test_a_meeting_is_what_dense_algebra_says() -> None:
@@ -80,7 +80,7 @@ def test_every_two_are_a_pair_and_modules_have_their_place() -> None:
     assert set(places) == {(str(i), p) for i in (0, 1) for p in ("q_proj", "v_proj", "down_proj")}
 
 
-def test_the_command_tells_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in range(3):
         save_adapter(random_adapter(seed), tmp_path / f"a{seed}")
     folders = [tmp_path / f"a{seed}" for seed in range(3)]

@@ -13,7 +13,8 @@ from onepass.evaluate.judge.agreement import Agreement, agreement
 from onepass.evaluate.judge.fence import defused, mark_for
 from onepass.evaluate.judge.prompts import VERSION, conditions, judge_prompt
 from onepass.evaluate.judge.read import read_verdict
-from onepass.tasks.task import COMPOSITIONAL_TASKS, SINGLE_TASKS, parse_task
+from onepass.tasks.benchmark import COMPOSITIONAL_TASKS, SINGLE_TASKS
+from onepass.tasks.book import parse_task
 
 TASK = parse_task("summarize+translate:es")
 QUESTION = "Is the assistant's output right? Answer with one word: Yes or No."
@@ -121,7 +122,7 @@ def test_the_wording_has_the_version_it_says() -> None:
         for name in (*COMPOSITIONAL_TASKS, *SINGLE_TASKS)
     ]
     digest = hashlib.sha256("".join(prompts).encode()).hexdigest()[:12]
-    assert (VERSION, digest) == ("1", "edfb8a786219")
+    assert (VERSION, digest) == ("2", "05371de35bbd")
 
 
 # ------------------------------------------------------------------ answers

@@ -19,8 +19,8 @@ from onepass.bench import judgements, materials
 from onepass.bench.report import make_report
 from onepass.bench.table import Table, to_csv
 from onepass.serve import endpoint as endpoint_module
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus
-from onepass.tasks.task import parse_task
 
 Capture = pytest.CaptureFixture[str]
 OUTPUTS = len(METHODS) * len(TASKS) * COUNT
@@ -28,7 +28,7 @@ OUTPUTS = len(METHODS) * len(TASKS) * COUNT
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_module, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.delenv(endpoint_module.KEY, raising=False)
 
 
@@ -64,7 +64,7 @@ def test_a_wise_judge_says_what_the_verifier_says(runs: Path, capsys: Capture) -
     assert f"{OUTPUTS} outputs" in done.err
     assert "tokens read" in done.err
     header, *rows = judgements_of(runs)["lc/reply+tone-witty/100-0"]
-    assert header == {"format": "onepass judgements 1", "model": "stub", "prompts": "1"}
+    assert header == {"format": "onepass judgements 1", "model": "stub", "prompts": "2"}
     examples = load_corpus("smalltown").examples(parse_task(TASKS[1]), "test", COUNT)
     assert rows == [
         {
@@ -376,6 +376,6 @@ def test_a_damaged_file_of_judgements_is_told(damage: str, runs: Path, capsys: C
     path.write_text(damage)
     onepass(capsys, "report", runs).refused("judge-stub.jsonl")
     path.write_text(
-        json.dumps({"model": "m", "prompts": "1", "date": "x"}) + '\n{"verdict": "?"}\n'
+        json.dumps({"model": "m", "prompts": "2", "date": "x"}) + '\n{"verdict": "?"}\n'
     )
     onepass(capsys, "report", runs).refused("judge-stub.jsonl, line 2", "remove the file")

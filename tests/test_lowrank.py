@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from adapter_kit import dense_sum, random_lora
 from onepass.adapters.adapter import Lora
-from onepass.adapters.lowrank import compress, norm, relative_error, weighted_sum
+from onepass.adapters.lowrank import (
+    balanced,
+    compress,
+    norm,
+    padded,
+    relative_error,
+    squared_errors,
+    weighted_sum,
+)
 from onepass.core.errors import OnepassError
 
 widths = st.integers(1, 9)
@@ -71,6 +79,37 @@ def test_compress_to_the_full_rank_changes_nothing(
 ) -> None:
     lora = some_lora(out, in_, rank, seed)
     assert close(compress(lora, rank).lora.delta(), lora.delta())
+
+
+@given(out=widths, in_=widths, rank=ranks, seed=seeds, power=st.integers(-25, 25))
+def test_padding_and_balancing_keep_the_change_to_the_last_bit(
+    out: int, in_: int, rank: int, seed: int, power: int
+) -> None:
+    lora = some_lora(out, in_, rank, seed)
+    lora = Lora(lora.down * 10.0**power, lora.up)
+    wide = padded(lora, rank + 3)
+    assert wide.rank == rank + 3
+    even = balanced(wide)
+    for one, other in ((wide, lora), (even, lora)):
+        assert not one.down[rank:].any() | one.up[:, rank:].any()
+        # The product of each component, entry by entry, before they are summed up.
+        ours, theirs = (x.up.T[:rank, :, None] * x.down[:rank, None] for x in (one, other))
+        assert torch.equal(ours, theirs)
+    ratios = even.up.norm(dim=0)[:rank] / even.down.norm(dim=1)[:rank]
+    assert bool(((ratios >= 0.49) & (ratios <= 2.05)).all())
+
+
+@given(out=widths, in_=widths, rank=ranks, seed=seeds, power=st.integers(-8, 0))
+def test_squared_errors_are_the_dense_ones(
+    out: int, in_: int, rank: int, seed: int, power: int
+) -> None:
+    lora, noise = some_lora(out, in_, rank, seed), some_lora(out, in_, rank, seed + 1)
+    near = Lora(lora.down + 10.0**power * noise.down, lora.up + 10.0**power * noise.up)
+    missed, size = squared_errors(near, lora)
+    exact = lora.up.double() @ lora.down.double()
+    difference = near.up.double() @ near.down.double() - exact
+    assert missed == pytest.approx(float(difference.square().sum()), rel=1e-4, abs=1e-20)
+    assert size == pytest.approx(float(exact.square().sum()), rel=1e-6)
 
 
 def test_relative_error_sees_differences_near_the_rounding_of_float32() -> None:

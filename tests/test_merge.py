@@ -115,7 +115,7 @@ def test_weights_scale_the_result(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", list(MERGES))
-def test_weights_have_defaults_and_the_card_tells_everything(method: str) -> None:
+def test_weights_have_defaults_and_the_card_has_everything(method: str) -> None:
     adapters = [random_adapter(i) for i in range(2)]
     merged = merge(adapters, method)
     share = 0.5 if MERGES.get(method).shares else 1.0
@@ -215,11 +215,6 @@ def test_what_cancels_out_stays_nothing(weights: list[float], pico: bool) -> Non
     assert 0 <= merged.card["truncation_error"] <= 1
     size = max(float(lora.delta().norm()) for lora in a.modules.values())
     assert all(float(lora.delta().norm()) < 1e-4 * size for lora in merged.modules.values())
-
-
-def test_a_rank_that_is_enough_costs_nothing() -> None:
-    a = random_adapter(0, 3)
-    assert merge([a, a], rank=3).card["truncation_error"] < 1e-7
 
 
 def test_opposite_adapters_are_not_blown_up_by_model_stock() -> None:

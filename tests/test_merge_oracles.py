@@ -190,7 +190,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Oracle]] = {
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_merge_is_what_its_definition_says(case: str, seed: int) -> None:
     method, options, oracle = CASES[case]
-    # Three adapters of rank 3 would fill the 8 rows of these layers, which tells less.
+    # Three adapters of rank 3 would fill the 8 rows of these layers, which tests less.
     adapters, weights = adapters_of(2, seed), [0.75, 0.5]
     merged = merge(adapters, method, weights, rank=None if "knots" in case else 8, **options)
     for module, lora in merged.modules.items():

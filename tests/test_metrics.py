@@ -12,8 +12,9 @@ from rouge_score.rouge_scorer import RougeScorer
 from onepass.core.errors import OnepassError
 from onepass.evaluate.metrics import METRICS
 from onepass.evaluate.score import score
+from onepass.tasks.benchmark import COMPOSITIONAL_TASKS, SINGLE_TASKS
+from onepass.tasks.book import parse_task
 from onepass.tasks.example import Example
-from onepass.tasks.task import COMPOSITIONAL_TASKS, SINGLE_TASKS, parse_task
 
 SPANISH = parse_task("summarize+translate:es")
 BY_DEFAULT = [name for name in METRICS if METRICS.get(name).by_default]

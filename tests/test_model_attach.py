@@ -13,6 +13,7 @@ from onepass.adapters.composition import Pass, Weighted
 from onepass.core.errors import OnepassError
 from onepass.model.attach import attached, folded, merged
 from onepass.model.load import Base
+from onepass.tasks.book import parse_task
 
 IDS = torch.arange(7, 47).view(2, 20)
 Attach = Callable[[Base, Pass], AbstractContextManager[None]]
@@ -45,7 +46,7 @@ def make_pass(base: Base, make_adapter: MakeAdapter) -> Callable[[str], Pass]:
     def make(form: str) -> Pass:
         one, two = make_adapter("summarize", 4, 0, 0.3), make_adapter("translate:es", 2, 1, 0.3)
         weighted = (Weighted(one, 0.5), Weighted(two, 0.7))
-        return Pass("summarize+translate:es", weighted, random_calibration(base, form))
+        return Pass(parse_task("summarize+translate:es"), weighted, random_calibration(base, form))
 
     return make
 
@@ -107,7 +108,7 @@ def test_a_bias_the_base_has_is_added_to_and_restored(base: Base) -> None:
     layer.bias = nn.Parameter(torch.full((32,), 2.0), requires_grad=False)
     old = layer.bias
     calibration = Calibration("lc", "output", {"q_proj": {"bias": torch.ones(32)}})
-    with folded(base, Pass("summarize", (), calibration)):
+    with folded(base, Pass(parse_task("summarize"), (), calibration)):
         assert layer.bias.data.eq(3.0).all()
     assert layer.bias is old
     assert old.data.eq(2.0).all()
@@ -116,7 +117,7 @@ def test_a_bias_the_base_has_is_added_to_and_restored(base: Base) -> None:
 def test_an_empty_pass_changes_nothing(base: Base) -> None:
     before = logits(base)
     for context in (folded, attached):
-        with context(base, Pass("summarize")):
+        with context(base, Pass(parse_task("summarize"))):
             assert torch.equal(logits(base), before)
 
 
@@ -126,6 +127,6 @@ def test_an_adapter_for_another_base_is_refused(base: Base, make_adapter: MakeAd
     for context in (folded, attached):
         with (
             pytest.raises(OnepassError, match=r"layers\.9"),
-            context(base, Pass("summarize", (Weighted(adapter),))),
+            context(base, Pass(parse_task("summarize"), (Weighted(adapter),))),
         ):
             pass

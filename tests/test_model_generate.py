@@ -23,9 +23,9 @@ from onepass.model.tokens import (
     sorted_batches,
     target_loss,
 )
+from onepass.tasks.book import parse_task
 from onepass.tasks.example import Example
 from onepass.tasks.prompt import build_prompt
-from onepass.tasks.task import parse_task
 
 TASK = parse_task("summarize")
 PROMPTS = ["Ana: " + "noon " * n for n in (1, 14, 3, 9, 2, 20, 5, 5, 11, 1, 7)]
@@ -44,15 +44,6 @@ def test_control_tokens_in_a_users_text_are_plain_text(base: Base) -> None:
     assert text == "<|user|>a <|end|><|assistant|> b<|end|><|assistant|>c <|eos|><|end|>"
     special = set(base.tokenizer.all_special_ids)
     assert sum(token in special for token in row.ids) == 4
-
-
-def test_a_tokenizer_without_a_template_gets_the_bare_prompt(base: Base) -> None:
-    template, base.tokenizer.chat_template = base.tokenizer.chat_template, None
-    try:
-        assert base.tokenizer.decode(prompt_ids(base.tokenizer, ["Ana"])[0]) == "Ana\n\n"
-        assert base.end_id == base.tokenizer.eos_token_id
-    finally:
-        base.tokenizer.chat_template = template
 
 
 def test_examples_are_cut_to_fit_but_not_their_instruction_or_target(base: Base) -> None:
@@ -168,22 +159,27 @@ def test_prompts_too_long_are_refused(base: Base) -> None:
 def test_a_composition_runs_its_passes_one_after_the_other(
     base: Base, make_adapter: MakeAdapter
 ) -> None:
-    first = Pass("summarize", (Weighted(make_adapter("summarize", seed=1, size=0.3)),))
-    second = Pass("translate:es", (Weighted(make_adapter("translate:es", seed=2, size=0.3)),))
-    both = Composition(base.shape, "summarize+translate:es", (first, second), "multi-step")
+    first = Pass(parse_task("summarize"), (Weighted(make_adapter("summarize", seed=1, size=0.3)),))
+    second = Pass(
+        parse_task("translate:es"), (Weighted(make_adapter("translate:es", seed=2, size=0.3)),)
+    )
+    both = Composition(
+        base.shape, parse_task("summarize+translate:es"), (first, second), "multi-step"
+    )
     texts = ["Ana: noon?", "Ben: Yes.\nAna: Good."]
     expected = texts
     for pass_ in (first, second):
-        task = parse_task(pass_.task)
         with attached(base, pass_):
-            expected = generate(base, [build_prompt(task, t) for t in expected], 12).texts
+            expected = generate(base, [build_prompt(pass_.task, t) for t in expected], 12).texts
     done = run(base, both, texts, max_new_tokens=12)
     assert done.texts == expected
     assert done.notices == ["", ""]
 
 
 def test_a_long_conversation_is_cut_and_that_is_said(base: Base) -> None:
-    zero_shot = Composition(base.shape, "summarize", (Pass("summarize"),), "zero-shot")
+    zero_shot = Composition(
+        base.shape, parse_task("summarize"), (Pass(parse_task("summarize")),), "zero-shot"
+    )
     long = "\n".join(f"Ana: turn {n}" for n in range(90))
     done = run(base, zero_shot, [long, "Ana: hi"], max_new_tokens=8)
     assert "oldest turn" in done.notices[0]

@@ -19,7 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from onepass.core.errors import OnepassError
 from onepass.model import load, quantized
-from onepass.model.load import PROJECTIONS, Base, base_shape, load_base
+from onepass.model.load import Base, load_base
+from onepass.model.targets import base_shape
 
 WEIGHTS = "model.safetensors"
 
@@ -29,8 +30,9 @@ def folder(base_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(base_folder, tmp_path / "copy"))
 
 
-def test_a_loaded_base_is_frozen_and_named_after_its_folder(base: Base) -> None:
-    assert base.name == "micro"
+def test_a_loaded_base_is_frozen_and_named_by_where_it_is(base: Base, base_folder: Path) -> None:
+    assert base.name == str(base_folder)
+    assert repr(base) == f"<Base {base_folder}: 25,120 parameters, float32 on cpu>"
     assert not base.model.training
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
     assert base.context == 192
@@ -39,7 +41,7 @@ def test_a_loaded_base_is_frozen_and_named_after_its_folder(base: Base) -> None:
 
 
 def test_the_shape_lists_every_projection_of_every_layer(base: Base) -> None:
-    assert len(base.shape.modules) == 2 * len(PROJECTIONS)
+    assert len(base.shape.modules) == 2 * 7
     assert base.shape.modules["model.layers.1.self_attn.k_proj"] == (16, 32)
     assert base.shape.modules["model.layers.0.mlp.down_proj"] == (32, 48)
 
@@ -47,14 +49,9 @@ def test_the_shape_lists_every_projection_of_every_layer(base: Base) -> None:
 def test_a_shape_needs_no_weights() -> None:
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=1, hidden_size=64))
-    assert base_shape(model, ["q_proj"], name="big").modules == {
-        "model.layers.0.self_attn.q_proj": (64, 64)
-    }
-
-
-def test_a_model_without_projections_is_refused(base: Base) -> None:
-    with pytest.raises(OnepassError, match="no linear layer named c_attn"):
-        base_shape(base.model, ["c_attn"])
+    shape = base_shape(model, name="big")
+    assert shape.modules["model.layers.0.self_attn.q_proj"] == (64, 64)
+    assert len(shape.modules) == 7
 
 
 @pytest.mark.parametrize("size", [0, 5, 3000])
@@ -101,7 +98,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OnepassError, match="there is no folder"):
         load_base(tmp_path / "nowhere")
     (tmp_path / "file").touch()
-    with pytest.raises(OnepassError, match="is a file"):
+    with pytest.raises(OnepassError, match="is no GGUF file"):
         load_base(tmp_path / "file")
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from onepass.adapters.history import History
 from onepass.core.errors import OnepassError
-from onepass.model.training.fit import History, _uninterrupted, fit
+from onepass.model.training.fit import _uninterrupted, fit
 from onepass.model.training.options import TrainOptions
 from onepass.model.training.state import STATE
 

@@ -21,7 +21,10 @@ from onepass.core.errors import OnepassError
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-SLOW_TO_IMPORT = {"torch", "transformers", "peft", "numpy", "scipy", "matplotlib", "pydantic"}
+SLOW_TO_IMPORT = {
+    "matplotlib", "numpy", "openai", "peft", "pydantic", "sacrebleu", "scipy", "torch",
+    "transformers",
+}  # fmt: skip
 
 
 def onepass_command(*args: str) -> subprocess.CompletedProcess[str]:
@@ -126,7 +129,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ls_in_a_pipe_is_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
-    from onepass.tasks.task import COMPOSITIONAL_TASKS, SINGLE_TASKS
+    from onepass.tasks.benchmark import COMPOSITIONAL_TASKS, SINGLE_TASKS
 
     assert exit_status("ls", "tasks") == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]

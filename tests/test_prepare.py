@@ -20,6 +20,7 @@ from onepass.prepare.labeller import Options
 from onepass.prepare.labellers import LABELLERS
 from onepass.prepare.prepare import CACHE, CARD
 from onepass.prepare.sources import read_sources
+from onepass.tasks.book import parse_task
 from prepare_kit import SPANISH, WITTY, asking, contents, kept, rows, spanish, write_dialogsum
 
 Capture = pytest.CaptureFixture[str]
@@ -120,7 +121,10 @@ def test_another_prompt_model_or_limit_is_another_label(tmp_path: Path) -> None:
             Options(endpoint=endpoint(stub), max_new_tokens=7),
         ):
             identity = LABELLERS.get("endpoint")(options)
-            found |= {identity.identity(part).key("x") for part in ("translate:es", "tone:witty")}
+            found |= {
+                identity.identity(parse_task(part)).key("x")
+                for part in ("translate:es", "tone:witty")
+            }
     assert len(found) == 6
 
 
@@ -239,7 +243,7 @@ def test_bad_sources(tmp_path: Path, capsys: Capture, stub: Stub) -> None:
     told({"id": "a", "input": "A: Tea?", "target": "x"}, "line 2", "the id 'a' is also")
     folder = write_dialogsum(tmp_path / "folder")
     with pytest.raises(OnepassError, match=r"both .* have examples of summarize"):
-        read_sources([f"dialogsum:{folder}"] * 2, ["summarize"], ["train"])
+        read_sources([f"dialogsum:{folder}"] * 2, [parse_task("summarize")], ["train"])
 
 
 # ---------------------------------------------------------------- the page
@@ -253,7 +257,7 @@ def test_the_page_tells_the_truth() -> None:
     for prompt in (prompts.TRANSLATE, prompts.REWRITE):
         assert prompt in told
     for tone, manner in prompts.MANNERS.items():
-        assert f"- {tone}: {manner}\n" in page
+        assert f"- {tone.removeprefix('tone:')}: {manner}\n" in page
     for reason, why in filters.FILTERS.items():
         assert f"- *{reason}*: {' '.join(str(why.__doc__).split())}\n" in page
     for name in LABELLERS:

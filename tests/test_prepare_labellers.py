@@ -17,7 +17,8 @@ from onepass.prepare.instruct import Instruct
 from onepass.prepare.labeller import TOO_LONG, Label, Labeller, Options
 from onepass.prepare.prompts import clean, fill, prompt_template
 from onepass.prepare.seq2seq import Seq2Seq, Translator, load_translator
-from onepass.tasks.task import TONE_TASKS, TRANSLATIONS
+from onepass.tasks.benchmark import TONE_TASKS, TRANSLATIONS
+from onepass.tasks.book import parse_task
 from translators import save_marian, save_nllb
 
 Capture = pytest.CaptureFixture[str]
@@ -46,7 +47,7 @@ def labels_of(made: Labeller, part: str, texts: list[str]) -> dict[str, Label]:
         assert not found.keys() & labels.keys()
         found.update(labels)
 
-    made.label(part, texts, keep)
+    made.label(parse_task(part), texts, keep)
     assert list(found) == texts
     return found
 
@@ -89,7 +90,7 @@ def test_languages_differ_with_one_model_for_all(models: dict[str, Path]) -> Non
     made = Seq2Seq(Options({"": str(models["nllb"])}, max_new_tokens=40))
     found = [tuple(labels_of(made, part, TEXTS).values()) for part in TRANSLATIONS]
     assert len(set(found)) == 3
-    keys = {made.identity(part).key(text) for part in TRANSLATIONS for text in TEXTS}
+    keys = {made.identity(parse_task(part)).key(text) for part in TRANSLATIONS for text in TEXTS}
     assert len(keys) == 3 * len(TEXTS)
 
 
@@ -117,7 +118,7 @@ def test_identities_tell_models_apart(models: dict[str, Path], tmp_path: Path) -
 
     def key(folder: Path, **options: int) -> str:
         made = Seq2Seq(Options({"es": str(folder)}, **options))  # type: ignore[arg-type]
-        return made.identity("translate:es").key("Hello.")
+        return made.identity(parse_task("translate:es")).key("Hello.")
 
     assert key(copy) == key(models["pair"])
     assert key(copy, beams=1) != key(models["pair"])
@@ -168,7 +169,7 @@ def test_a_pickle_is_refused_with_advice(models: dict[str, Path], tmp_path: Path
     refused(folder, "pytorch_model.bin is a pickle", "save_pretrained(FOLDER)")
     made = Seq2Seq(Options({"es": str(folder)}))
     with pytest.raises(OnepassError, match="is a pickle"):  # before anything is read
-        made.identity("translate:es")
+        made.identity(parse_task("translate:es"))
 
 
 def test_damaged_and_missing_translators(models: dict[str, Path], tmp_path: Path) -> None:
@@ -215,17 +216,17 @@ def test_an_instructed_model_is_asked_by_the_prompt(base_folder: Path, tmp_path:
     assert found[long] == Label(problem=TOO_LONG)
     base = load_base(folder, "cpu")
     for text in TEXTS:
-        (answer,) = generate(base, [fill(prompt_template("tone:witty"), text)], 8).texts
+        (answer,) = generate(base, [fill(prompt_template(parse_task("tone:witty")), text)], 8).texts
         # Random weights hardly ever end in time; then nothing is kept.
         assert found[text] in (Label(clean(answer, text)), Label(problem=TOO_LONG))
-    identity = made.identity("tone:witty")
-    assert identity.prompt == prompt_template("tone:witty")
+    identity = made.identity(parse_task("tone:witty"))
+    assert identity.prompt == prompt_template(parse_task("tone:witty"))
     with pytest.raises(OnepassError, match="no prompt for 'summarize'"):
-        made.identity("summarize")
+        made.identity(parse_task("summarize"))
 
 
 def test_prompts_are_all_different_and_hold_the_text_alone() -> None:
-    prompts = {part: prompt_template(part) for part in (*TRANSLATIONS, *TONE_TASKS)}
+    prompts = {part: prompt_template(parse_task(part)) for part in (*TRANSLATIONS, *TONE_TASKS)}
     assert len(set(prompts.values())) == 7
     for prompt in prompts.values():
         assert prompt.count("{") == prompt.count("}") == 1

@@ -17,8 +17,9 @@ from onepass.prepare import filters
 from onepass.prepare.labeller import Options
 from onepass.prepare.prepare import CARD, Plan, prepare
 from onepass.prepare.sources import read_sources
+from onepass.tasks.benchmark import COMPOSITIONAL_TASKS
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import SPLITS, load_corpus
-from onepass.tasks.task import COMPOSITIONAL_TASKS, parse_task
 from prepare_kit import SPANISH, asking, rows, spanish
 
 Capture = pytest.CaptureFixture[str]
@@ -132,7 +133,7 @@ def test_no_input_is_in_two_splits_and_none_twice(tmp_path: Path) -> None:
             {"id": f"{split}-{i}", "input": f"A: {n}", "target": "x"} for i, n in enumerate(numbers)
         ]
         write_rows(folder / f"{split}.jsonl", lines)
-    found = {s.split: s for s in read_sources([str(folder)], ["summarize"], SPLITS)}
+    found = {s.split: s for s in read_sources([str(folder)], [parse_task("summarize")], SPLITS)}
     assert list(found) == list(SPLITS)
     inputs = {split: [e.input for e in one.examples] for split, one in found.items()}
     assert inputs == {"train": ["A: 2"], "validation": ["A: 3"], "test": ["A: 1", "A: 4", "A: 5"]}
@@ -183,7 +184,7 @@ def test_one_can_calibrate_on_what_was_prepared(
 
 def test_three_tasks_at_once_are_done_one_after_the_other(tmp_path: Path) -> None:
     task = parse_task("summarize+translate:es+tone:witty")
-    plan = Plan(["smalltown"], [task.name], OURS, ["test"], limit=2)
+    plan = Plan(["smalltown"], [task], OURS, ["test"], limit=2)
     prepared = prepare(plan, Options(device="cpu"), tmp_path / "sets")
     assert list(prepared.identities) == ["translate:es", "tone:witty"]
     for row in rows(tmp_path / "sets", "test"):

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onepass.core.errors import OnepassError
+from onepass.tasks.book import parse_task
 from onepass.tasks.prompt import build_prompt, fit_prompt
-from onepass.tasks.task import parse_task
 
 TASK = parse_task("summarize+translate:es")
 FLOOR = len(build_prompt(TASK, ""))
@@ -92,8 +92,7 @@ def test_fitting_a_very_long_text_counts_rarely() -> None:
 
 
 def test_a_task_that_is_not_instructed_is_given_the_text_alone() -> None:
-    bare = parse_task("summarize", instructed=False)
-    assert bare.instruction == ""
+    bare = parse_task("summarize").bare()
     assert build_prompt(bare, " Ana: Hi. ") == "Ana: Hi."
     shown = build_prompt(bare, "Ana: Hi.", [("Ben: Tea?", "Tea.")])
     assert shown.startswith("Input:\nBen: Tea?\nOutput:\nTea.")

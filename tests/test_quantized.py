@@ -14,7 +14,8 @@ from onepass.model.attach import attached, folded
 from onepass.model.blocks import BLOCK, stored_values
 from onepass.model.load import Base, load_base
 from onepass.model.quantized import ROUNDINGS, round_weights
-from onepass.tasks.task import COMPOSITIONAL_TASKS
+from onepass.tasks.benchmark import COMPOSITIONAL_TASKS
+from onepass.tasks.book import parse_task
 
 
 @pytest.mark.parametrize(("kind", "steps"), [("q8_0", 127), ("q4_0", 8)])
@@ -71,7 +72,7 @@ def test_a_composition_lies_unrounded_on_a_rounded_base() -> None:
     rounded = load_base("tiny", quantization="q4_0")
     task = COMPOSITIONAL_TASKS[0]
     adapters = [load_adapter(embedded_adapter(part)) for part in task.split("+")]
-    pass_ = Pass(task, tuple(Weighted(adapter, 0.5) for adapter in adapters))
+    pass_ = Pass(parse_task(task), tuple(Weighted(adapter, 0.5) for adapter in adapters))
     ids = torch.arange(5, 40)[None]
     logits = []
     for way in (folded, attached):

@@ -8,7 +8,7 @@ from onepass.bench.changes import changed_text
 from onepass.bench.recipe import Recipe, load_recipe
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS
-from onepass.tasks.task import COMPOSITIONAL_TASKS
+from onepass.tasks.benchmark import COMPOSITIONAL_TASKS
 
 SHIPPED = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 

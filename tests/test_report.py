@@ -3,6 +3,7 @@
 import csv
 import io
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -16,7 +17,7 @@ from onepass.bench.runs import Run, RunCost, SplitResult, pack, save_run
 from onepass.bench.table import to_csv
 from onepass.cli.app import build_app
 from onepass.core.errors import OnepassError
-from onepass.tasks.task import parse_task
+from onepass.tasks.book import parse_task
 
 TASKS = ["summarize+translate:es", "summarize+tone:casual", "reply+tone:witty"]
 QUALITY = {"zero-shot": 0.05, "linear": 0.1, "multi-step": 0.9, "lc": 0.6, "lc++": 0.95}
@@ -188,6 +189,15 @@ def test_figures_of_ones_own_and_bad_ones(store: Store, tmp_path: Path) -> None:
     path.write_text("method,judge\nzero-shot,1\n")
     with pytest.raises(OnepassError, match='some that end in "_judge"'):
         read_reference(path)
+
+
+def test_without_matplotlib_the_tables_are_written_all_the_same(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(OnepassError, match=r"plot .* needs matplotlib.*'onepass\[plot\]'"):
+        write_report(make_report(store(budgets=(100, 1000))), tmp_path)
+    assert (tmp_path / "curves.csv").is_file()
 
 
 def test_it_writes_everything(store: Store, tmp_path: Path) -> None:

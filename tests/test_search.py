@@ -12,8 +12,8 @@ from onepass.core.errors import OnepassError
 from onepass.methods import METHODS, Setting
 from onepass.model.load import Base
 from onepass.model.training.objective import mean_loss
+from onepass.tasks.book import parse_task
 from onepass.tasks.example import Example
-from onepass.tasks.task import parse_task
 
 TASK = "summarize+translate:es"
 
@@ -36,7 +36,7 @@ def loss(setting: Setting, pass_: Pass, shots: int = 5) -> float:
 
 
 def test_lm_cocktail_weighs_by_the_loss_of_each_alone(setting: Setting) -> None:
-    losses = [loss(setting, Pass(TASK, (Weighted(part),))) for part in setting.parts()]
+    losses = [loss(setting, Pass(parse_task(TASK), (Weighted(part),))) for part in setting.parts()]
     for temperature in (5.0, 0.1):
         composition = build(setting, "lm-cocktail", temperature=temperature)
         weights = [weighted.weight for weighted in composition.passes[0].adapters]
@@ -50,7 +50,7 @@ def test_lorahub_finds_better_weights_than_it_starts_with(setting: Setting) -> N
     composition = build(setting, "lorahub", bound=0.8, penalty=0.0)
     weights = [weighted.weight for weighted in composition.passes[0].adapters]
     assert all(-0.8 <= w <= 0.8 for w in weights)
-    assert loss(setting, composition.passes[0]) < loss(setting, Pass(TASK))
+    assert loss(setting, composition.passes[0]) < loss(setting, Pass(parse_task(TASK)))
     assert build(setting, "lorahub", bound=0.8, penalty=0.0).card["weights"] == weights
 
 

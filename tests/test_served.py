@@ -26,9 +26,9 @@ from onepass.model.generate import run
 from onepass.model.load import Base, load_base
 from onepass.serve import endpoint as endpoint_module
 from onepass.serve.served import run_served
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus
 from onepass.tasks.prompt import build_prompt
-from onepass.tasks.task import parse_task
 
 Capture = pytest.CaptureFixture[str]
 CHATS = ["Ana: Tea at five?\nBen: Yes!", "Cleo: Où es-tu ?\nDan: À la gare.", "Eve: 你好"]
@@ -36,7 +36,7 @@ CHATS = ["Ana: Tea at five?\nBen: Yes!", "Cleo: Où es-tu ?\nDan: À la gare.", 
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_module, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.delenv(endpoint_module.KEY, raising=False)
 
 
@@ -44,10 +44,13 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 def two_steps(base: Base, make_adapter: MakeAdapter) -> Composition:
     """Summarise, then translate what came of it, without being told so."""
     passes = (
-        Pass("summarize", (Weighted(make_adapter("summarize")),), shots=(("a", "b"),)),
-        Pass("translate:es", (Weighted(make_adapter("spanish", seed=1)),), instructed=False),
+        Pass(parse_task("summarize"), (Weighted(make_adapter("summarize")),), shots=(("a", "b"),)),
+        Pass(
+            parse_task("translate:es").bare(),
+            (Weighted(make_adapter("spanish", seed=1)),),
+        ),
     )
-    return Composition(base.shape, TASK, passes, "multi-step")
+    return Composition(base.shape, parse_task(TASK), passes, "multi-step")
 
 
 def generate(capsys: Capture, composition: Path, file: Path, stub: Stub, *more: object) -> Done:
@@ -87,7 +90,7 @@ def test_a_text_the_server_refuses_costs_no_other(
         done = generate(capsys, tmp_path / "composition", file, stub, "one", "two")
     assert done.code == 1
     assert [row["prediction"] for row in rows_of(done.out)] == ["Said.", "Said.", ""]
-    assert "note: Eve: no answer from one: the server says 400: the prompt is longer" in done.err
+    assert "note: Eve: no answer from one: the server answers 400: the prompt is longer" in done.err
     assert "1 of 3 had no answer" in done.err
     assert len(stub.asked) == 5
 
@@ -125,8 +128,8 @@ def test_a_real_server_says_what_we_say(tmp_path: Path) -> None:
     """llama.cpp, in its own chat format, tokenizer and arithmetic, gives the same texts."""
     base = load_base("tiny", "cpu")
     parts = [load_adapter(embedded_adapter(part)) for part in TASK.split("+")]
-    pass_ = Pass("summarize", (Weighted(parts[0], 1.0), Weighted(parts[1], 0.2)))
-    composition = Composition(base.shape, "summarize", (pass_,), "linear")
+    pass_ = Pass(parse_task("summarize"), (Weighted(parts[0], 1.0), Weighted(parts[1], 0.2)))
+    composition = Composition(base.shape, parse_task("summarize"), (pass_,), "linear")
     texts = [e.input for e in load_corpus("smalltown").examples(parse_task(TASK), "test", 4)]
     expected = run(base, composition, texts, 40)
     with llama_server(base, tmp_path, pass_) as endpoint:
@@ -170,7 +173,7 @@ def test_the_folder_holds_an_adapter_for_each_pass(
     ]  # fmt: skip
     card = json.loads((out / "onepass.json").read_text())
     assert card["served"][1]["models"] == ["steps-1", "steps-2"]
-    assert card["served"][1]["instructions"] == ["Summarize the conversation.", ""]
+    assert card["served"][1]["prompts"] == ["Summarize the conversation.\n\n{text}", "{text}"]
     assert "--served steps-1 steps-2" in (out / "README.md").read_text()
 
 
@@ -209,7 +212,7 @@ def test_what_vllm_cannot_serve_is_told(
     with pytest.raises(OnepassError, match="output biases"):
         export_vllm({"a": random_composition(base, make_adapter, "output")}, tmp_path / "out", "x")
     passes = (composition.passes[0], composition.passes[0])
-    two = Composition(base.shape, TASK, passes, "multi-step")
+    two = Composition(base.shape, parse_task(TASK), passes, "multi-step")
     with pytest.raises(OnepassError, match="would be called 'a-1'"):
         export_vllm({"a": two, "a-1": composition}, tmp_path / "out", "base")
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onepass.core.errors import OnepassError
-from onepass.evaluate import stats
 from onepass.evaluate.stats import mean_interval, paired_test, spearman
 
 values = st.lists(st.floats(0, 1), min_size=1, max_size=30)
@@ -28,15 +27,6 @@ def test_an_interval_lies_within_the_values_and_is_repeatable(
 
 def test_values_that_do_not_apply_do_not_count() -> None:
     assert mean_interval([None, 1.0, None, 0.0]) == mean_interval([1.0, 0.0])
-
-
-def test_intervals_cover_the_truth_about_95_times_in_100() -> None:
-    generator = np.random.default_rng(1)
-    covered = 0
-    for _ in range(300):
-        interval = mean_interval(generator.normal(0.5, 0.1, 60).tolist(), resamples=500)
-        covered += interval.low <= 0.5 <= interval.high
-    assert 0.90 <= covered / 300 <= 0.98
 
 
 def test_the_bootstrap_agrees_with_the_normal_theory() -> None:
@@ -67,7 +57,7 @@ def test_p_agrees_with_all_sign_flips() -> None:
     differences = np.array([0.3, 0.1, -0.05, 0.2, 0.15, 0.02, -0.01, 0.4])
     signs = np.array(np.meshgrid(*[[-1, 1]] * len(differences))).reshape(len(differences), -1)
     exact = np.mean(abs(signs.T @ differences) >= abs(differences.sum()) - 1e-12)
-    assert paired_test(differences.tolist(), [0.0] * 8).p == pytest.approx(exact, abs=0.01)
+    assert paired_test(differences.tolist(), [0.0] * 8).p == pytest.approx(exact)
 
 
 def test_under_no_difference_p_is_evenly_spread() -> None:
@@ -77,13 +67,6 @@ def test_under_no_difference_p_is_evenly_spread() -> None:
         for _ in range(300)
     ]
     assert 0.02 <= np.mean(np.array(ps) <= 0.05) <= 0.09
-
-
-def test_resampling_in_blocks_covers_every_resample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stats, "_CELLS", 100)
-    paired = paired_test([1.0] * 20, [0.0] * 20, resamples=1003)
-    assert paired.difference == paired.low == paired.high == 1
-    assert paired.p == pytest.approx(1 / 1004, abs=1e-3)
 
 
 def test_spearman_sees_order_only() -> None:

@@ -8,8 +8,9 @@ import pytest
 from onepass.smalltown.meaning import Meaning, draw_distinct, sample
 from onepass.smalltown.read import Verdict, verify
 from onepass.smalltown.render import texts
-from onepass.smalltown.world import KINDS, language, town
-from onepass.tasks.task import LANGUAGES, TONES, Task, parse_task
+from onepass.smalltown.world import KINDS, LANGUAGES, TONES, language, town
+from onepass.tasks.book import parse_task
+from onepass.tasks.task import Task
 
 CELLS = list(itertools.product(LANGUAGES, TONES))
 ACCEPTED = 10_000  # meanings per language and tone

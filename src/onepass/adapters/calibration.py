@@ -9,13 +9,15 @@ The paper does not say which of the first two its bias is; both have the same si
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from onepass.adapters.history import History, read_history, write_history
+from onepass.adapters.lora import short_count
 from onepass.adapters.storage import read_tensors, stored_bytes, write_tensors
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_file
@@ -28,13 +30,17 @@ _NAMES: dict[str, set[str]] = {"lc": {"bias"}, "lc++": {"down", "up"}}
 _METADATA = "onepass.calibration"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
-    """Learned parameters by projection type: {"bias"} for lc, {"down", "up"} for lc++."""
+    """Learned parameters by projection type: {"bias"} for lc, {"down", "up"} for lc++.
+
+    history: the losses of their training; None if unknown.
+    """
 
     kind: Kind
     form: Form
     tensors: dict[str, dict[str, Tensor]]
+    history: History | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.kind not in FORMS:
@@ -46,6 +52,10 @@ class Calibration:
             )
         for projection, parts in self.tensors.items():
             _check_parts(self.kind, projection, parts)
+
+    def __repr__(self) -> str:
+        size = f"{len(self.tensors)} projections, {short_count(self.parameter_count)} parameters"
+        return f"Calibration({self.kind} {self.form}, {size})"
 
     @property
     def parameter_count(self) -> int:
@@ -74,13 +84,19 @@ def _check_parts(kind: Kind, projection: str, parts: Mapping[str, Tensor]) -> No
 def save_calibration(
     calibration: Calibration, path: Path | str, dtype: torch.dtype | None = None
 ) -> None:
-    """Write one safetensors file; `dtype` None keeps each tensor's own.
+    """Write a safetensors file, and the history beside it; `dtype` None keeps each tensor's own.
 
     Raises:
         OnepassError: the file cannot be written, or a value is NaN or Inf or does not fit `dtype`.
     """
     with atomic_file(path) as temporary:
         write_calibration(calibration, temporary, dtype)
+    write_history(calibration.history, history_path(path))
+
+
+def history_path(path: Path | str) -> Path:
+    """Where the history of the calibration in the file `path` is kept."""
+    return Path(path).with_suffix(".history.json")
 
 
 def write_calibration(
@@ -116,7 +132,7 @@ def load_calibration(path: Path | str) -> Calibration:
         projection, _, part = name.rpartition(".")
         tensors.setdefault(projection, {})[part] = tensor
     try:
-        return Calibration(kind, form, tensors)
+        return Calibration(kind, form, tensors, read_history(history_path(path)))
     except OnepassError as error:
         raise OnepassError(f"{path}: {error}") from error
 

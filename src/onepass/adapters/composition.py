@@ -7,9 +7,10 @@ it is low-rank, a pass is exactly a LoRA (and, for output-form LC, biases): `pas
 On disk it is a folder that holds all a composition needs but its base. What passes share is written
 once, so a loaded composition shares it too:
 
-    composition.json           the manifest: task, method, base, passes, card
+    composition.json           the manifest: tasks, method, base, passes, card
     adapters/0/, adapters/1/   adapters in PEFT format
     calibration-0.safetensors  calibrations
+    calibration-0.history.json  the losses of their training
 """
 
 import math
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
 from torch import Tensor
 
 from onepass.adapters.adapter import (
@@ -33,15 +34,19 @@ from onepass.adapters.adapter import (
 from onepass.adapters.calibration import (
     Calibration,
     calibration_bytes,
+    history_path,
     load_calibration,
     write_calibration,
 )
+from onepass.adapters.history import History, write_history
 from onepass.adapters.lowrank import weighted_sum
 from onepass.adapters.manifests import read_manifest
 from onepass.adapters.shape import BaseShape, check_adapter, check_calibration, check_same
-from onepass.adapters.storage import check_replaceable
+from onepass.adapters.storage import FolderFiles, check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, inside, write_json
+from onepass.tasks.book import TaskField, parse_task
+from onepass.tasks.task import Task
 
 MANIFEST = "composition.json"
 T = TypeVar("T")
@@ -84,14 +89,12 @@ class Pass:
     """One run of the base over its input, for `task` (which decides the prompt).
 
     shots: (input, target) pairs to show in the prompt, for in-context learning.
-    instructed: whether the prompt says what to do; otherwise it is the text alone.
     """
 
-    task: str
+    task: Task
     adapters: tuple[Weighted, ...] = ()
     calibration: Calibration | None = None
     shots: tuple[tuple[str, str], ...] = ()
-    instructed: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,19 +107,28 @@ class Composition:
     """
 
     base: BaseShape
-    task: str
+    task: Task
     passes: tuple[Pass, ...]
     method: str
     card: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.passes:
-            raise OnepassError(f"composition for {self.task!r} has no passes; give at least one")
+            raise OnepassError(f"composition for {self.task} has no passes; give at least one")
         for pass_ in self.passes:
             for weighted in pass_.adapters:
                 check_adapter(weighted.adapter, self.base)
             if pass_.calibration is not None:
                 check_calibration(pass_.calibration, self.base)
+
+    @property
+    def history(self) -> History | None:
+        """The training that made this composition; None if nothing was trained for it alone."""
+        trained: list[Calibration | Adapter] = []
+        for pass_ in self.passes:
+            trained += [pass_.calibration] if pass_.calibration else []
+            trained += [weighted.adapter for weighted in pass_.adapters if weighted.stored]
+        return next((each.history for each in trained if each.history), None)
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,7 @@ def check_base(composition: Composition, shape: BaseShape) -> None:
     try:
         check_same(composition.base, shape)
     except OnepassError as error:
-        raise OnepassError(f"composition for {composition.task!r}: {error}") from error
+        raise OnepassError(f"composition for {composition.task.name!r}: {error}") from error
 
 
 def pass_delta(pass_: Pass, shape: BaseShape | None = None) -> dict[str, Lora]:
@@ -188,7 +200,7 @@ def reach(pass_: Pass, shape: BaseShape | None) -> dict[str, tuple[int, int]]:
         }
     if shape is None:
         raise OnepassError(
-            f"pass for {pass_.task!r} has a calibration and no adapters: give the base's shape, "
+            f"pass for {pass_.task} has a calibration and no adapters: give the base's shape, "
             "which says what layers it acts on"
         )
     return shape.modules
@@ -235,11 +247,20 @@ class _Weighted(_Strict):
 
 
 class _Pass(_Strict):
-    task: str
+    task: TaskField
     adapters: list[_Weighted]
     calibration: str | None
     shots: list[tuple[str, str]]
-    instructed: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_format_1(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("task"), str):
+            task = parse_task(data["task"])
+            asked = data.get("instructed", True)
+            data = {**data, "task": task if asked else task.bare()}
+            data.pop("instructed", None)
+        return data
 
 
 class _Base(_Strict):
@@ -248,8 +269,8 @@ class _Base(_Strict):
 
 
 class _Manifest(_Strict):
-    format: Literal["onepass composition 1"]
-    task: str
+    format: Literal["onepass composition 1", "onepass composition 2"]
+    task: TaskField
     method: str
     base: _Base
     passes: list[_Pass]
@@ -280,13 +301,14 @@ def save_composition(
             write_adapter(adapter, temporary / place, dtype)
         for calibration, place in calibrations.values():
             write_calibration(calibration, temporary / place, dtype)
+            write_history(calibration.history, history_path(temporary / place))
         manifest = _describe(composition, adapters, calibrations)
         write_json(temporary / MANIFEST, manifest.model_dump())
 
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that saving a composition there would cost other files."""
-    check_replaceable(folder, MANIFEST, ("adapters", "calibration-*.safetensors"))
+    check_replaceable(folder, FolderFiles(MANIFEST, ("adapters", "calibration-*")))
 
 
 def _places(things: Iterable[T], pattern: str) -> dict[int, tuple[T, str]]:
@@ -301,7 +323,7 @@ def _describe(
     calibrations: dict[int, tuple[Calibration, str]],
 ) -> _Manifest:
     return _Manifest(
-        format="onepass composition 1",
+        format="onepass composition 2",
         task=composition.task,
         method=composition.method,
         base=_Base(name=composition.base.name, modules=composition.base.modules),
@@ -314,7 +336,6 @@ def _describe(
                 ],
                 calibration=calibrations[id(pass_.calibration)][1] if pass_.calibration else None,
                 shots=list(pass_.shots),
-                instructed=pass_.instructed,
             )
             for pass_ in composition.passes
         ],
@@ -349,7 +370,6 @@ def load_composition(folder: Path | str) -> Composition:
             ),
             calibration=calibrations[pass_.calibration] if pass_.calibration else None,
             shots=tuple(pass_.shots),
-            instructed=pass_.instructed,
         )
         for pass_ in manifest.passes
     )

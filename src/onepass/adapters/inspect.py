@@ -1,4 +1,4 @@
-"""What can be told of adapters, and of how two of them meet, from their weights alone."""
+"""Figures of adapters, and of how two of them interact, from their weights alone."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,9 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from onepass.adapters.adapter import Adapter, Lora, layer, projection
+from onepass.adapters.lora import Adapter, Lora, layer, projection
 from onepass.adapters.lowrank import core_of, gram, norm, rank_of
+from onepass.adapters.shape import aligned
 
 # Sign conflicts are counted on this many rows of ΔW, evenly spread: shares need no more.
 _ROWS = 256
@@ -56,7 +57,7 @@ def facts(adapter: Adapter) -> Facts:
     return Facts(
         name=adapter.name,
         base=adapter.base,
-        ranks=tuple(sorted({lora.rank for lora in adapter.modules.values()})),
+        ranks=adapter.ranks,
         projections=tuple(dict.fromkeys(map(projection, adapter.modules))),
         parameters=adapter.parameter_count,
         norms={module: norm(lora) for module, lora in adapter.modules.items()},
@@ -64,7 +65,8 @@ def facts(adapter: Adapter) -> Facts:
 
 
 def meet(one: Adapter, other: Adapter) -> dict[str, Meeting]:
-    """How two adapters meet, by module; modules that only one changes are left out."""
+    """How two adapters meet, by module (of `one`); modules that only one changes are left out."""
+    one, other = aligned([one, other])
     return {
         module: _meeting(lora, other.modules[module])
         for module, lora in one.modules.items()
@@ -110,7 +112,7 @@ def _conflict(one: Lora, other: Lora) -> float:
 
 
 def hints(one: Facts, other: Facts, meetings: Mapping[str, Meeting]) -> list[str]:
-    """What the figures suggest for a merge of the two, in plain words; the worst first."""
+    """What the figures suggest for a merge of the two, in sentences."""
     if not meetings:
         return ["They change different modules, so a merge with weights 1 leaves each as it is."]
     said = []

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from onepass.adapters.adapter import Lora
+from onepass.adapters.lora import Lora
 from onepass.core.errors import OnepassError
 
 
@@ -120,6 +121,36 @@ def relative_error(approximate: Lora, exact: Lora) -> float:
     """‖ΔW_approximate - ΔW_exact‖ / ‖ΔW_exact‖ (Frobenius); inf if only the exact one is zero."""
     error, size = norm(weighted_sum([approximate, exact], [1.0, -1.0])), norm(exact)
     return error / size if size else (float("inf") if error else 0.0)
+
+
+def padded(lora: Lora, rank: int) -> Lora:
+    """The same ΔW in factors of a higher `rank`, filled up with zeros."""
+    more = rank - lora.rank
+    return Lora(F.pad(lora.down, (0, 0, 0, more)), F.pad(lora.up, (0, more)))
+
+
+def balanced(lora: Lora) -> Lora:
+    """The same ΔW, each of its r components with norms of `down` and `up` as equal as they get.
+
+    They change by powers of two, so that nothing is rounded. Float32 or wider.
+    """
+    down, up = (factor.detach().to(wide_dtype([lora])) for factor in (lora.down, lora.up))
+    ratio = (up.double().norm(dim=0) / down.double().norm(dim=1)).sqrt()
+    usable = ratio.isfinite() & (ratio > 0)
+    power = torch.where(usable, ratio, 1.0).log2().round().int()
+    return Lora(torch.ldexp(down, power[:, None]), torch.ldexp(up, -power))
+
+
+def squared_errors(approximate: Lora, exact: Lora) -> tuple[float, float]:
+    """‖ΔW_approximate - ΔW_exact‖² of two LoRAs of one rank, and ‖ΔW_exact‖² (Frobenius).
+
+    For factors that differ by little: the difference is (U' - U) D' + U (D' - D), where nothing
+    cancels out.
+    """
+    down, up = exact.down.detach().double(), exact.up.detach().double()
+    near_down, near_up = approximate.down.detach().double(), approximate.up.detach().double()
+    difference = Lora(torch.cat([near_down, near_down - down]), torch.cat([near_up - up, up], 1))
+    return float(gram([difference])[0, 0]), float(gram([exact])[0, 0])
 
 
 def check_summable(loras: Sequence[Lora], weights: Sequence[float]) -> None:

@@ -13,8 +13,11 @@ Manifest = TypeVar("Manifest", bound=BaseModel)
 
 def read_manifest(kind: type[Manifest], path: Path) -> Manifest:
     """The JSON file `path` as a `kind`; an `OnepassError` naming the field that does not fit."""
+    data = read_json(path)
     try:
-        return kind.model_validate(read_json(path))
+        return kind.model_validate(data)
+    except OnepassError as error:
+        raise OnepassError(f"{path}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the whole file"

@@ -1,7 +1,8 @@
 """Tensors and manifests on disk: safetensors and checked JSON, never a pickle."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -105,12 +106,19 @@ def stored_bytes(
     return len(save(_for_disk(tensors, dtype, "to be saved"), metadata=dict(metadata or {})))
 
 
-def check_replaceable(folder: Path, marker: str, others: Collection[str]) -> None:
-    """Refuse to replace a folder unless it is empty, or holds `marker` and nothing foreign.
+@dataclass(frozen=True)
+class FolderFiles:
+    """What a saved folder consists of: a file that shows its kind, and patterns of all others."""
+
+    marker: str
+    others: tuple[str, ...] = ()
+
+
+def check_replaceable(folder: Path, files: FolderFiles) -> None:
+    """Refuse to replace a folder unless it is empty, or holds the marker and nothing foreign.
 
     Saving replaces the whole folder, so a mistyped path must not cost anyone their files. Nor is
     the current folder replaced: the system refuses that, or the user is left in one that is gone.
-    others: glob patterns of the names that may stand beside the marker.
     """
     if not folder.exists():
         return
@@ -123,8 +131,9 @@ def check_replaceable(folder: Path, marker: str, others: Collection[str]) -> Non
                 "name a new folder, such as ./new"
             )
     names = sorted(folder.iterdir())
-    foreign = [name for name in names if not any(name.match(p) for p in (marker, *others))]
-    if foreign or (names and folder / marker not in names):
+    known = (files.marker, *files.others)
+    foreign = [name for name in names if not any(name.match(pattern) for pattern in known)]
+    if foreign or (names and folder / files.marker not in names):
         raise OnepassError(
             f"{folder} holds {(foreign or names)[0].name}, which saving here would delete; "
             "choose a new or an empty folder"

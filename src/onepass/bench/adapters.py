@@ -17,7 +17,7 @@ from onepass.methods import METHODS
 from onepass.model.training.adapter import default_rate, train_adapter
 from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
-from onepass.tasks.task import SINGLE_TASKS, parse_task, slug
+from onepass.tasks.task import slug
 
 ADAPTERS = "adapters"
 
@@ -32,7 +32,7 @@ def with_places(recipe: Recipe, folder: Path) -> Recipe:
     given = recipe.adapters
     home = Path(given) if isinstance(given, str) else folder / ADAPTERS
     places = {} if isinstance(given, str) else dict(given)
-    for part in _parts(recipe.tasks):
+    for part in _parts(recipe, recipe.tasks):
         found = None if part in places else recipe.adapter_folder(part)
         places.setdefault(part, str(found or home.absolute() / slug(part)))
     return recipe.model_copy(update={"adapters": places})
@@ -51,7 +51,7 @@ def missing(recipe: Recipe, only: Sequence[str] = ()) -> list[str]:
         if METHODS.get(job.method).uses_adapters
         for task in job.together
     }
-    folders = {part: recipe.adapter_folder(part) for part in _parts(tasks)}
+    folders = {part: recipe.adapter_folder(part) for part in _parts(recipe, tasks)}
     return [part for part, folder in folders.items() if folder is None or not folder.is_dir()]
 
 
@@ -64,8 +64,8 @@ def training_examples(recipe: Recipe, part: str) -> tuple[list[Example], list[Ex
             f"recipe {recipe.name}, field train.corpus: there is none for {part}, whose adapter is "
             "to be trained; give one, or the adapter"
         )
-    training = corpus_examples(corpus, part, "train", train.examples)
-    held_out = corpus_examples(corpus, part, "validation", train.validation)
+    training = corpus_examples(corpus, recipe.task(part), "train", train.examples)
+    held_out = corpus_examples(corpus, recipe.task(part), "validation", train.validation)
     return list(training), list(held_out)
 
 
@@ -91,7 +91,7 @@ def train_missing(
         base = base_of(recipe)
         adapter = train_adapter(
             base,
-            parse_task(part),
+            recipe.task(part),
             training,
             held_out,
             train.rank,
@@ -113,6 +113,6 @@ def _training(recipe: Recipe) -> Training:
     return recipe.train
 
 
-def _parts(tasks: Iterable[str]) -> list[str]:
-    wanted = {part for task in tasks for part in parse_task(task).parts}
-    return [part for part in SINGLE_TASKS if part in wanted]
+def _parts(recipe: Recipe, tasks: Iterable[str]) -> list[str]:
+    wanted = {part.name for task in tasks for part in recipe.task(task).parts}
+    return [name for name in recipe.book.names() if name in wanted]

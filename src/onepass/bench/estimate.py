@@ -23,10 +23,11 @@ from onepass.bench.recipe import Recipe
 from onepass.bench.runs import RUN, Run, load_run
 from onepass.core.errors import OnepassError
 from onepass.model.chat import prompt_ids, text_ids
-from onepass.model.load import base_shape, load_skeleton, load_tokenizer
+from onepass.model.load import load_skeleton, load_tokenizer
+from onepass.model.targets import base_shape
 from onepass.tasks.example import Example
 from onepass.tasks.prompt import build_prompt
-from onepass.tasks.task import Task, parse_task
+from onepass.tasks.task import Task
 
 UTILISATION = 0.3
 """The share of the fastest matrix product that real work is taken to reach."""
@@ -110,7 +111,7 @@ class _Counter:
         """Tokens of a prompt, of an output, and bytes of an output, of the task's test examples."""
         if task not in self._known:
             sample = split_examples(self._recipe, task, self._recipe.splits[0])[:_SAMPLE]
-            self._known[task] = self.of(parse_task(task), sample)
+            self._known[task] = self.of(self._recipe.task(task), sample)
         return self._known[task]
 
     def of(self, task: Task, examples: Sequence[Example]) -> tuple[float, float, float]:
@@ -141,7 +142,7 @@ def _method_row(name: str, jobs: Sequence[Job], recipe: Recipe, counter: _Counte
         for cell in job.cells:
             prompt, target, size = counter.lengths(cell.task)
             outputs = tested_examples(job, recipe) / len(job.cells)
-            passes = len(parse_task(cell.task).parts) if name == "multi-step" else 1
+            passes = len(recipe.task(cell.task).parts) if name == "multi-step" else 1
             read, written = read + passes * outputs * prompt, written + passes * outputs * target
             # A line of predictions has an id and keys; a run some 2 kB, and its scores.
             disk += outputs * (size + 60 + 6 * _METRICS) + 2000
@@ -153,7 +154,7 @@ def _method_row(name: str, jobs: Sequence[Job], recipe: Recipe, counter: _Counte
 
 def _adapter_row(recipe: Recipe, part: str, counter: _Counter, model: torch.nn.Module) -> Work:
     training, _ = training_examples(recipe, part)
-    prompt, target, _ = counter.of(parse_task(part), training[:_SAMPLE])
+    prompt, target, _ = counter.of(recipe.task(part), training[:_SAMPLE])
     assert recipe.train is not None  # or nothing is missing
     seen = seen_examples(len(training), recipe.train.options)
     size = lora_parameters(base_shape(model), recipe.train.rank) * _NARROW

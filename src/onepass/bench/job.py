@@ -3,7 +3,6 @@
 Any worker can do any job: a process here, a machine of a cluster elsewhere.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from filelock import FileLock, Timeout
 
 from onepass.adapters.composition import Composition, cost
 from onepass.bench.cells import Cell, Job
@@ -33,12 +33,6 @@ from onepass.evaluate.score import score
 from onepass.methods import METHODS, Setting
 from onepass.model.generate import Generated, run
 from onepass.tasks.example import Example
-from onepass.tasks.task import parse_task
-
-try:
-    import fcntl
-except ImportError:  # no such locks on Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ def do_job(
             made, predictions = _test(
                 cell, composition, setting, recipe, mark, len(job.together), built_in, on_output
             )
-            save_run(made, predictions, folder)
+            save_run(made, predictions, folder, composition.history)
             cells += 1
             tokens += sum(result.tokens for result in made.splits.values())
             seconds += made.seconds["generate"]
@@ -96,7 +90,7 @@ def _settings(job: Job, recipe: Recipe, state: Path) -> dict[str, Setting]:
     settings = {
         task: Setting(
             base=base_of(recipe),
-            task=parse_task(task),
+            task=recipe.task(task),
             adapters=adapters_for(recipe, task),
             train=train_examples(recipe, task, job.examples),
             validation=validation_examples(recipe, task),
@@ -114,10 +108,10 @@ def _settings(job: Job, recipe: Recipe, state: Path) -> dict[str, Setting]:
 
 def _for_task(built: Composition, setting: Setting) -> Composition:
     """What a shared method learnt, put on another task's merge."""
-    if setting.task.name == built.task:
+    if setting.task == built.task:
         return built
-    pass_ = replace(setting.merged(), calibration=built.passes[0].calibration)
-    return replace(built, task=setting.task.name, passes=(pass_,))
+    pass_ = replace(setting.linear_merge(), calibration=built.passes[0].calibration)
+    return replace(built, task=setting.task, passes=(pass_,))
 
 
 def _test(
@@ -151,6 +145,7 @@ def _test(
         recipe=recipe.name,
         method=cell.method,
         task=cell.task,
+        metric=setting.task.metric,
         examples=cell.examples,
         seed=cell.seed,
         fingerprint=mark,
@@ -204,18 +199,15 @@ def _cost(composition: Composition, setting: Setting, shared_by: int) -> RunCost
 @contextmanager
 def _locked(path: Path) -> Iterator[bool]:
     """Whether this process alone has the lock `path`; the system frees it if the process dies."""
+    lock = FileLock(path, blocking=False)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT)
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
     except OSError as error:
         raise OnepassError(f"cannot write {path}: {error.strerror}") from error
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                yield False
-                return
         yield True
     finally:
-        os.close(file)
+        lock.release()

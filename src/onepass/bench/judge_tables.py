@@ -9,7 +9,7 @@ from onepass.bench.runs import Run
 from onepass.bench.table import Column, Table, Value
 from onepass.bench.tables import GROUP_TITLES
 from onepass.evaluate.judge.agreement import Agreement, agreement
-from onepass.tasks.task import TASK_GROUPS, parse_task, task_group
+from onepass.tasks.benchmark import TASK_GROUPS, task_group
 
 
 def judge_tables(results: Results, judged: Sequence[Judged]) -> list[Table]:
@@ -92,7 +92,7 @@ def _card_row(title: str, pairs: Sequence[tuple[bool, bool]]) -> list[Value]:
 
 
 def _group(run: Run) -> str:
-    return task_group(parse_task(run.task)) or "other"
+    return task_group(run.task) or "other"
 
 
 def _groups(results: Results) -> list[str]:

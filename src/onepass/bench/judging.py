@@ -31,7 +31,6 @@ from onepass.model.generate import generate
 from onepass.model.load import load_base
 from onepass.serve.endpoint import Endpoint, Response, Spent, ask
 from onepass.tasks.example import Example
-from onepass.tasks.task import parse_task
 
 OnResponse = Callable[[int, Response], None]
 
@@ -170,7 +169,7 @@ def prepare(folder: Path, judge: Judge, choice: Choice) -> Inquiry:
         rows = []
         for split, outputs in _predictions(folder, run, recipe, choice).items():
             for place, (example, output) in enumerate(outputs):
-                prompt = judge_prompt(parse_task(run.task), example.input, example.targets, output)
+                prompt = judge_prompt(recipe.task(run.task), example.input, example.targets, output)
                 key = _key(judge, prompt)
                 # Beyond the limit, what has been judged before still counts, up to the first gap.
                 if choice.limit is not None and place >= choice.limit and key not in known:

@@ -4,10 +4,10 @@ Paths in a recipe are relative to its file, so that it means the same wherever i
 """
 
 from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -18,6 +18,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from onepass.core.errors import OnepassError
@@ -28,8 +29,10 @@ from onepass.methods import METHODS
 from onepass.model.assets import embedded_adapter
 from onepass.model.quantized import QUANTIZATIONS
 from onepass.model.training.options import TrainOptions
+from onepass.tasks.benchmark import COMPOSITIONAL_TASKS
+from onepass.tasks.book import Tasks, parse_yaml
 from onepass.tasks.corpus import corpus_seen_from
-from onepass.tasks.task import COMPOSITIONAL_TASKS, SINGLE_TASKS, parse_task, slug
+from onepass.tasks.task import Task, slug
 
 Corpora = str | dict[str, str]
 """One corpus for all tasks, or corpora by task, see `corpus_for`."""
@@ -52,11 +55,6 @@ class Training(BaseModel):
     validation: NonNegativeInt = 500
     options: dict[str, Any] = {}
     """Of training; the learning rate is by default what suits the base's width."""
-
-    @field_validator("corpus")
-    @classmethod
-    def _known_keys(cls, value: Corpora | None) -> Corpora | None:
-        return value and _checked_corpora(value)
 
     @field_validator("options")
     @classmethod
@@ -85,6 +83,8 @@ class Recipe(BaseModel):
     train: Training | None = None
     """If given, adapters that are not there are trained before anything else."""
     tasks: list[str] = Field(default=list(COMPOSITIONAL_TASKS), min_length=1)
+    """What is compared. In the file, mappings among the names declare tasks (see docs/tasks.md)."""
+    declared: list[dict[str, Any]] = []
     methods: list[str] = Field(default_factory=METHODS.names, min_length=1)
     options: dict[str, dict[str, Any]] = {}
     """Method to its own options, which only that method ever sees."""
@@ -102,20 +102,47 @@ class Recipe(BaseModel):
     batch_size: PositiveInt = 64
     """Of generation; that of training is an option of the method."""
 
-    @field_validator("tasks", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _all_tasks(cls, value: Any) -> Any:
-        return list(COMPOSITIONAL_TASKS) if value == "all" else value
+    def _declarations_apart(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "tasks" not in data:
+            return data
+        given = data["tasks"]
+        if given == "all":
+            return {**data, "tasks": list(COMPOSITIONAL_TASKS)}
+        if not isinstance(given, list) or not any(isinstance(each, dict) for each in given):
+            return data
+        declared = [*data.get("declared", []), *(each for each in given if isinstance(each, dict))]
+        return {
+            **data, "declared": declared, "tasks": [e for e in given if not isinstance(e, dict)],
+        }  # fmt: skip
+
+    @model_validator(mode="after")
+    def _known_tasks(self) -> "Recipe":
+        names = [self.task(name).name for name in self.tasks]
+        if names != self.tasks:
+            object.__setattr__(self, "tasks", names)
+        _check_keys(self.corpus, self.book)
+        if self.train is not None and self.train.corpus is not None:
+            _check_keys(self.train.corpus, self.book)
+        for part in [] if isinstance(self.adapters, str) else self.adapters:
+            if "+" in part or part not in self.book.names():
+                raise unknown("single task", part, self.book.names())
+        return self
+
+    @cached_property
+    def book(self) -> Tasks:
+        """The tasks there are: the benchmark's, and those that the recipe declares."""
+        return Tasks(self.declared)
+
+    def task(self, name: str) -> Task:
+        """The task called `name`; `OnepassError` if there is none."""
+        return self.book.parse(name)
 
     @field_validator("methods", mode="before")
     @classmethod
     def _all_methods(cls, value: Any) -> Any:
         return METHODS.names() if value == "all" else value
-
-    @field_validator("tasks")
-    @classmethod
-    def _known_tasks(cls, value: list[str]) -> list[str]:
-        return [parse_task(name).name for name in value]
 
     @field_validator("methods")
     @classmethod
@@ -132,19 +159,6 @@ class Recipe(BaseModel):
     def _known_quantization(cls, value: str) -> str:
         if value not in QUANTIZATIONS:
             raise unknown("quantization", value, list(QUANTIZATIONS))
-        return value
-
-    @field_validator("corpus")
-    @classmethod
-    def _known_keys(cls, value: Corpora) -> Corpora:
-        return _checked_corpora(value)
-
-    @field_validator("adapters")
-    @classmethod
-    def _single_tasks(cls, value: str | dict[str, str]) -> str | dict[str, str]:
-        for task in [] if isinstance(value, str) else value:
-            if task not in SINGLE_TASKS:
-                raise unknown("single task", task, list(SINGLE_TASKS))
         return value
 
     @field_validator("options")
@@ -214,9 +228,12 @@ def parse_recipe(text: str, path: Path) -> Recipe:
     """The recipe a text holds, its paths as they are written; `path` is named in errors."""
     data = recipe_fields(text, path)
     for field in data:
-        if field not in Recipe.model_fields:
+        if field not in Recipe.model_fields or field == "declared":
             raise OnepassError(f"{path}: {unknown('field', str(field), list(Recipe.model_fields))}")
-    for field in ("name", *data):  # one by one, so that an error can name its field
+    for field in (
+        "name",
+        *sorted(data, key=lambda f: f != "tasks"),
+    ):  # one by one, so that an error can name its field
         _check_field(field, data, path)
     recipe = Recipe.model_validate(data)
     for task in recipe.tasks:
@@ -226,13 +243,7 @@ def parse_recipe(text: str, path: Path) -> Recipe:
 
 def recipe_fields(text: str, path: Path) -> dict[Any, Any]:
     """What a recipe's text says, unchecked."""
-    try:
-        data = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise OnepassError(f"{path}{line}: not YAML ({error.problem})") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise OnepassError(f"{path}: not YAML ({error})") from error
+    data = parse_yaml(text, path)
     if not isinstance(data, dict):
         raise OnepassError(f"{path}: a recipe is fields with values; write at least a name")
     return data
@@ -242,7 +253,9 @@ def _check_field(field: str, data: dict[Any, Any], path: Path) -> None:
     if field not in data:
         raise OnepassError(f"{path}, field {field}: it is missing")
     try:
-        Recipe.model_validate({"name": "unnamed", field: data[field]})
+        # Which keys there may be depends on the tasks that are declared.
+        tasks = {"tasks": data["tasks"]} if "tasks" in data and field != "name" else {}
+        Recipe.model_validate({"name": "unnamed", **tasks, field: data[field]})
     except OnepassError as error:
         raise OnepassError(f"{path}, field {field}: {error}") from error
     except ValidationError as error:
@@ -258,14 +271,15 @@ def _checked(method: str, options: dict[str, Any]) -> dict[str, Any]:
     return _typed(method, options)
 
 
-def _checked_corpora(value: Corpora) -> Corpora:
-    known = [*SINGLE_TASKS, "translate", "tone"]
+def _check_keys(value: Corpora, book: Tasks) -> None:
+    """Refuse corpora of a task, or of a family of tasks ("translate"), that there is not."""
+    families = {name.partition(":")[0] for name in book.names() if ":" in name}
+    known = [*book.names(), *sorted(families)]
     for task in [] if isinstance(value, str) else value:
         if "+" in task:
-            parse_task(task)
+            book.parse(task)
         elif task not in known:
             raise unknown("task", task, known)
-    return value
 
 
 def _typed(method: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -311,12 +325,12 @@ def _resolved(recipe: Recipe, folder: Path, path: Path) -> Recipe:
 
 def _resolved_base(base: str, folder: Path, path: Path) -> str:
     local = folder / Path(base).expanduser()
-    if base != "tiny" and local.is_dir():
+    if base != "tiny" and local.exists():
         return str(local)
     if base.startswith((".", "~", "/")) or base.count("/") > 1:
         raise OnepassError(
             f"{path}, field base: there is no folder {local}; give tiny, a hub name, or a model's "
-            "folder, relative to the recipe"
+            "folder or GGUF file, relative to the recipe"
         )
     return base
 

@@ -19,7 +19,7 @@ from onepass.core.errors import OnepassError
 from onepass.core.files import read_text, write_text
 from onepass.evaluate.stats import spearman
 from onepass.methods import METHODS
-from onepass.tasks.task import TASK_GROUPS, parse_task, task_group
+from onepass.tasks.benchmark import TASK_GROUPS, task_group
 
 PUBLISHED = "data/table1.csv"
 _COLUMN = "_judge"  # the end of the names of its columns with the judge's figures
@@ -154,7 +154,7 @@ def _agreement(
     ours, theirs = {}, {}
     for name in results.methods:
         figures = published.get(METHODS.get(name).reference or "", {})
-        runs = [run for run in results.of(name) if family in ("", task_group(parse_task(run.task)))]
+        runs = [run for run in results.of(name) if family in ("", task_group(run.task))]
         found = interval(runs, results.split, metric or results.headline)
         if found is not None and (family in figures if family else figures):
             ours[name] = found.mean
@@ -205,7 +205,8 @@ def write_report(report: Report, folder: Path | str) -> list[Path]:
     }
     if report.curves is not None:
         texts["curves.csv"] = to_csv(report.curves)
-        draw_curves(report.curves, folder / "curves.png")
     for name, text in texts.items():
         write_text(folder / name, text)
+    if report.curves is not None:
+        draw_curves(report.curves, folder / "curves.png")
     return [folder / name for name in (*texts, *(["curves.png"] if report.curves else []))]

@@ -8,7 +8,7 @@ from statistics import fmean
 from onepass.bench.recipe import Recipe
 from onepass.bench.runs import Run
 from onepass.evaluate.stats import Interval, Paired, mean_interval, paired_test
-from onepass.tasks.task import parse_task
+from onepass.tasks.book import parse_task
 
 VERIFIED, OWN = "verified", "task_metric"
 """The metric that methods are compared by, and what stands in for it where it cannot be had."""
@@ -61,7 +61,8 @@ class Results:
 
 
 def metric_for(run: Run, metric: str) -> str:
-    return parse_task(run.task).metric if metric == OWN else metric
+    """The metric of a run that `metric` means: `OWN` is that of its task."""
+    return run.metric or parse_task(run.task).metric if metric == OWN else metric
 
 
 def task_means(runs: Iterable[Run], split: str, metric: str) -> dict[str, float]:

@@ -3,6 +3,7 @@
 DIR/recipe.yaml                                    the recipe, as it was written
 DIR/<method>/<task>/<examples>-<seed>/run.json     scores, cost, seconds, environment
 DIR/<method>/<task>/<examples>-<seed>/predictions.jsonl   {"split", "id", "prediction"}
+DIR/<method>/<task>/<examples>-<seed>/history.json losses of its training, if it had one
 DIR/.state/                                        trainings in flight; safe to remove
 DIR/.failures/                                     why a cell failed, until it succeeds
 """
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from onepass.adapters.history import HISTORY, History, write_history
 from onepass.bench.cells import Cell
 from onepass.bench.recipe import Recipe, parse_recipe
 from onepass.core.errors import OnepassError
@@ -81,6 +83,8 @@ class Run(_Record):
     recipe: str
     method: str
     task: str
+    metric: str = ""
+    """That of the task."""
     examples: int
     seed: int
     fingerprint: str
@@ -104,11 +108,17 @@ def unpack(text: str) -> Scores:
     return [None if part == "-" else float(part) for part in text.split()]
 
 
-def save_run(run: Run, predictions: Sequence[Mapping[str, str]], folder: Path) -> None:
+def save_run(
+    run: Run,
+    predictions: Sequence[Mapping[str, str]],
+    folder: Path,
+    history: History | None = None,
+) -> None:
     """Put a run in its place below `folder`, replacing what was there."""
     with atomic_folder(folder / run.cell.place) as temporary:
         write_json(temporary / RUN, run.model_dump(mode="json"))
         write_jsonl(temporary / PREDICTIONS, [dict(row) for row in predictions])
+        write_history(history, temporary / HISTORY)
 
 
 def load_run(path: Path) -> Run:
@@ -184,7 +194,7 @@ def load_runs(folder: Path) -> tuple[Recipe, list[Run]]:
     recipe = parse_recipe(read_text(path), path)
     runs = [load_run(found) for found in sorted(folder.glob(f"*/*/*/{RUN}"))]
     runs = [
-        run
+        run.model_copy(update={"metric": run.metric or recipe.task(run.task).metric})
         for run in runs
         if run.method in recipe.methods
         and run.task in recipe.tasks

@@ -14,7 +14,7 @@ from onepass.bench.results import (
 from onepass.bench.runs import Run
 from onepass.bench.table import Column, Table, Value
 from onepass.methods import METHODS
-from onepass.tasks.task import TASK_GROUPS, parse_task, task_group
+from onepass.tasks.benchmark import TASK_GROUPS, task_group
 
 REFERENCE = "lc++"
 """The method that all others are tested against."""
@@ -33,14 +33,12 @@ def comparison(results: Results) -> Table:
     """Table 1 of arXiv 2507.16083, with the verifier before its LLM judge."""
     groups: dict[str, list[str]] = {}
     for task in results.tasks(results.runs):
-        groups.setdefault(task_group(parse_task(task)) or "other", []).append(task)
+        groups.setdefault(task_group(task) or "other", []).append(task)
     shown = [group for group in (*TASK_GROUPS, "other") if group in groups]
     # Of each group: what the literature reports for it, then what verifier and judges find.
     found = [*([VERIFIED] if results.headline == VERIFIED else []), *results.judges]
-    metrics = {
-        group: [*sorted({parse_task(task).metric for task in groups[group]}), *found]
-        for group in shown
-    }
+    own = {run.task: metric_for(run, OWN) for run in results.runs}
+    metrics = {group: [*sorted({own[task] for task in groups[group]}), *found] for group in shown}
     columns = [Column("method"), Column("efficient")]
     for group in shown:
         for metric in metrics[group]:
@@ -60,11 +58,7 @@ def comparison(results: Results) -> Table:
             of_group = [run for run in runs if run.task in groups[group]]
             for metric in metrics[group]:
                 means = task_means(of_group, results.split, metric)
-                wanted = [
-                    mean
-                    for task, mean in means.items()
-                    if metric in (*found, parse_task(task).metric)
-                ]
+                wanted = [mean for task, mean in means.items() if metric in (*found, own[task])]
                 row.append(fmean(wanted) if wanted else None)
         rows.append([*row, *_interval(results, runs), len(results.tasks(runs))])
     note = (

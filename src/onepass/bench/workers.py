@@ -24,6 +24,7 @@ from onepass.core.errors import OnepassError
 
 _POSIX = hasattr(signal, "pthread_sigmask")
 _PATIENCE = 30.0  # seconds for a worker to save its state after Ctrl-C
+_HEARTBEAT = 10.0  # seconds without an event after which one says that work goes on
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "passive",  # idle threads must not spin on a core another worker needs
@@ -38,7 +39,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Progressed:
-    """So many more outputs were generated."""
+    """So many more outputs were generated; 0: nothing new, but the workers are busy."""
 
     outputs: int
 
@@ -102,7 +103,10 @@ def in_processes(count: int) -> Backend:
                 workers.append(_Worker.start(context, recipe, folder))
                 yield workers[-1].give(waiting.pop())
             while busy := [worker for worker in workers if worker.job]:
-                for pipe in wait([worker.pipe for worker in busy]):
+                ready = wait([worker.pipe for worker in busy], _HEARTBEAT)
+                if not ready:
+                    yield Progressed(0)
+                for pipe in ready:
                     worker = next(worker for worker in busy if worker.pipe is pipe)
                     event = worker.hear()
                     yield event

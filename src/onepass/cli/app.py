@@ -185,6 +185,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     options or input, or a file or an output that cannot be used; 130 Ctrl-C.
     """
     warnings.simplefilter("ignore", FutureWarning)  # these address programmers, not users
+    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
     _prepare_streams()
     try:
         try:

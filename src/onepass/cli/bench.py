@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from onepass.cli.plan import print_plan
 
@@ -158,21 +157,14 @@ def _train(
 
 
 def _follow(events: "Iterator[Event]", total: int, done: int, console: Console) -> "list[Failed]":
-    """Draw the progress until there is no more; the failures."""
+    """Show the progress until the events end; the failures."""
     from onepass.bench.workers import Failed, Finished, Progressed, Started
+    from onepass.model.progress import progress_bar
 
     failures: list[Failed] = []
     running: Counter[str] = Counter()
     outputs, began = 0, time.monotonic()
-    columns = (
-        TextColumn("cells"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=console, refresh_per_second=2) as bar:
-        task = bar.add_task("", total=total, completed=done)
+    with progress_bar("cells", total, start=done, console=console) as update:
         for event in events:
             match event:
                 case Started(job):
@@ -181,14 +173,14 @@ def _follow(events: "Iterator[Event]", total: int, done: int, console: Console) 
                     outputs += count
                 case Finished(job, cells, tokens, seconds):
                     running -= Counter([job.title])
-                    bar.advance(task, cells)
+                    done += cells
                     speed = f", {tokens / seconds:.0f} tokens/s" if seconds else ""
                     said = f"{cells} cells" if cells > 1 else "done" if cells else "done elsewhere"
-                    bar.console.print(f"{job.title}: {said}{speed}", markup=False, highlight=False)
+                    console.print(f"{job.title}: {said}{speed}", markup=False, highlight=False)
                 case Failed(job, message, _):
                     running -= Counter([job.title])
                     failures.append(event)
-                    bar.console.print(f"{job.title}: failed, {message}", markup=False)
+                    console.print(f"{job.title}: failed, {message}", markup=False)
             rate = outputs / max(time.monotonic() - began, 1e-9)
-            bar.update(task, description=f"{rate:.1f} outputs/s  {', '.join(running)}")
+            update(done, f"{rate:.1f} outputs/s, running: {', '.join(running)}")
     return failures

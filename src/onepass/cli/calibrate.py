@@ -11,8 +11,9 @@ from onepass.cli.outputs import check_writable, resumable
 from onepass.cli.show import describe_cost, note
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus
-from onepass.tasks.task import parse_task, slug
+from onepass.tasks.task import slug
 
 METHOD_OF = {
     ("lc++", None): "lc++",
@@ -110,7 +111,6 @@ def calibrate(
         load_composition,
         save_composition,
     )
-    from onepass.adapters.shape import check_adapter
     from onepass.cli.held_out import print_scores
     from onepass.methods import METHODS, Setting
     from onepass.model.load import check_loadable, load_base
@@ -134,8 +134,6 @@ def calibrate(
         source, wanted, train=examples, validation=validation, test=test
     )
     base = load_base(model, device, dtype, quantization)
-    for adapter in parts.values():
-        check_adapter(adapter, base.shape)
     with resumable(out) as state:
         setting = Setting(
             base, wanted, parts, training, held_out, options, seed, state, progress=True

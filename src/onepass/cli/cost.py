@@ -162,7 +162,8 @@ def model_shape(name: str) -> "BaseShape":
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from onepass.model.load import base_shape, load_skeleton
+    from onepass.model.load import load_skeleton
+    from onepass.model.targets import base_shape
 
     if name not in _built_in():
         try:

@@ -7,10 +7,10 @@ import typer
 from rich.console import Console
 
 from onepass.cli.show import print_table
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpora.facts import Facts, checksum, data_files, facts_of, sizes
 from onepass.tasks.corpora.kind import Rows, unique
 from onepass.tasks.corpus import CORPORA, HUB, load_corpus
-from onepass.tasks.task import parse_task
 
 
 def data_describe(

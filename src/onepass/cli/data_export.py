@@ -10,8 +10,8 @@ from onepass.cli.options import CorpusName, TaskName
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
 from onepass.core.files import to_jsonl
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import example_rows, load_corpus, write_examples
-from onepass.tasks.task import parse_task
 
 
 def data_export(

@@ -156,8 +156,9 @@ def data_prepare(
     from onepass.prepare.prepare import CACHE, Plan, prepare
     from onepass.prepare.sets import HEADER
     from onepass.serve.endpoint import Endpoint
+    from onepass.tasks.benchmark import SINGLE_TASKS, TRANSLATIONS
+    from onepass.tasks.book import parse_task
     from onepass.tasks.corpus import SPLITS
-    from onepass.tasks.task import SINGLE_TASKS, TRANSLATIONS
 
     check_machine(device, "auto", "none")
     languages = [part.partition(":")[2] for part in TRANSLATIONS]
@@ -174,7 +175,7 @@ def data_prepare(
     )
     plan = Plan(
         corpora=corpus or ["smalltown"],
-        tasks=None if tasks in (None, [], ["all"]) else tasks,
+        tasks=None if tasks in (None, [], ["all"]) else [parse_task(name) for name in tasks or []],
         labellers={
             kind: name
             for kind, name in (("translate", translate_with), ("tone", tone_with))
@@ -209,7 +210,7 @@ def data_prepare(
     print_table(HEADER, [each.row for each in prepared.sets], numbers=True)
     for each in prepared.sets:
         if not each.rows:
-            note(f"note: nothing is left of {each.task} in {each.split}")
+            note(f"note: nothing is left of {each.task.name} in {each.split}")
     rows = sum(each.rows for each in prepared.sets)
     seconds = time.perf_counter() - began
     note(f"{out}: {rows} rows; {prepared.made} labels newly made, in {seconds:.1f} s")

@@ -21,8 +21,8 @@ from onepass.cli.show import note
 from onepass.core.errors import OnepassError
 from onepass.core.files import write_text
 from onepass.model.assets import embedded_adapter
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus
-from onepass.tasks.task import parse_task
 
 if TYPE_CHECKING:
     from onepass.methods import Setting
@@ -125,7 +125,7 @@ def demo(
     parts = parse_task(TASK).parts
     ingredients = Ingredients(
         model="tiny",
-        adapters={part: embedded_adapter(part) for part in parts},
+        adapters={part.name: embedded_adapter(part.name) for part in parts},
         examples=examples,
         validation=100,
         options={"max_steps": 300, "batch_size": 16, "eval_every": 100, "patience": None},

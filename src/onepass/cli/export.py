@@ -24,8 +24,6 @@ from onepass.cli.options import refuse
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
 from onepass.core.errors import OnepassError
-from onepass.tasks.prompt import build_prompt
-from onepass.tasks.task import parse_task
 
 
 class Target(StrEnum):
@@ -141,22 +139,24 @@ def export(
                 f"{where}/config.json it runs another model, or none: {json.dumps(unread)[1:-1]}"
             )
         # mlx-lm takes \\n in --prompt for the end of a line.
-        prompt = build_prompt(parse_task(composed.passes[0].task), "TEXT").replace("\n", "\\n")
+        prompt = composed.passes[0].task.message("TEXT").replace("\n", "\\n")
         options = ["--model", where, "--adapter-path", str(out), "--prompt", prompt]
         note(f"{out}: run it: {shlex.join(['mlx_lm.generate', *options])}")
     else:
         # In float32, so that the sum is rounded once only, when it is saved.
         export_merged(composed, base_of({"": composed}, model), out, dtype)
-    note(f"{out}: put this line and an empty one before each text:")
-    typer.echo(parse_task(composed.passes[0].task).instruction)
+    note(f"{out}: ask it like this, with the text in the place of {{text}}:")
+    typer.echo(composed.passes[0].task.message("{text}"))
 
 
 def _check_folder(target: Target, out: Path) -> None:
     """Refuse a folder that the export would cost other files, before it is made."""
-    from onepass.adapters import adapter
+    from onepass.adapters.adapter import ADAPTER_FILES
+    from onepass.adapters.storage import check_replaceable
     from onepass.export import merged, mlx, vllm
     from onepass.export.gguf import device_set
 
-    modules = {Target.peft: adapter, Target.gguf: device_set, Target.merged: merged,
-               Target.mlx: mlx, Target.vllm: vllm}  # fmt: skip
+    if target is Target.peft:
+        return check_replaceable(out, ADAPTER_FILES)
+    modules = {Target.gguf: device_set, Target.merged: merged, Target.mlx: mlx, Target.vllm: vllm}
     modules[target].check_folder(out)

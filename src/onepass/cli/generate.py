@@ -127,7 +127,7 @@ def generate(
         server = Endpoint(
             endpoint, served[0], concurrency=concurrency, timeout=timeout, retries=retries
         )
-        with counting(composed.task, total) as progress:
+        with counting(composed.task.name, total) as progress:
             done = run_served(composed, server, served, inputs, max_new_tokens, progress)
     else:
         from onepass.model.generate import run
@@ -144,7 +144,7 @@ def generate(
                 f"say where that is with --model ({error})"
             ) from error
         check_base(composed, base.shape)
-        with counting(composed.task, total) as progress:
+        with counting(composed.task.name, total) as progress:
             done = run(base, composed, inputs, max_new_tokens, batch_size, progress)
     for text, notice in zip(texts, done.notices, strict=True):
         if notice:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from onepass.core.files import atomic_file
+from onepass.core.optional import optional
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,8 @@ class Panel:
 
 def draw(rows: Sequence[Sequence[Panel]], path: Path) -> None:
     """Draw rows of panels into a PNG file; cells without a value stay white."""
-    figure = Figure(figsize=(6.0 * len(rows[0]), 4.0 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
+    new_figure = optional("matplotlib.figure", "plot", "a heat map").Figure
+    figure = new_figure(figsize=(6.0 * len(rows[0]), 4.0 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(rows[0]), squeeze=False)
     for row, panels in enumerate(rows):
         for column, panel in enumerate(panels):
@@ -34,7 +33,7 @@ def draw(rows: Sequence[Sequence[Panel]], path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
 
 
-def _fill(axis: Any, panel: Panel, figure: Figure) -> None:
+def _fill(axis: Any, panel: Panel, figure: Any) -> None:
     layers = list(dict.fromkeys(layer for layer, _ in panel.values))
     columns = list(dict.fromkeys(name for _, name in panel.values))
     grid = np.full((len(layers), len(columns)), np.nan)

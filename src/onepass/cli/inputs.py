@@ -33,19 +33,20 @@ def load_adapters(task: Task, model: str, given: Sequence[Path]) -> dict[str, "A
     """An adapter for each part of `task`, in its order: those `given`, else the embedded ones."""
     from onepass.adapters.adapter import load_adapter
 
+    names = [part.name for part in task.parts]
     if not given:
         if model != "tiny":
             raise OnepassError(
-                f"name the adapters of {' and '.join(task.parts)} with --adapters; "
+                f"name the adapters of {' and '.join(names)} with --adapters; "
                 "only the base tiny has embedded ones"
             )
-        given = [embedded_adapter(part) for part in task.parts]
+        given = [embedded_adapter(part) for part in names]
     if len(given) != len(task.parts):
         raise OnepassError(
             f"--adapters names {len(given)} adapters, but {task.name} has {len(task.parts)} parts; "
-            f"name one each for {' and '.join(task.parts)}, in this order"
+            f"name one each for {' and '.join(names)}, in this order"
         )
-    return {part: load_adapter(path) for part, path in zip(task.parts, given, strict=True)}
+    return {part: load_adapter(path) for part, path in zip(names, given, strict=True)}
 
 
 def torch_dtype(name: str) -> "torch.dtype":

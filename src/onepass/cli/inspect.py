@@ -8,6 +8,7 @@ import typer
 
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import note, print_table
+from onepass.core.optional import optional
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ def inspect(
     """
     if heat_map is not None:
         check_writable(heat_map, folder=False)
+        optional("matplotlib", "plot", "--heat-map")
 
     from onepass.adapters.adapter import load_adapter
     from onepass.adapters.inspect import facts, hints, meet, pairs

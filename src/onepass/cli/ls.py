@@ -28,7 +28,8 @@ def ls(kind: Annotated[Listing, typer.Argument(help="What to list.")]) -> None:
 
 
 def _tasks() -> tuple[Cells, list[Cells]]:
-    from onepass.tasks.task import COMPOSITIONAL_TASKS, SINGLE_TASKS, parse_task
+    from onepass.tasks.benchmark import COMPOSITIONAL_TASKS, SINGLE_TASKS
+    from onepass.tasks.book import parse_task
 
     tasks = [parse_task(name) for name in (*SINGLE_TASKS, *COMPOSITIONAL_TASKS)]
     return ("task", "metric", "instruction"), [

@@ -40,7 +40,11 @@ def merge(
         typer.Option("--pico", help="First scale down output directions that all adapters use."),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Merge although the adapters name different bases.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Also merge adapters of two bases, or of no common module.",
+        ),
     ] = False,
     save_as: SaveAs = "float16",
 ) -> None:
@@ -63,11 +67,12 @@ def merge(
             raise OnepassError(f"--option {name} is given twice; give it once")
         options[name] = value
 
-    from onepass.adapters.adapter import check_folder, save_adapter
+    from onepass.adapters.adapter import ADAPTER_FILES, save_adapter
     from onepass.adapters.merging import merge as merge_adapters
+    from onepass.adapters.storage import check_replaceable
     from onepass.cli.inputs import torch_dtype
 
-    check_folder(out)
+    check_replaceable(out, ADAPTER_FILES)
     dtype = torch_dtype(save_as)
     merged = merge_adapters(
         adapters,

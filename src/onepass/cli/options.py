@@ -17,7 +17,7 @@ Model = Annotated[
     str,
     typer.Option(
         "--model", "-m",
-        help="The base: tiny (embedded), a folder in Hugging Face layout, or a hub name.",
+        help="The base: tiny (embedded), a model folder, a GGUF file, or a hub name.",
     ),
 ]  # fmt: skip
 Out = Annotated[

@@ -45,11 +45,11 @@ def pretrain(
             "an even multiple of heads, and heads a multiple of kv-heads"
         )
 
-    from onepass.adapters.storage import check_replaceable
+    from onepass.adapters.storage import FolderFiles, check_replaceable
     from onepass.export.merged import CONFIG, FILES
 
     for name in ("final", "checkpoint"):
-        check_replaceable(out / name, CONFIG, FILES)
+        check_replaceable(out / name, FolderFiles(CONFIG, FILES))
 
     from torch.multiprocessing.spawn import ProcessRaisedException
 

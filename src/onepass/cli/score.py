@@ -8,8 +8,8 @@ import typer
 from onepass.cli.options import CorpusName
 from onepass.core.errors import OnepassError
 from onepass.core.files import read_jsonl
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus
-from onepass.tasks.task import parse_task
 
 
 def score(

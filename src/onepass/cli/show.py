@@ -47,7 +47,7 @@ def note(message: str) -> None:
 
 @contextmanager
 def counting(title: str, total: int) -> Iterator["Progress"]:
-    """A progress bar of `total` things; yields a function told how many more are done."""
+    """Show the progress of `total` things; yields a function to call as more are done."""
     from onepass.model.progress import progress_bar
 
     done = 0

@@ -10,8 +10,9 @@ from onepass.cli import options as o
 from onepass.cli.inputs import read_splits, torch_dtype
 from onepass.cli.outputs import check_writable, resumable
 from onepass.cli.show import note
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus
-from onepass.tasks.task import parse_task, slug
+from onepass.tasks.task import slug
 
 
 def train(
@@ -64,14 +65,15 @@ def train(
     source = load_corpus(corpus)
 
     from onepass import __version__
-    from onepass.adapters.adapter import adapter_bytes, check_folder, save_adapter
+    from onepass.adapters.adapter import ADAPTER_FILES, adapter_bytes, save_adapter
     from onepass.adapters.composition import Composition, Pass, Weighted
+    from onepass.adapters.storage import check_replaceable
     from onepass.cli.held_out import print_scores
     from onepass.model.load import check_loadable, load_base
     from onepass.model.training.adapter import checked_alpha, default_rate, train_adapter
     from onepass.model.training.options import TrainOptions
 
-    check_folder(out)
+    check_replaceable(out, ADAPTER_FILES)
     saved_as = torch_dtype(save_as)
     checked_alpha(rank, alpha)
     check_loadable(model, device, dtype, quantization)
@@ -102,6 +104,6 @@ def train(
         + ("not validated" if loss is None else f"validation loss {loss:.4f} nats per token")
     )
     if tested:
-        pass_ = Pass(wanted.name, (Weighted(adapter),))
-        alone = Composition(base.shape, wanted.name, (pass_,), "adapter")
+        pass_ = Pass(wanted, (Weighted(adapter),))
+        alone = Composition(base.shape, wanted, (pass_,), "adapter")
         print_scores(base, alone, wanted, tested)

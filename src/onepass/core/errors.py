@@ -8,3 +8,7 @@ The command line prints it without a traceback and exits with status 2.
 
 class OnepassError(Exception):
     """A mistake in the input, stated so that its reader can mend it."""
+
+
+class OnepassWarning(UserWarning):
+    """Something that a user should know and that stops nothing; shown once."""

@@ -11,6 +11,7 @@ def optional(module: str, extra: str, what: str = "this") -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        package = module.partition(".")[0]
         raise OnepassError(
-            f"{what} needs {module}, which is not installed: pip install 'onepass[{extra}]'"
+            f"{what} needs {package}, which is not installed: pip install 'onepass[{extra}]'"
         ) from error

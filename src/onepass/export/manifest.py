@@ -14,16 +14,25 @@ adapter its scale, and every other adapter 0.
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
 from onepass.adapters.manifests import read_manifest
 from onepass.core.errors import OnepassError
 from onepass.core.files import inside, sha256
 from onepass.core.registry import unknown
-from onepass.tasks.task import parse_task
+from onepass.tasks.book import TaskField, parse_task
 
 MANIFEST = "manifest.json"
 BASE_TYPES = ("f32", "f16", "q8_0", "q4_0")
@@ -109,15 +118,22 @@ class Prompt(_Strict):
 
 
 class PassEntry(_Strict):
-    """One run over the text: the message is the instruction, an empty line, and the text.
+    """One run over the text, put into the prompt of its `task`."""
 
-    An empty instruction is left out with its empty line: the message is the text alone.
-    """
-
-    task: str
-    instruction: str
+    task: TaskField
     scales: dict[str, FiniteFloat]
     """By name of adapter; those not named are 0."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_format_2(cls, data: Any) -> Any:
+        """Older sets name the task and hold its instruction, "" for none."""
+        if isinstance(data, dict) and {type(data.get(k)) for k in ("task", "instruction")} == {str}:
+            task, asked = parse_task(data["task"]), data["instruction"]
+            task = replace(task, instruction=asked) if asked else task.bare()
+            data = {**data, "task": task}
+            del data["instruction"]
+        return data
 
 
 class CompositionEntry(_Strict):
@@ -127,7 +143,7 @@ class CompositionEntry(_Strict):
     """
 
     name: str
-    task: str
+    task: TaskField
     method: str
     passes: list[PassEntry] = Field(min_length=1)
     parts: dict[str, str]
@@ -152,7 +168,7 @@ class Vector(_Strict):
 class Manifest(_Strict):
     """See the module's text."""
 
-    format: Literal["onepass device 1", "onepass device 2"] = "onepass device 2"
+    format: Literal["onepass device 1", "onepass device 2", "onepass device 3"] = "onepass device 3"
     onepass: str
     base: BaseFile
     adapters: list[AdapterFile]
@@ -250,11 +266,11 @@ def _check_sense(manifest: Manifest) -> None:
                 f"composition {entry.name!r} takes {len(entry.passes)} passes, which no single "
                 f"adapter does; found {entry.fused.path}"
             )
-        wanted = parse_task(entry.task).parts
+        wanted = [part.name for part in entry.task.parts]
         if entry.parts and sorted(entry.parts) != sorted(wanted):
             raise OnepassError(
                 f"composition {entry.name!r} has parts {', '.join(entry.parts)}; its task "
-                f"{entry.task!r} has {', '.join(wanted)}"
+                f"{entry.task.name!r} has {', '.join(wanted)}"
             )
     for vector in manifest.vectors:
         manifest.composition(vector.composition)

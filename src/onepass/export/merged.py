@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from onepass.adapters.adapter import projection
 from onepass.adapters.composition import Composition, check_base, pass_bias
-from onepass.adapters.storage import check_replaceable
+from onepass.adapters.storage import FolderFiles, check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, read_json, write_json
 from onepass.export.rotary import older_names
@@ -74,7 +74,7 @@ def export_merged(
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that writing a model there would cost other files."""
-    check_replaceable(folder, CARD, FILES)
+    check_replaceable(folder, FolderFiles(CARD, FILES))
 
 
 def _state(base: Base, dtype: torch.dtype) -> dict[str, Tensor]:

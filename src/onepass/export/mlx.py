@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from onepass.adapters.adapter import layer, projection
 from onepass.adapters.composition import Composition
-from onepass.adapters.storage import check_replaceable, write_tensors
+from onepass.adapters.storage import FolderFiles, check_replaceable, write_tensors
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, read_json, write_json
 from onepass.export.rotary import older_names
@@ -60,7 +60,7 @@ def export_mlx(
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that writing an adapter there would cost other files."""
-    check_replaceable(folder, CONFIG, (WEIGHTS, CARD))
+    check_replaceable(folder, FolderFiles(CONFIG, (WEIGHTS, CARD)))
 
 
 def unread_by_mlx(model: Path) -> dict[str, Any]:

@@ -20,5 +20,5 @@ def export_peft(
             the folder cannot be written.
     """
     modules = single_lora(composition)
-    name = f"{composition.method}({composition.task})"
+    name = f"{composition.method}({composition.task.name})"
     save_adapter(Adapter(name, modules, composition.base.name, card_of(composition)), folder, dtype)

@@ -5,7 +5,6 @@ from typing import Any
 from onepass.adapters.adapter import Lora
 from onepass.adapters.composition import Composition, Pass, pass_bias, pass_delta
 from onepass.core.errors import OnepassError
-from onepass.tasks.task import parse_task
 
 
 def single_pass(composition: Composition) -> Pass:
@@ -22,12 +21,6 @@ def single_pass(composition: Composition) -> Pass:
             "its prompt, which no weights hold; calibrate a composition instead"
         )
     return only
-
-
-def instruction_of(composition: Composition) -> str:
-    """What its (first) pass is asked to do; "" where it is given the text alone."""
-    first = composition.passes[0]
-    return parse_task(first.task, first.instructed).instruction
 
 
 def single_lora(composition: Composition) -> dict[str, Lora]:
@@ -47,7 +40,8 @@ def single_lora(composition: Composition) -> dict[str, Lora]:
 def card_of(composition: Composition) -> dict[str, Any]:
     """What a user of the export must know: what it does, and how it is to be asked."""
     return {
-        "task": composition.task,
+        "task": composition.task.to_json(),
         "method": composition.method,
-        "instruction": instruction_of(composition),
+        "prompt": composition.passes[0].task.message("{text}"),
+        "system": composition.passes[0].task.system,
     }

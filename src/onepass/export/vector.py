@@ -20,7 +20,6 @@ from onepass.model.attach import attached
 from onepass.model.chat import prompt_ids
 from onepass.model.load import Base
 from onepass.model.tokens import fit_prompts
-from onepass.tasks.task import parse_task
 
 LIKELY = -5.0  # natural logarithm: tokens less likely than this are noise
 
@@ -39,8 +38,7 @@ def make_vectors(
 
 @torch.inference_mode()
 def _vector(base: Base, name: str, pass_: Pass, allowed: float) -> Vector:
-    task = parse_task(pass_.task, pass_.instructed)
-    (fitted,) = fit_prompts(base, task, [SAMPLE], TOKENS)
+    (fitted,) = fit_prompts(base, pass_.task, [SAMPLE], TOKENS)
     (prompt,) = prompt_ids(base.tokenizer, [fitted.prompt])
     tokens: list[int] = []
     top: list[dict[int, float]] = []

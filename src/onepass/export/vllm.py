@@ -7,6 +7,7 @@ OUT/README.md     the same for people: names, prompts, how to ask
 OUT/onepass.json  the same for programs
 """
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -17,11 +18,11 @@ from pathlib import Path
 import torch
 
 from onepass.adapters.composition import Composition, Pass
-from onepass.adapters.storage import check_replaceable
+from onepass.adapters.storage import FolderFiles, check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, read_json, write_json, write_text
 from onepass.export.peft import export_peft
-from onepass.export.single import instruction_of, single_lora
+from onepass.export.single import single_lora
 
 CARD = "onepass.json"
 SERVE, README = "serve.sh", "README.md"
@@ -88,7 +89,7 @@ def check_folder(folder: Path) -> None:
     if (folder / CARD).is_file():
         with suppress(KeyError, TypeError):  # a card of something else names nothing
             written = [name for e in read_json(folder / CARD)["served"] for name in e["models"]]
-    check_replaceable(folder, CARD, [SERVE, README, *written])
+    check_replaceable(folder, FolderFiles(CARD, (SERVE, README, *written)))
 
 
 def pass_names(name: str, composition: Composition) -> list[str]:
@@ -131,12 +132,10 @@ def _card(
         "base": model,
         "served": [
             {
-                "task": composition.task,
+                "task": composition.task.to_json(),
                 "method": composition.method,
                 "models": pass_names(name, composition),
-                "instructions": [
-                    instruction_of(adapters[each]) for each in pass_names(name, composition)
-                ],
+                "prompts": [pass_.task.message("{text}") for pass_ in composition.passes],
             }
             for name, composition in compositions.items()
         ],
@@ -164,10 +163,16 @@ def _readme(
             f"    onepass generate {name} --endpoint http://127.0.0.1:8000/v1 "
             f"--served {models} --input FILE"
         )
-    lines += ["", "or any client of OpenAI's API, with one user message: the line below (if there "]
-    lines[-1] += "is one), an empty line, and the text."
-    lines += ["", "| model | task | line |", "| --- | --- | --- |"]
-    lines += [f"| {n} | {c.task} | {instruction_of(c)} |" for n, c in adapters.items()]
+    lines += [
+        "",
+        "or any client of OpenAI's API, with one user message: the prompt below, with the ",
+    ]
+    lines[-1] += "text in the place of {text}."
+    lines += ["", "| model | task | prompt |", "| --- | --- | --- |"]
+    lines += [
+        f"| {n} | {c.task.name} | `{json.dumps(c.task.message('{text}'), ensure_ascii=False)}` |"
+        for n, c in adapters.items()
+    ]
     lines += ["", "Of a composition with several models, each is given what the one before said."]
     return "\n".join([*lines, ""])
 

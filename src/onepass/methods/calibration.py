@@ -12,7 +12,6 @@ from onepass.adapters.composition import Composition
 from onepass.methods.setting import Setting, method
 from onepass.model.training.calibration import train_calibration
 from onepass.model.training.objective import training_card
-from onepass.model.training.options import History
 
 # So few parameters take a far larger step than an adapter's.
 LC_RATE, LCPP_RATE = 2e-2, 5e-3
@@ -45,11 +44,10 @@ def lcpp(setting: Setting) -> Composition:
 def calibrate(setting: Setting, kind: Kind, form: Form | None, rate: float) -> Composition:
     """One calibration for all of `setting.together`, or for the setting's own task alone."""
     together = setting.together or [setting]
-    histories: list[History] = []
     options = setting.train_options(learning_rate=rate)
     calibration = train_calibration(
         setting.base,
-        [each.merged() for each in together],
+        [each.linear_merge() for each in together],
         [each.train for each in together],
         [each.validation for each in together],
         kind=kind,
@@ -58,9 +56,9 @@ def calibrate(setting: Setting, kind: Kind, form: Form | None, rate: float) -> C
         options=options,
         state_dir=setting.state_dir,
         progress=setting.progress,
-        on_end=histories.append,
     )
-    training: dict[str, Any] = training_card(options, histories[0])
+    assert calibration.history is not None
+    training: dict[str, Any] = training_card(options, calibration.history)
     training["examples"] = sum(len(each.train) for each in together)
-    pass_ = replace(setting.merged(), calibration=calibration)
+    pass_ = replace(setting.linear_merge(), calibration=calibration)
     return setting.compose(pass_, training=training)

@@ -15,7 +15,6 @@ from onepass.model.training.columns import (
     train_columns,
 )
 from onepass.tasks.example import Example
-from onepass.tasks.task import parse_task
 
 _TOKENS = 96  # the longest output of a teacher, if the context is not very short
 
@@ -40,10 +39,9 @@ def _learned(setting: Setting, rule: Rule) -> Composition:
     """
     texts = [example.input for example in setting.shots(200)]
     longest = min(_TOKENS, max(setting.base.context // 8, 1))
-    tasks = [parse_task(part) for part in setting.task.parts]
     data: list[list[Example]] = []
-    for task, adapter in zip(tasks, setting.parts(), strict=True):
-        alone = replace(setting.compose(Pass(task.name, (Weighted(adapter),))), task=task.name)
+    for task, adapter in zip(setting.task.parts, setting.parts(), strict=True):
+        alone = replace(setting.compose(Pass(task, (Weighted(adapter),))), task=task)
         outputs = run(setting.base, alone, texts, longest).texts
         sizes = map(len, text_ids(setting.base.tokenizer, outputs))
         told = [
@@ -56,8 +54,8 @@ def _learned(setting: Setting, rule: Rule) -> Composition:
         texts = [made for _, made in told]
     options = setting.train_options(learning_rate=1e-2, max_steps=200, eval_every=None)
     merged = train_columns(
-        setting.base, setting.parts(), tasks, data, rule, options, setting.state_dir,
+        setting.base, setting.parts(), setting.task.parts, data, rule, options, setting.state_dir,
         setting.progress,
     )  # fmt: skip
-    pass_ = Pass(setting.task.name, (Weighted(merged, stored=True),))
+    pass_ = Pass(setting.task, (Weighted(merged, stored=True),))
     return setting.compose(pass_, training=merged.card)

@@ -16,4 +16,4 @@ def in_context(setting: Setting) -> Composition:
     count = int(setting.option("shots", 2))
     shortest = sorted(setting.train[:50], key=lambda example: len(example.input))[:count]
     shots = tuple((example.input, example.target) for example in shortest)
-    return setting.compose(Pass(setting.task.name, shots=shots), shots=count)
+    return setting.compose(Pass(setting.task, shots=shots), shots=count)

@@ -30,5 +30,5 @@ def joint_expert(setting: Setting) -> Composition:
         progress=setting.progress,
     )
     adapter = replace(adapter, name=f"joint-{setting.task.name}")
-    pass_ = Pass(setting.task.name, (Weighted(adapter, stored=True),))
+    pass_ = Pass(setting.task, (Weighted(adapter, stored=True),))
     return setting.compose(pass_, training=adapter.card)

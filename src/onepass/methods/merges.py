@@ -18,11 +18,11 @@ def linear(setting: Setting) -> Composition:
     """
     weights = setting.option("weights", None)
     if weights is None:
-        return setting.compose(setting.merged())
+        return setting.compose(setting.linear_merge())
     merged = merge(setting.parts(), "linear", weights)  # which also checks the weights
     if any(isinstance(weight, Mapping) for weight in weights):
-        return setting.compose(Pass(setting.task.name, (Weighted(merged, stored=True),)))
-    return setting.compose(setting.merged(merged.card["weights"]))
+        return setting.compose(Pass(setting.task, (Weighted(merged, stored=True),)))
+    return setting.compose(setting.linear_merge(merged.card["weights"]))
 
 
 def stored(found: MergeMethod) -> Callable[[Setting], Composition]:
@@ -35,7 +35,7 @@ def stored(found: MergeMethod) -> Callable[[Setting], Composition]:
         merged = merge(
             setting.parts(), found.name, weights, rank=rank, seed=setting.seed, pico=pico, **options
         )
-        return setting.compose(Pass(setting.task.name, (Weighted(merged, stored=True),)))
+        return setting.compose(Pass(setting.task, (Weighted(merged, stored=True),)))
 
     return build
 

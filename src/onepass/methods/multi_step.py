@@ -21,7 +21,7 @@ def multi_step(setting: Setting) -> Composition:
         raise unknown("prompt_style of multi-step", str(style), list(PROMPT_STYLES))
     instructed = style == "instruction"
     passes = [
-        Pass(part, (Weighted(setting.adapter(part)),), instructed=instructed)
+        Pass(part if instructed else part.bare(), (Weighted(setting.adapter(part)),))
         for part in setting.task.parts
     ]
     return setting.compose(*passes)

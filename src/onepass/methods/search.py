@@ -22,11 +22,11 @@ def lm_cocktail(setting: Setting) -> Composition:
     """
     temperature = setting.number("temperature", 5.0, 1e-6)
     shots = setting.shots(5)
-    alone = (Pass(setting.task.name, (Weighted(adapter),)) for adapter in setting.parts())
+    alone = (Pass(setting.task, (Weighted(adapter),)) for adapter in setting.parts())
     scores = [-mean_loss(setting.base, pass_, shots) / temperature for pass_ in alone]
     shares = [math.exp(score - max(scores)) for score in scores]
     weights = [share / sum(shares) for share in shares]
-    return setting.compose(setting.merged(weights), weights=weights)
+    return setting.compose(setting.linear_merge(weights), weights=weights)
 
 
 @method(
@@ -50,9 +50,9 @@ def lorahub(setting: Setting) -> Composition:
 
     def candidate(weights: Sequence[float]) -> Pass:
         if form == "linear":
-            return setting.merged(weights)
+            return setting.linear_merge(weights)
         merged = Weighted(_quadratic(parts, weights), stored=True)
-        return Pass(setting.task.name, (merged,))
+        return Pass(setting.task, (merged,))
 
     def objective(weights: Any) -> float:
         size = sum(abs(float(w)) for w in weights) / len(parts)

@@ -16,6 +16,7 @@ from typing import Any
 from onepass.adapters.adapter import Adapter
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.adapters.merging.stack import check_count, check_number
+from onepass.adapters.shape import for_base
 from onepass.core.errors import OnepassError
 from onepass.core.registry import Registry, unknown
 from onepass.model.load import Base
@@ -46,29 +47,33 @@ class Setting:
     together: Sequence["Setting"] = ()
     method: str = ""
 
-    def adapter(self, part: str) -> Adapter:
+    def __post_init__(self) -> None:
+        fitted = {part: for_base(each, self.base.shape) for part, each in self.adapters.items()}
+        object.__setattr__(self, "adapters", fitted)
+
+    def adapter(self, part: Task) -> Adapter:
         """The adapter of one of the task's parts; an `OnepassError` when there is none."""
-        if part not in self.adapters:
+        if part.name not in self.adapters:
             raise OnepassError(
-                f"{self.task.name} needs an adapter for {part!r}; there are adapters for: "
-                f"{', '.join(self.adapters) or 'none'}. Train one with `onepass train {part}`"
+                f"{self.task.name} needs an adapter for {part.name!r}; there are adapters for: "
+                f"{', '.join(self.adapters) or 'none'}. Train one with `onepass train {part.name}`"
             )
-        return self.adapters[part]
+        return self.adapters[part.name]
 
     def parts(self) -> list[Adapter]:
         """The adapters of the task's parts, main task first."""
         return [self.adapter(part) for part in self.task.parts]
 
-    def merged(self, weights: Sequence[float] | None = None) -> Pass:
+    def linear_merge(self, weights: Sequence[float] | None = None) -> Pass:
         """The linear merge; by default with weights 1/N, as under a calibration (2507.16083)."""
         parts = self.parts()
         if weights is None:
             weights = [1.0 / len(parts)] * len(parts)
         weighted = (Weighted(a, float(w)) for a, w in zip(parts, weights, strict=True))
-        return Pass(self.task.name, tuple(weighted))
+        return Pass(self.task, tuple(weighted))
 
     def compose(self, *passes: Pass, **card: Any) -> Composition:
-        return Composition(self.base.shape, self.task.name, passes, self.method, card)
+        return Composition(self.base.shape, self.task, passes, self.method, card)
 
     def option(self, name: str, default: Any) -> Any:
         return self.options.get(name, default)

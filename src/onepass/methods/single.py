@@ -2,11 +2,12 @@
 
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.methods.setting import Setting, method
+from onepass.tasks.task import Task
 
 
 @method("zero-shot", "Zero-shot", reference="zero-shot", uses_adapters=False)
 def zero_shot(setting: Setting) -> Composition:
-    return setting.compose(Pass(setting.task.name))
+    return setting.compose(Pass(setting.task))
 
 
 @method("main-adapter", "Main-task adapter", reference="main-task-lora")
@@ -19,6 +20,6 @@ def auxiliary_adapter(setting: Setting) -> Composition:
     return _alone(setting, setting.task.parts[-1])
 
 
-def _alone(setting: Setting, part: str) -> Composition:
+def _alone(setting: Setting, part: Task) -> Composition:
     adapter = setting.adapter(part)
-    return setting.compose(Pass(setting.task.name, (Weighted(adapter),)))
+    return setting.compose(Pass(setting.task, (Weighted(adapter),)))

@@ -3,15 +3,14 @@
 from importlib.resources import files
 from pathlib import Path
 
+from onepass.adapters.naming import TINY
 from onepass.tasks.task import slug
+
+__all__ = ["TINY", "embedded_adapter"]
 
 
 def _asset(*parts: str) -> Path:
     return Path(str(files("onepass").joinpath("assets", *parts)))
-
-
-TINY = _asset("tiny")
-"""The folder of the base called "tiny"."""
 
 
 def embedded_adapter(task: str) -> Path:

@@ -17,6 +17,7 @@ from onepass.adapters.adapter import Lora
 from onepass.adapters.composition import Pass, pass_bias, pass_delta
 from onepass.adapters.shape import check_adapter, check_calibration
 from onepass.core.errors import OnepassError
+from onepass.model.frozen import frozen
 from onepass.model.load import Base
 
 Effect = Callable[[Tensor, Tensor], Tensor]
@@ -84,6 +85,7 @@ def attached(base: Base, pass_: Pass) -> Iterator[None]:
 def altered(base: Base, effects: dict[str, Effect]) -> Iterator[None]:
     """The base with `effects[path]` applied to what the linear layer at `path` gives."""
     with ExitStack() as stack:
+        stack.enter_context(frozen(base.model))
         for path, layer in linears(base, effects).items():
             stack.callback(layer.register_forward_hook(_hook(effects[path])).remove)
         yield

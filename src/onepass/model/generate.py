@@ -15,9 +15,9 @@ from onepass.adapters.composition import Composition, check_base
 from onepass.core.errors import OnepassError
 from onepass.model.attach import merged
 from onepass.model.chat import prompt_ids
+from onepass.model.frozen import frozen
 from onepass.model.load import Base
 from onepass.model.tokens import fit_prompts
-from onepass.tasks.task import parse_task
 
 Progress = Callable[[int], None]
 """Called with the number of prompts just finished."""
@@ -105,8 +105,7 @@ def run(
     tokens = 0
     notices: list[list[str]] = [[] for _ in texts]
     for pass_ in composition.passes:
-        task = parse_task(pass_.task, pass_.instructed)
-        fitted = fit_prompts(base, task, current, max_new_tokens, pass_.shots)
+        fitted = fit_prompts(base, pass_.task, current, max_new_tokens, pass_.shots)
         for told, prompt in zip(notices, fitted, strict=True):
             told += [prompt.notice] if prompt.notice else []
         with merged(base, pass_):
@@ -117,11 +116,17 @@ def run(
     return Generated(current, tokens, seconds, ["; ".join(told) for told in notices])
 
 
-@torch.inference_mode()
 def _decode(
     base: Base, rows: list[list[int]], max_new_tokens: int, progress: Progress | None
 ) -> list[list[int]]:
     """The new tokens of each row of prompt ids, a final stop token included."""
+    with frozen(base.model), torch.inference_mode():
+        return _greedy(base, rows, max_new_tokens, progress)
+
+
+def _greedy(
+    base: Base, rows: list[list[int]], max_new_tokens: int, progress: Progress | None
+) -> list[list[int]]:
     ids, mask = _pad_left(rows, base.pad_id, base.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     stops = torch.tensor(sorted(base.stop_ids), device=base.device)

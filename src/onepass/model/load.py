@@ -1,24 +1,33 @@
-"""Loading a base: the embedded one, a local folder in Hugging Face layout, or a hub name.
+"""Loading a base: the embedded one, a model folder, a GGUF file, or a hub name.
 
-Only safetensors weights are read and no code that comes with a model is run.
+Only safetensors and GGUF weights are read and no code that comes with a model is run.
 """
 
-from collections.abc import Iterable
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 
 from onepass.adapters.composition import BaseShape
 from onepass.core.errors import OnepassError
+from onepass.core.hub import cached_name, explain
 from onepass.core.registry import unknown
 from onepass.model.assets import TINY
 from onepass.model.chat import end_id
-from onepass.model.hub import cached_name, explain
+from onepass.model.check import check_model
+from onepass.model.from_gguf import check_gguf, converted, find_gguf
 from onepass.model.quantized import (
     BITS,
     QUANTIZATIONS,
@@ -27,9 +36,7 @@ from onepass.model.quantized import (
     round_weights,
 )
 from onepass.model.quiet import quiet
-
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The linear layers of a Llama-like block that adapters and calibrations change."""
+from onepass.model.targets import base_shape
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ANY_LENGTH = 1 << 20
@@ -40,11 +47,12 @@ BALANCED = "balanced"
 _TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Base:
-    """A frozen causal language `model` with its `tokenizer`.
+    """A causal language `model` with its `tokenizer`; nothing here changes its weights for good.
 
-    `name` is what adapters and compositions are tied to: "tiny", a hub name, or a folder's name.
+    `name` is what adapters and compositions are tied to: "tiny", a hub name, or the absolute path
+    of a folder or GGUF file. `load_base(base.name)` loads it again.
     `device` is where inputs go; a balanced model has layers on other devices too.
     `quantization` is one of `onepass.model.quantized.QUANTIZATIONS`.
     """
@@ -54,6 +62,26 @@ class Base:
     name: str
     device: torch.device
     quantization: str = "none"
+
+    @classmethod
+    def wrap(cls, model: PreTrainedModel, tokenizer: Any, name: str | None = None) -> "Base":
+        """The base of a model and tokenizer in memory, checked like a loaded one.
+
+        `name` defaults to where the model was loaded from. The model itself is used, not a copy.
+        It is frozen and in evaluation mode only while it is trained on or generates, and is left
+        as it was found.
+        """
+        found = name or str(getattr(model, "name_or_path", "")) or f"unnamed {type(model).__name__}"
+        if found != "tiny" and Path(found).expanduser().exists():
+            found = _source(found)[1]
+        check_model(model, tokenizer, found)
+        return cls(model, tokenizer, found, model.device)
+
+    def __repr__(self) -> str:
+        count = sum(weight.numel() for weight in self.model.parameters())
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        rounded = "" if self.quantization == "none" else f" {self.quantization}"
+        return f"<Base {self.name}: {count:,} parameters, {dtype}{rounded} on {self.device}>"
 
     @cached_property
     def shape(self) -> BaseShape:
@@ -67,7 +95,8 @@ class Base:
     @cached_property
     def context(self) -> int:
         """The most tokens that prompt and answer may have together."""
-        return int(getattr(self.model.config, "max_position_embeddings", None) or _ANY_LENGTH)
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or _ANY_LENGTH)
 
     @cached_property
     def end_id(self) -> int:
@@ -87,9 +116,10 @@ class Base:
 
     @cached_property
     def pad_id(self) -> int:
-        """A filler; masked or behind the text wherever it stands, so its value never matters."""
+        """A filler; masked or after the text wherever it stands, so its value never matters."""
         padding = self.tokenizer.pad_token_id
-        return int(self.end_id if padding is None else padding)
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        return int(self.end_id if padding is None or padding >= rows else padding)
 
 
 def load_base(
@@ -98,14 +128,18 @@ def load_base(
     dtype: str = "auto",
     quantization: str = "none",
 ) -> Base:
-    """The base called "tiny" (embedded), in a local folder, or under a hub name.
+    """The base called "tiny" (embedded), in a local folder or GGUF file, or under a hub name.
 
     `device` is "auto" (CUDA where there is one), a torch device, or "balanced" (layers spread over
     all GPUs). `dtype` is "auto" (bfloat16 on CUDA, float32 elsewhere), "float32", "bfloat16" or
     "float16". `quantization` is "none", "8bit" or "4bit" (bitsandbytes, on a GPU), or "q8_0" or
-    "q4_0" (the numbers that a GGUF file of that type would hold). Raises
-    `OnepassError` when the base is not found or not let in, is not stored as safetensors, is
-    damaged or incomplete, or holds NaN or infinity, and for a device or option there is not.
+    "q4_0" (the numbers that a GGUF file of that type would hold). The first use of a GGUF file
+    converts it (see `onepass.model.from_gguf`).
+
+    Raises:
+        OnepassError: the base is not found or not let in, is stored neither as safetensors nor as
+            GGUF, is damaged or incomplete, or fails `check_model`; or there is no such device or
+            option.
     """
     where, kind, config = check_machine(device, dtype, quantization)
     placed: dict[str, Any] = {}
@@ -114,11 +148,12 @@ def load_base(
     if config is not None:
         placed.setdefault("device_map", {"": where})
         placed["quantization_config"] = config
-    source, name = _source(str(name_or_path))
+    found_at, name = _source(str(name_or_path))
+    source = _folder(found_at)
     try:
         with quiet():
             tokenizer = _tokenizer(source)
-            model, found = AutoModelForCausalLM.from_pretrained(
+            model, found = _auto_class(source).from_pretrained(
                 source,
                 dtype=kind,
                 attn_implementation="sdpa",
@@ -135,21 +170,23 @@ def load_base(
             f"the base {name_or_path} lacks {len(missing)} tensors, the first is {missing[0]}; "
             "its weight files are incomplete, fetch them again"
         )
-    _check_finite(model, name_or_path)
     model.requires_grad_(False).eval()
     if quantization in ROUNDINGS:
         round_weights(model, quantization)
     if not placed:
         model.to(where)
+    model.name_or_path = model.config.name_or_path = name  # what PEFT writes into an adapter
+    check_model(model, tokenizer, name)
     return Base(model, tokenizer, name, where, quantization)
 
 
 def check_machine(
     device: str, dtype: str, quantization: str
 ) -> tuple[torch.device, torch.dtype, Any]:
-    """Where a base goes, its dtype, and bitsandbytes' settings if it is to be used.
+    """The device and dtype of a base, and bitsandbytes' settings if it is used.
 
-    Errors are those of `load_base` for a device or an option there is not.
+    Raises:
+        OnepassError: there is no such device or option.
     """
     where = _device(device)
     kind = _dtype(dtype, where)
@@ -162,14 +199,16 @@ def check_machine(
 def check_loadable(
     name_or_path: str | Path, device: str = "auto", dtype: str = "auto", quantization: str = "none"
 ) -> None:
-    """Refuse what `load_base` would, as far as can be told without reading the base."""
+    """Raise the errors of `load_base` that show without reading the weights."""
     check_machine(device, dtype, quantization)
-    _source(str(name_or_path))
+    source, _ = _source(str(name_or_path))
+    if file := find_gguf(Path(source)):
+        check_gguf(file)
 
 
 def load_tokenizer(name_or_path: str | Path) -> Any:
     """The tokenizer of a base alone; errors are those of `load_base`."""
-    source, _ = _source(str(name_or_path))
+    source = _folder(_source(str(name_or_path))[0])
     try:
         with quiet():
             return _tokenizer(source)
@@ -180,51 +219,41 @@ def load_tokenizer(name_or_path: str | Path) -> Any:
 def load_skeleton(name_or_path: str | Path) -> PreTrainedModel:
     """A base without its weights, on the meta device, where it takes no memory.
 
-    Needs nothing but its config.json; errors are those of `load_base`.
+    Reads only its config.json, or converts its GGUF file; errors are those of `load_base`.
     """
-    source, _ = _source(str(name_or_path))
+    source = _folder(_source(str(name_or_path))[0])
     try:
         with quiet():
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             with torch.device("meta"):
-                return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+                return _auto_class(source).from_config(config, trust_remote_code=False)
     except Exception as error:  # as above
         raise _not_loaded(name_or_path, source, error) from error
 
 
-def base_shape(
-    model: PreTrainedModel, targets: Iterable[str] = PROJECTIONS, name: str | None = None
-) -> BaseShape:
-    """The (out, in) shape of each linear layer whose last name is in `targets`.
+def _auto_class(source: str) -> Any:
+    """The class that loads a text model, or a multimodal one that has no class for its text alone.
 
-    Works on a model on the meta device too. `name` defaults to the name in the model's config.
+    Either way only the text model is fed and adapted.
     """
-    wanted = set(targets)
-    modules = {
-        path: (module.out_features, module.in_features)
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear) and path.rpartition(".")[2] in wanted
-    }
-    name = str(model.config.name_or_path) if name is None else name
-    if not modules:
-        raise OnepassError(
-            f"the base {name} has no linear layer named {', '.join(sorted(wanted))}; "
-            "only models with Llama-like blocks can be composed"
-        )
-    return BaseShape(name, modules)
+    kind = type(AutoConfig.from_pretrained(source, trust_remote_code=False))
+    multimodal = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    if multimodal and kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
 
 
 def _tokenizer(source: str) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    # Texts too long are shortened here, with a notice of ours; transformers need not warn.
+    # Texts too long are shortened later, with a notice; transformers need not warn.
     tokenizer.deprecation_warnings[_TOO_LONG] = True
     return tokenizer
 
 
 def _not_loaded(given: str | Path, source: str, error: BaseException) -> OnepassError:
     return OnepassError(
-        f"cannot load the base {given}: {explain(source, error)}; expected 'tiny', a folder with "
-        "config.json, tokenizer and safetensors weights, or the hub name of such a model"
+        f"cannot load the base {given}: {explain(source, error)}; expected 'tiny', a GGUF file, "
+        "a folder with config.json, tokenizer and safetensors weights, or the hub name of a model"
     )
 
 
@@ -235,18 +264,37 @@ def _source(name: str) -> tuple[str, str]:
             raise OnepassError("the embedded base 'tiny' is missing; reinstall onepass")
         return str(TINY), name
     folder = Path(name).expanduser()
+    where = os.path.abspath(folder)
+    if where == str(TINY):
+        return where, "tiny"
+    if folder.exists() and (file := find_gguf(Path(where))):
+        return str(file), str(file)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        has_config = (folder / "config.json").is_file()
+        if (folder / "adapter_config.json").is_file():
+            hint = "transformers would load both; move one away" if has_config else "name its base"
+            raise OnepassError(f"{folder} holds an adapter (adapter_config.json): {hint}")
+        if not has_config:
             hint = ""
             if (folder / "snapshots").is_dir():  # one of the hub's cache
                 hint = "; name a folder in its snapshots, or the model by its hub name"
             raise OnepassError(f"{folder} has no config.json; expected a model folder{hint}")
-        return str(folder), cached_name(folder.absolute()) or folder.resolve().name
+        return where, cached_name(Path(where)) or where
     if folder.exists():
-        raise OnepassError(f"{folder} is a file; name the folder that holds the model")
-    if name.startswith((".", "~")) or folder.is_absolute() or name.count("/") > 1:
-        raise OnepassError(f"there is no folder {folder}; name a model folder, or 'tiny'")
+        raise OnepassError(f"{folder} is no GGUF file; name the folder that holds the model")
+    is_file = folder.suffix == ".gguf"
+    if is_file or name.startswith((".", "~")) or folder.is_absolute() or name.count("/") > 1:
+        raise OnepassError(
+            f"there is no {'file' if is_file else 'folder'} {folder}; "
+            "name a model folder, a GGUF file, or 'tiny'"
+        )
     return name, name
+
+
+def _folder(source: str) -> str:
+    """What transformers loads: the folder that a GGUF file is converted to, or `source` itself."""
+    file = find_gguf(Path(source)) if os.path.isabs(source) else None
+    return str(converted(file)) if file else source
 
 
 def _device(device: str) -> torch.device:
@@ -269,9 +317,3 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype not in _DTYPES:
         raise unknown("dtype", dtype, ["auto", *_DTYPES])
     return _DTYPES[dtype]
-
-
-def _check_finite(model: PreTrainedModel, name: str | Path) -> None:
-    for path, weight in model.named_parameters():
-        if not all(torch.isfinite(end) for end in torch.aminmax(weight.detach())):
-            raise OnepassError(f"the base {name} holds NaN or infinity in {path}; fetch it again")

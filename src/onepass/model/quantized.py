@@ -1,8 +1,8 @@
-"""A base in fewer bits: on a GPU through bitsandbytes, or as a device will hold it in a GGUF file.
+"""A base in fewer bits: on a GPU by bitsandbytes, or rounded to what a GGUF file can store.
 
-Weights of the first kind take no sum, so compositions are computed beside them
-(`attach.attached`). Those of the second are rounded to what the file can say and kept as ordinary
-numbers: what is trained or measured on them is trained or measured on the very base that ships.
+Nothing can be added to weights of the first kind, so compositions are computed beside them
+(`attach.attached`). Those of the second kind are ordinary numbers: what is trained or measured on
+them is trained or measured on the base that a device gets.
 """
 
 from typing import Any
@@ -23,10 +23,10 @@ _ROWS = 8192
 
 
 def round_weights(model: PreTrainedModel, kind: str) -> None:
-    """Put in place of each weight what a GGUF file of this `kind` says it is.
+    """Replace each weight by the value that a GGUF file of this `kind` holds for it.
 
-    As `onepass export --format gguf` stores them: every matrix, the embedding and the output
-    included, whose rows divide into blocks; the rest stays as it is.
+    As in `onepass export --format gguf`, these are the matrices whose rows divide into blocks, the
+    embedding and the output included.
     """
     done: set[int] = set()
     for module in model.modules():

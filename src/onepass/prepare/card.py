@@ -11,7 +11,6 @@ from onepass.prepare.labeller import FAILED
 from onepass.prepare.sets import HEADER, Prepared
 from onepass.tasks.corpora.facts import Facts, facts_of
 from onepass.tasks.corpus import CORPORA
-from onepass.tasks.task import parse_task
 
 _CATEGORIES = {"summarize": "summarization", "reply": "text-generation"}
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -19,15 +18,17 @@ _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 
 def card_text(prepared: Prepared, command: str) -> str:
     """The card; the same preparation gives the same text."""
-    tasks = [parse_task(name) for name in dict.fromkeys(each.task for each in prepared.sets)]
+    tasks = list(dict.fromkeys(each.task for each in prepared.sets))
     rows = sum(each.rows for each in prepared.sets)
-    languages = {"en", *(task.language for task in tasks)}
+    languages = {"en", *(task.language for task in tasks if task.language)}
     corpora = {each.corpus: _facts(each.corpus) for each in prepared.sets}
     # No `configs`: the names of the files tell their splits, to the hub and to onepass.
     data = DatasetCardData(
         language=sorted(languages),
         license=sorted({_licence_id(facts) for facts in corpora.values()}),
-        task_categories=sorted({_CATEGORIES[task.main] for task in tasks if task.main}),
+        task_categories=sorted(
+            {_CATEGORIES.get(task.parts[0].name, "text-generation") for task in tasks}
+        ),
         size_categories=[next((name for most, name in _SIZES if rows < most), "n>1M")],
         annotations_creators=["machine-generated"],
         multilinguality=["translation" if len(languages) > 1 else "monolingual"],
@@ -39,7 +40,7 @@ def card_text(prepared: Prepared, command: str) -> str:
     card = DatasetCard.from_template(
         data,
         template_str=files("onepass.prepare").joinpath("card.md").read_text(encoding="utf-8"),
-        pretty_name="Several tasks at once: " + ", ".join(sorted({str(t.main) for t in tasks})),
+        pretty_name="Several tasks at once: " + ", ".join(sorted({t.parts[0].name for t in tasks})),
         corpora=corpora,
         table="\n".join(f"| {' | '.join(line)} |" for line in lines),
         reasons={

@@ -6,6 +6,7 @@ from onepass.core.errors import OnepassError
 from onepass.prepare.labeller import FAILED, TOO_LONG, Identity, Keep, Label, Options, labeller
 from onepass.prepare.prompts import clean, fill, prompt_template
 from onepass.serve.endpoint import Response, Spent, ask
+from onepass.tasks.task import Task
 
 LONGEST_SOURCE = 20_000
 """Characters; a longer text is not sent, since no summary or reply is so long."""
@@ -22,11 +23,11 @@ class EndpointLabeller:
         self.max_new_tokens = options.max_new_tokens
         self.spent = Spent()  # over all parts, against the endpoint's limits
 
-    def identity(self, part: str) -> Identity:
+    def identity(self, part: Task) -> Identity:
         settings = {"url": self.endpoint.url, "max_new_tokens": self.max_new_tokens}
         return Identity("endpoint", self.endpoint.model, prompt_template(part), settings)
 
-    def label(self, part: str, texts: Sequence[str], keep: Keep) -> None:
+    def label(self, part: Task, texts: Sequence[str], keep: Keep) -> None:
         template = prompt_template(part)
         keep({text: Label(problem=TOO_LONG) for text in texts if len(text) > LONGEST_SOURCE})
         asked = [text for text in texts if len(text) <= LONGEST_SOURCE]

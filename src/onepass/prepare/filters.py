@@ -35,7 +35,7 @@ def wrong_language(_source: str, label: str, language: str) -> bool:
     # letters are taken for another language, and none of the 937 longer ones; of smalltown's short
     # sentences full of names, 0.1 %.
     letters = sum(letter.isalpha() for letter in label)
-    return letters >= JUDGED_LETTERS and identify(label) != language
+    return letters >= JUDGED_LETTERS and identify(label, language) != language
 
 
 Filter = Callable[[str, str, str], bool]

@@ -18,6 +18,7 @@ from onepass.prepare.labeller import (
     weights_hash,
 )
 from onepass.prepare.prompts import clean, fill, prompt_template
+from onepass.tasks.task import Task
 
 
 @labeller("instruct")
@@ -31,12 +32,12 @@ class Instruct:
     def base(self) -> Base:
         return load_base(self.options.instruct, self.options.device)
 
-    def identity(self, part: str) -> Identity:
+    def identity(self, part: Task) -> Identity:
         name, limit = self.options.instruct, self.options.max_new_tokens
         settings = {"weights": weights_hash(name), "max_new_tokens": limit}
         return Identity("instruct", Path(name).name, prompt_template(part), settings)
 
-    def label(self, part: str, texts: Sequence[str], keep: Keep) -> None:
+    def label(self, part: Task, texts: Sequence[str], keep: Keep) -> None:
         size = self.options.batch_size
         for first in range(0, len(texts), size):
             keep(self._batch(prompt_template(part), texts[first : first + size]))

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 from onepass.core.registry import Registry
 from onepass.model.identity import model_identity
 from onepass.serve.endpoint import Endpoint
+from onepass.tasks.task import Task
 
 TOO_LONG, FAILED = "too long", "failed"
 
@@ -67,11 +68,11 @@ class Labeller(Protocol):
     that it shows before any work; neither loads a model.
     """
 
-    def identity(self, part: str) -> Identity:
+    def identity(self, part: Task) -> Identity:
         """What labels of the single task `part` depend on."""
         ...
 
-    def label(self, part: str, texts: Sequence[str], keep: Keep) -> None:
+    def label(self, part: Task, texts: Sequence[str], keep: Keep) -> None:
         """Do `part` to each of the `texts` (longest first, all different), and `keep` the labels.
 
         They are worked off in their order, in batches kept as a whole: after a kill what is left is

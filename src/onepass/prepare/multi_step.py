@@ -25,7 +25,7 @@ from onepass.prepare.labeller import (
     labeller,
     weights_hash,
 )
-from onepass.tasks.task import MAIN_TASKS, parse_task
+from onepass.tasks.task import Task
 
 
 @labeller("multi-step")
@@ -37,29 +37,28 @@ class MultiStep:
     def base(self) -> Base:
         return load_base(self.options.model, self.options.device)
 
-    def _folder(self, part: str) -> Path:
-        given = self.options.adapters.get(part)
+    def _folder(self, part: Task) -> Path:
+        given = self.options.adapters.get(part.name)
         if given is None and self.options.model == "tiny":
-            given = embedded_adapter(part)
+            given = embedded_adapter(part.name)
         if given is None:
             raise OnepassError(
-                f"multi-step has no adapter for {part}; give --adapters {part}=FOLDER"
+                f"multi-step has no adapter for {part.name}; give --adapters {part.name}=FOLDER"
             )
         if not (given / WEIGHTS).is_file():
-            raise OnepassError(f"the adapter of {part}, {given}, has no {WEIGHTS}")
+            raise OnepassError(f"the adapter of {part.name}, {given}, has no {WEIGHTS}")
         return given
 
-    def identity(self, part: str) -> Identity:
+    def identity(self, part: Task) -> Identity:
         folder, name = self._folder(part), self.options.model
         settings = {
             "weights": weights_hash(name),
             "adapter": hash_files([folder / CONFIG, folder / WEIGHTS]),
             "max_new_tokens": self.options.max_new_tokens,
         }
-        prompt = f"{parse_task(part).instruction}\n\n{{text}}"
-        return Identity("multi-step", Path(name).name, prompt, settings)
+        return Identity("multi-step", Path(name).name, part.message("{text}"), settings)
 
-    def label(self, part: str, texts: Sequence[str], keep: Keep) -> None:
+    def label(self, part: Task, texts: Sequence[str], keep: Keep) -> None:
         step = Pass(part, (Weighted(load_adapter(self._folder(part))),))
         composition = Composition(self.base.shape, part, (step,), "multi-step")
         limit, size = self.options.max_new_tokens, self.options.batch_size
@@ -72,6 +71,6 @@ class MultiStep:
                 batch, done.texts, done.notices, lengths, strict=True
             ):
                 # A long conversation may lose its oldest turns; a text to be translated nothing.
-                cut = length >= limit or (bool(notice) and part not in MAIN_TASKS)
+                cut = length >= limit or (bool(notice) and part.role != "main")
                 labels[text] = Label(problem=TOO_LONG) if cut else Label(label)
             keep(labels)

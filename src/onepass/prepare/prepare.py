@@ -28,9 +28,11 @@ from onepass.prepare.labellers import LABELLERS
 from onepass.prepare.sets import Prepared, Set
 from onepass.prepare.sources import Source, read_sources
 from onepass.prepare.store import Store, today
+from onepass.tasks.benchmark import COMPOSITIONAL_TASKS
+from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import SPLITS, example_rows
 from onepass.tasks.example import Example
-from onepass.tasks.task import COMPOSITIONAL_TASKS, MAIN_TASKS, Task, parse_task
+from onepass.tasks.task import Task
 
 CACHE = Path(".cache", "labels.sqlite")
 CARD = "README.md"
@@ -41,13 +43,14 @@ class Plan:
     """What is to be prepared.
 
     tasks: None for all of the benchmark that the corpora have main-task examples for.
-    labellers: the name of one for each kind of part, "translate" and "tone".
+    labellers: the name of one for each kind of part: "translate" for those with a language, "tone"
+        for all others.
     from_conversations: the main task's texts are made by multi-step too, not read from the corpus.
     allow_missing: write without the labels that an endpoint failed to make.
     """
 
     corpora: Sequence[str]
-    tasks: Sequence[str] | None = None
+    tasks: Sequence[Task] | None = None
     labellers: Mapping[str, str] = field(default_factory=dict)
     splits: Sequence[str] = SPLITS
     limit: int | None = None
@@ -63,23 +66,23 @@ def prepare(
     Raises `OnepassError` for what cannot be done, and if an endpoint has failed to make some
     labels; those that were made are kept, and the same plan goes on from there.
     """
-    tasks = [parse_task(name) for name in plan.tasks or COMPOSITIONAL_TASKS]
+    tasks = list(plan.tasks or map(parse_task, COMPOSITIONAL_TASKS))
     _check(tasks, plan)
     _check_own(out, plan.splits)
     # If the tasks are named, check their labellers before reading the corpora.
     workers = _workers(tasks, plan, options) if plan.tasks else None
-    mains = [main for main in MAIN_TASKS if any(task.main == main for task in tasks)]
+    mains = list(dict.fromkeys(task.main for task in tasks if task.main))
     sources = read_sources(
         plan.corpora, mains, plan.splits, plan.limit, labelled=not plan.from_conversations
     )
     served = {source.main for source in sources}
     for task in tasks:
-        if plan.tasks and task.main not in served:
+        if plan.tasks and task.parts[0].name not in served:
             raise OnepassError(
-                f"{', '.join(plan.corpora)} has no examples of {task.main}, which {task.name} "
-                "needs; name a corpus that has, beside it"
+                f"{', '.join(plan.corpora)} has no examples of {task.parts[0]}, needed by {task};"
+                " name a corpus that has, beside it"
             )
-    tasks = [task for task in tasks if task.main in served]
+    tasks = [task for task in tasks if task.parts[0].name in served]
     labellers, identities = workers or _workers(tasks, plan, options)
     _sweep(out)
     with closing(Store(out / CACHE)) as store:
@@ -98,8 +101,8 @@ def prepare(
     for split in plan.splits:
         rows = []
         for task in tasks:
-            (source,) = (s for s in sources if (s.main, s.split) == (task.main, split))
-            steps = [identities[part] for part in _chain(task, plan)]
+            (source,) = (s for s in sources if (s.main, s.split) == (task.parts[0].name, split))
+            steps = [identities[part.name] for part in _chain(task, plan)]
             examples, one = _examples(task, source, outcomes[task.name], steps, plan)
             rows.append(example_rows(examples, task))
             sets.append(one)
@@ -128,7 +131,7 @@ def _check(tasks: Sequence[Task], plan: Plan) -> None:
         LABELLERS.get(name)
 
 
-def _chain(task: Task, plan: Plan) -> tuple[str, ...]:
+def _chain(task: Task, plan: Plan) -> tuple[Task, ...]:
     """The single tasks that are done one after the other."""
     return task.parts if plan.from_conversations else task.auxiliaries
 
@@ -140,25 +143,27 @@ def _workers(
     parts = dict.fromkeys(part for task in tasks for part in _chain(task, plan))
     makers = {part: _labeller(part, plan) for part in parts}
     made = {name: LABELLERS.get(name)(options) for name in dict.fromkeys(makers.values())}
-    labellers = {part: made[name] for part, name in makers.items()}
-    return labellers, {part: each.identity(part) for part, each in labellers.items()}
+    labellers = {part.name: made[name] for part, name in makers.items()}
+    return labellers, {part.name: labellers[part.name].identity(part) for part in parts}
 
 
-def _labeller(part: str, plan: Plan) -> str:
+def _labeller(part: Task, plan: Plan) -> str:
     """The name of the labeller of a single task."""
-    kind = part.partition(":")[0]
-    if part in MAIN_TASKS:
+    kind = "translate" if part.language else "tone"
+    if part.role == "main":
         return "multi-step"
     if kind not in plan.labellers:
         raise OnepassError(
-            f"{part} needs a labeller: give --{kind}-with NAME, one of {', '.join(LABELLERS)}"
+            f"{part.name} needs a labeller: give --{kind}-with NAME, one of {', '.join(LABELLERS)}"
         )
     return plan.labellers[kind]
 
 
 def _texts(task: Task, sources: Sequence[Source], plan: Plan) -> list[str]:
     """All texts that the task's first step starts from, each once."""
-    examples = (e for source in sources if source.main == task.main for e in source.examples)
+    examples = (
+        e for source in sources if source.main == task.parts[0].name for e in source.examples
+    )
     return list(dict.fromkeys(text for e in examples for text in _starts(e, plan)))
 
 
@@ -187,13 +192,12 @@ class _Queue:
     made: int = 0
     failed: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def run(self, chain: Sequence[str], texts: Sequence[str]) -> dict[str, Outcome]:
+    def run(self, chain: Sequence[Task], texts: Sequence[str]) -> dict[str, Outcome]:
         """The outcome for each text; a filtered label goes no step further."""
         outcomes = {text: Outcome(text) for text in texts}
         language = "en"
         for part in chain:
-            kind, _, value = part.partition(":")
-            language = value if kind == "translate" else language
+            language = part.language or language
             alive = {text: each for text, each in outcomes.items() if not each.problem}
             labels = self.labels(part, list(dict.fromkeys(each.text for each in alive.values())))
             for text, each in alive.items():
@@ -202,9 +206,9 @@ class _Queue:
                 outcomes[text] = Outcome(label.text, wrong, (*each.dates, label.date))
         return outcomes
 
-    def labels(self, part: str, texts: Sequence[str]) -> dict[str, Label]:
+    def labels(self, part: Task, texts: Sequence[str]) -> dict[str, Label]:
         """The labels of a single task; those that failed are noted in `failed`."""
-        identity, found = self.identities[part], {}
+        identity, found = self.identities[part.name], {}
         keys = {text: identity.key(text) for text in texts}
         for text, key in keys.items():
             label = self.store.find(key)
@@ -214,7 +218,7 @@ class _Queue:
         if not missing:
             return found
         stored = len(found)
-        with progress_bar(part, len(missing), self.progress) as update:
+        with progress_bar(part.name, len(missing), self.progress) as update:
 
             def keep(labels: Mapping[str, Label]) -> None:
                 dated = {text: _storable(label) for text, label in labels.items()}
@@ -225,19 +229,19 @@ class _Queue:
                 update(len(found) - stored, "")
 
             try:
-                self.labellers[part].label(part, missing, keep)
+                self.labellers[part.name].label(part, missing, keep)
             except OnepassError as error:
                 if not self.allow_missing or not self.made:
                     count = sum(label.problem != FAILED for label in found.values())
                     raise OnepassError(
-                        f"{part}: {count} of {len(keys)} labels are made, and kept in "
+                        f"{part.name}: {count} of {len(keys)} labels are made, and kept in "
                         f"{self.store.path} for when the same command goes on. {error}"
                     ) from error
                 rest = Label(problem=FAILED, detail=str(error))
                 found.update({text: rest for text in missing if text not in found})
         for text, label in found.items():
             if label.problem == FAILED:
-                self.failed[part, text] = label.detail
+                self.failed[part.name, text] = label.detail
         return found
 
 
@@ -265,12 +269,11 @@ def _examples(
         labels += len(kept)
         dates = [max(column) for column in zip(*(each.dates for each in kept), strict=True)]
         meta = {**example.meta, "provenance": _provenance(steps, dates)}
-        if "tone" in example.meta:  # the embedded benchmark's, which its verifier goes by
-            meta["tone"] = task.tone
+        meta.pop("tone", None)  # of smalltown's main task; its verifier now goes by the task
         targets = tuple(each.text for each in kept)
         made.append(Example(example.id, example.input, targets, meta))
     total = len(source.examples) + source.duplicated
-    return made, Set(task.name, source.split, source.corpus, total, len(made), labels, counts)
+    return made, Set(task, source.split, source.corpus, total, len(made), labels, counts)
 
 
 def _provenance(steps: Sequence[Identity], dates: Sequence[str]) -> list[dict[str, str]]:

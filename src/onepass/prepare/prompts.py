@@ -6,7 +6,7 @@ The texts are part of a label's identity: change a word, and labels are made ane
 import re
 
 from onepass.core.errors import OnepassError
-from onepass.tasks.task import LANGUAGE_NAMES
+from onepass.tasks.task import Task
 
 TRANSLATE = """\
 Translate the text between <text> and </text> into {language}.
@@ -29,22 +29,27 @@ Answer with the rewritten text alone.
 </text>"""
 
 MANNERS = {
-    "professional": "in a professional tone: polite and formal, as at work",
-    "casual": "in a casual tone: relaxed and informal, as among friends",
-    "witty": "in a witty tone: playful and clever, with a light joke that takes nothing away",
-    "paraphrase": "in other words, in the same tone and about as long",
+    "tone:professional": "in a professional tone: polite and formal, as at work",
+    "tone:casual": "in a casual tone: relaxed and informal, as among friends",
+    "tone:witty": "in a witty tone: playful and clever, with a light joke that takes nothing away",
+    "tone:paraphrase": "in other words, in the same tone and about as long",
 }
-"""How each tone is asked for."""
+"""How the benchmark's tones are asked for; others by their own phrase."""
 
 
-def prompt_template(part: str) -> str:
-    """The message for a translation or a tone, with {text} where the text goes."""
-    kind, _, value = part.partition(":")
-    if kind == "translate":
-        return TRANSLATE.replace("{language}", LANGUAGE_NAMES[value])
-    if kind == "tone":
-        return REWRITE.replace("{manner}", MANNERS[value])
-    raise OnepassError(f"there is no prompt for {part!r}; only translations and tones have one")
+def prompt_template(part: Task) -> str:
+    """The message for an auxiliary task, with {text} where the text goes.
+
+    A task with a language is asked for as a translation into what its phrase names.
+    """
+    if part.role == "main":
+        raise OnepassError(f"there is no prompt for {part.name!r}; only auxiliary tasks have one")
+    if part.language:
+        return TRANSLATE.replace("{language}", part.phrase.removeprefix("in ") or part.language)
+    manner = MANNERS.get(part.name) or part.phrase
+    if not manner:
+        return f"{part.instruction}\nAnswer with the result alone.\n\n<text>\n{{text}}\n</text>"
+    return REWRITE.replace("{manner}", manner)
 
 
 def fill(template: str, text: str) -> str:

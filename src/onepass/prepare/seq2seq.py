@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from onepass.core.errors import OnepassError
-from onepass.model.hub import explain
+from onepass.core.hub import explain
 from onepass.model.quiet import quiet
 from onepass.prepare.labeller import (
     TOO_LONG,
@@ -25,6 +25,7 @@ from onepass.prepare.labeller import (
     labeller,
     weights_hash,
 )
+from onepass.tasks.task import Task
 
 CODES = {
     "en": ("eng_Latn", "__en__", "en_XX"),
@@ -52,12 +53,12 @@ class Seq2Seq:
         self.options = options
         self.loaded: dict[str, Translator] = {}
 
-    def _model(self, part: str) -> tuple[str, str]:
+    def _model(self, part: Task) -> tuple[str, str]:
         """The language, and the model that translates into it."""
-        kind, _, language = part.partition(":")
-        if kind != "translate":
+        language = part.language if part.role == "auxiliary" else None
+        if language is None:
             raise OnepassError(
-                f"seq2seq only translates, and {part!r} is no translation; "
+                f"seq2seq only translates, and {part} is no translation; "
                 "choose instruct, endpoint or multi-step for it"
             )
         name = self.options.translators.get(language, self.options.translators.get(""))
@@ -65,7 +66,7 @@ class Seq2Seq:
             raise OnepassError(f"{part} has no model; give --translator {language}=MODEL")
         return language, name
 
-    def identity(self, part: str) -> Identity:
+    def identity(self, part: Task) -> Identity:
         language, name = self._model(part)
         check_weights(name)
         settings = {
@@ -76,7 +77,7 @@ class Seq2Seq:
         }
         return Identity("seq2seq", Path(name).name, None, settings)
 
-    def label(self, part: str, texts: Sequence[str], keep: Keep) -> None:
+    def label(self, part: Task, texts: Sequence[str], keep: Keep) -> None:
         language, name = self._model(part)
         if name not in self.loaded:
             self.loaded[name] = load_translator(name, self.options.device)

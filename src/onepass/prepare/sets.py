@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from onepass.prepare.filters import FILTERS
 from onepass.prepare.labeller import FAILED, Identity
+from onepass.tasks.task import Task
 
 REASONS = ("duplicated", *FILTERS, FAILED)
 """Why something is left out: `duplicated` counts examples, the others labels."""
@@ -19,7 +20,7 @@ class Set:
     counts: what was left out, by reason. corpus: what the main-task examples are from.
     """
 
-    task: str
+    task: Task
     split: str
     corpus: str
     examples: int
@@ -31,7 +32,7 @@ class Set:
     def row(self) -> list[str]:
         """Below `HEADER`."""
         numbers = (self.examples, self.rows, self.labels, *(self.counts.get(r, 0) for r in REASONS))
-        return [f"{self.task} {self.split}", *map(str, numbers)]
+        return [f"{self.task.name} {self.split}", *map(str, numbers)]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from onepass.tasks.corpora.row import Row
 from onepass.tasks.corpora.source import open_path
 from onepass.tasks.corpus import CORPORA, load_corpus
 from onepass.tasks.example import Example
-from onepass.tasks.task import MAIN_TASKS, Task, parse_task
+from onepass.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Source:
 
 def read_sources(
     corpora: Sequence[str],
-    mains: Sequence[str],
+    mains: Sequence[Task],
     splits: Sequence[str],
     limit: int | None = None,
     labelled: bool = True,
@@ -38,25 +38,29 @@ def read_sources(
     main tasks, and for two that have the same.
     """
     found = []
-    for main, name in _serving(corpora, mains, splits[0], labelled).items():
+    serving = _serving(corpora, mains, splits[0], labelled)
+    for main in mains:
+        if main.name not in serving:
+            continue
+        name = serving[main.name]
         corpus = _corpus(name, labelled)
         seen: set[str] = set()
         by_split = {}
         for split in sorted(splits, key=_precedence):
-            examples = corpus.examples(parse_task(main), split, limit)
+            examples = corpus.examples(main, split, limit)
             kept = []
             for example in examples:
                 text = " ".join(example.input.split())
                 if text not in seen:
                     seen.add(text)
                     kept.append(example)
-            by_split[split] = Source(main, split, name, tuple(kept), len(examples) - len(kept))
+            by_split[split] = Source(main.name, split, name, tuple(kept), len(examples) - len(kept))
         found += [by_split[split] for split in splits]
     return found
 
 
 def _serving(
-    corpora: Sequence[str], mains: Sequence[str], split: str, labelled: bool
+    corpora: Sequence[str], mains: Sequence[Task], split: str, labelled: bool
 ) -> dict[str, str]:
     """Main task to the corpus that has it; main tasks that none has are left out."""
     serving: dict[str, str] = {}
@@ -65,19 +69,19 @@ def _serving(
         reasons = []
         for main in mains:
             try:
-                corpus.examples(parse_task(main), split, 1)
+                corpus.examples(main, split, 1)
             except OnepassError as error:
                 reasons.append(str(error))
                 continue
-            if main in serving:
+            if main.name in serving:
                 raise OnepassError(
-                    f"both {serving[main]} and {name} have examples of {main}; give one of them, "
-                    f"or prepare them in two folders"
+                    f"both {serving[main.name]} and {name} have examples of {main}; give one of "
+                    f"them, or prepare them in two folders"
                 )
-            serving[main] = name
+            serving[main.name] = name
         if len(reasons) == len(mains):
             raise OnepassError("; ".join(dict.fromkeys(reasons)))
-    return {main: serving[main] for main in MAIN_TASKS if main in serving}
+    return serving
 
 
 def _corpus(name: str, labelled: bool) -> Corpus:

@@ -1,17 +1,14 @@
-"""A model behind an OpenAI-compatible server: vLLM, llama.cpp, or a service on the web.
+"""Asking a model on an OpenAI-compatible server: vLLM, llama.cpp, or a service on the web.
 
-Its answers come as text or as the reason why there is none, so that one bad prompt never costs the
-others. What is wrong for all of them (a wrong key, model or address) is an `OnepassError` at once.
+Retries, waits and typed errors are the openai package's. Added here: requests in flight, limits on
+cost, answers that are no text, and a reason in place of each missing answer, so that one bad prompt
+never costs the others. What is wrong for all prompts (key, model, address) is an `OnepassError`.
 """
 
 import asyncio
-import itertools
-import json
 import math
 import os
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,26 +16,27 @@ from urllib.parse import urlsplit
 from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
 from onepass.core.text import whole
-from onepass.serve import reply
 
 KEY = "ONEPASS_API_KEY"
 """The environment variable that holds the key of the server, where it needs one."""
 
-_FIRST_WAIT, _LONGEST_WAIT, _LONGEST_TOLD_WAIT = 0.5, 30.0, 120.0  # seconds
-_HOPELESS = 10  # prompts in a row that fail for good: more would not fare better
+_PAUSE = 0.5  # seconds before an unreadable answer is asked for again; doubles
+_LONGEST_WAIT = 120.0  # seconds: how long the package waits at most if a server asks it to
+_HOPELESS = 10  # prompts in a row without an answer, after which no more are sent
 _SHOWN = 200  # characters of a server's message that an error repeats
+_CHARACTERS_PER_TOKEN = 3  # where a server does not count: rather too many tokens than too few
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a model is served, and how it may be asked.
+    """The address of a served model, and the limits on its use.
 
-    url: up to and with the version, as in "http://127.0.0.1:8000/v1".
-    model: the name that the server knows it by.
-    key: the server's; never shown. Servers on the own machine mostly need none.
-    concurrency: requests in flight. timeout: seconds for one whole answer. retries: of one prompt.
-    input_price, output_price: of a million tokens, in any currency.
-    max_cost: when this much of it is spent, nothing more is asked; needs the prices.
+    url: up to and including the version, as in "http://127.0.0.1:8000/v1".
+    model: its name on the server.
+    key: the server's; never printed. Usually not needed on localhost.
+    concurrency: requests in flight. timeout: seconds for one answer. retries: of one prompt.
+    input_price, output_price: per million tokens, in any currency.
+    max_cost: no more prompts are sent once this much is spent; needs the prices.
     max_total_tokens: the same as a number of tokens, in and out.
     """
 
@@ -82,10 +80,10 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Response:
-    """What came of one prompt: the answer's `text`, or None and the `error` that explains why.
+    """The `text` of an answer; or None, and the `error` that explains why.
 
-    cut: it was cut off at the most tokens it may have, so that its end is missing, or all of it.
-    The tokens are those of all attempts, estimated where the server does not count.
+    cut: the answer reached the maximum of new tokens, so that its end is missing, or all of it.
+    The tokens are those of all answers to the prompt, estimated if the server does not count.
     """
 
     text: str | None
@@ -97,7 +95,7 @@ class Response:
 
 @dataclass
 class Spent:
-    """Tokens used up; it grows while a server is asked."""
+    """Tokens used so far."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -107,7 +105,7 @@ class Spent:
         return self.prompt_tokens + self.completion_tokens
 
     def cost(self, endpoint: Endpoint) -> float | None:
-        """In the currency of the prices; None where they are not known."""
+        """In the currency of the prices; None if they are unknown."""
         if endpoint.input_price is None or endpoint.output_price is None:
             return None
         price = self.prompt_tokens * endpoint.input_price
@@ -123,78 +121,72 @@ def ask(
     spent: Spent | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> list[Response]:
-    """The greedy answer to each prompt, a user message of its own.
+    """The greedy answer to each prompt, sent as a user message of its own.
 
-    on_response: called with the place of a prompt and its response as soon as that has come, in the
-        calling thread and never by two at a time: the place to store it.
-    spent: what was spent before; it counts against the limits of the endpoint, and grows.
+    on_response: called with the index of a prompt and its response, as they come, in the calling
+        thread and one at a time; store the response there.
+    spent: counts against the limits of the endpoint, and grows.
     extra: further fields of the request, which not every server takes.
 
-    A failed attempt (busy or broken server, cut connection, timeout, an answer that is none) is
-    repeated up to `endpoint.retries` times, after waits that double or as long as the server says.
-    One cut off before any text, as of a model that reasons first, would end so again, and is not.
-    Raises `OnepassError` when nothing can come of it: nobody listens at the address, the key or the
-    model is refused, a limit is reached (going over it by what is in flight), or ten prompts in a
-    row have failed. What came before has been given to `on_response`.
+    A failed attempt (busy or broken server, cut connection, timeout, unreadable answer) is repeated
+    up to `endpoint.retries` times. An answer that is cut off before any text, as with a model that
+    reasons first, is not: it would end the same way.
+    Raises `OnepassError` if going on is useless: nothing answers at the address, the key or the
+    model is refused, a limit is reached (requests in flight may exceed it), or ten prompts in a row
+    have failed. `on_response` has had all responses up to then.
     """
     if max_new_tokens < 1:
         raise OnepassError(f"max_new_tokens is {max_new_tokens}; give 1 or more")
     if not prompts:
         return []
     fields = {"max_tokens": max_new_tokens, "extra_body": dict(extra or {})}
-    asking = _Asking(endpoint, fields, Spent() if spent is None else spent)
-    return asyncio.run(asking.all(prompts, on_response or (lambda place, response: None)))
+    client = _Client(endpoint, fields, Spent() if spent is None else spent)
+    return asyncio.run(client.answer_all(prompts, on_response or (lambda index, response: None)))
 
 
 class _Failed(Exception):
-    """An attempt that failed. `again`: whether another may fare better; `wait`: seconds told.
+    """A prompt without an answer. `cut`: as in `Response`.
 
-    `cut`: as of a `Response`.
+    `counts`: it is a sign that the server fails all prompts. `again`: asking again may help.
     """
 
     def __init__(
-        self, reason: str, again: bool = True, wait: float | None = None, cut: bool = False
+        self, reason: str, counts: bool = True, again: bool = False, cut: bool = False
     ) -> None:
         super().__init__(reason)
-        self.again = again
-        self.wait = wait
-        self.cut = cut
+        self.counts, self.again, self.cut = counts, again, cut
 
 
-class _Asking:
-    """One call of `ask`: the client, and what is counted over all prompts."""
+class _Client:
+    """One call of `ask`: the package's client, and the counts over all prompts."""
 
     def __init__(self, endpoint: Endpoint, fields: dict[str, Any], spent: Spent) -> None:
-        self.endpoint = endpoint
-        self.fields = fields
-        self.spent = spent
+        self.endpoint, self.fields, self.spent = endpoint, fields, spent
         self.openai = optional("openai", "endpoint")
-        self.heard = False  # whether the server has ever said anything
+        self.models: list[str] = []
         self.failed_in_a_row = 0
 
-    async def all(
+    async def answer_all(
         self, prompts: Sequence[str], on_response: Callable[[int, Response], None]
     ) -> list[Response]:
         responses: dict[int, Response] = {}
 
-        async def work(places: Iterator[int]) -> None:
-            for place in places:
+        async def work(indices: Iterator[int]) -> None:
+            for index in indices:
                 if self.limit_reached():
                     return
-                responses[place] = await self.respond(prompts[place])
-                on_response(place, responses[place])
+                responses[index] = await self.respond(prompts[index])
+                on_response(index, responses[index])
 
-        # The retries are ours: the package's know nothing of answers that are none, and its timeout
-        # starts anew with every byte.
         self.client = self.openai.AsyncOpenAI(
-            base_url=self.endpoint.url, api_key=self.endpoint.key or "none", max_retries=0
-        )
-        places = iter(range(len(prompts)))
-        workers = [
-            asyncio.ensure_future(work(places))
-            for _ in range(min(self.endpoint.concurrency, len(prompts)))
-        ]
+            base_url=self.endpoint.url, api_key=self.endpoint.key or "none",
+            timeout=self.endpoint.timeout, max_retries=self.endpoint.retries,
+        )  # fmt: skip
         async with self.client:
+            self.models = await self.list_models()
+            indices = iter(range(len(prompts)))
+            count = min(self.endpoint.concurrency, len(prompts))
+            workers = [asyncio.ensure_future(work(indices)) for _ in range(count)]
             try:
                 await asyncio.gather(*workers)
             finally:  # after an error or Ctrl-C the others are not waited for
@@ -206,10 +198,30 @@ class _Asking:
                 f"{self.limit_reached()}, with {len(responses)} of {len(prompts)} prompts "
                 "answered; allow more and run it again to go on"
             )
-        return [responses[place] for place in range(len(prompts))]
+        return [responses[index] for index in range(len(prompts))]
+
+    async def list_models(self) -> list[str]:
+        """The names of the server's models; none if it does not list them.
+
+        Raises `OnepassError` if nothing listens at the address, without any retry.
+        """
+        try:
+            async with asyncio.timeout(self.endpoint.timeout):
+                page = await self.client.with_options(max_retries=0).models.list()
+            return [str(model.id) for model in page.data]
+        except self.openai.APIConnectionError as error:
+            # The package has no error of its own for a connection that was never made.
+            if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
+                raise OnepassError(
+                    f"nothing answers at {self.endpoint.url} ({self.plain(error.__cause__)}); "
+                    "start the server, or give the address it listens at"
+                ) from None
+        except (self.openai.OpenAIError, TimeoutError, *_UNREADABLE):
+            pass
+        return []
 
     def limit_reached(self) -> str:
-        """Which limit is, "" if none is."""
+        """The limit that is reached; "" if none is."""
         cost, limits = self.spent.cost(self.endpoint), self.endpoint
         if limits.max_cost is not None and cost is not None and cost >= limits.max_cost:
             return f"reached max_cost {limits.max_cost:g}"
@@ -218,121 +230,123 @@ class _Asking:
         return ""
 
     async def respond(self, prompt: str) -> Response:
-        """The answer to one prompt, after as many attempts as it takes and may."""
+        """The answer to one prompt, asked for again while it is unreadable."""
         used = Spent()
-        for attempt in itertools.count():
+        retry = 0
+        while True:
             try:
-                text, cut = await self.attempt(prompt, used)
+                text, cut = await self.request(prompt, used)
             except _Failed as failed:
-                if failed.again and attempt < self.endpoint.retries:
-                    wait = _wait(attempt) if failed.wait is None else failed.wait
-                    await asyncio.sleep(wait)
+                if failed.again and retry < self.endpoint.retries:
+                    await asyncio.sleep(_PAUSE * 2 ** min(retry, 4))
+                    retry += 1
                     continue
-                self.failed_in_a_row += failed.again or failed.cut
+                self.failed_in_a_row += failed.counts
                 if self.failed_in_a_row >= _HOPELESS:
                     raise OnepassError(
                         f"{self.endpoint.url}: {self.failed_in_a_row} prompts in a row had no "
-                        f"answer after {attempt + 1} attempts each, the last because: {failed}"
+                        f"answer, with {self.endpoint.retries} retries each; the last: {failed}"
                     ) from None
                 tokens = (used.prompt_tokens, used.completion_tokens)
                 return Response(None, str(failed), failed.cut, *tokens)
             self.failed_in_a_row = 0
             return Response(text, "", cut, used.prompt_tokens, used.completion_tokens)
-        raise AssertionError("unreachable")
 
-    async def attempt(self, prompt: str, used: Spent) -> tuple[str, bool]:
-        """The text that one request gives, and whether it was cut off.
+    async def request(self, prompt: str, used: Spent) -> tuple[str, bool]:
+        """The text of the server's answer, and whether it was cut off.
 
-        Raises `_Failed`, or `OnepassError` for what would be so for all.
+        Raises `_Failed`, or `OnepassError` for what is wrong for all prompts.
         """
-        openai = self.openai
+        openai, limits = self.openai, self.endpoint
+        # The package's timeout starts anew with every byte; this is for answers that drip.
+        longest = limits.timeout * (limits.retries + 1) + _LONGEST_WAIT * limits.retries
+        answer = None
         try:
-            async with asyncio.timeout(self.endpoint.timeout):
-                raw = await self.client.chat.completions.with_raw_response.create(
-                    model=self.endpoint.model,
+            async with asyncio.timeout(longest):
+                answer = await self.client.chat.completions.create(
+                    model=limits.model,
                     messages=[{"role": "user", "content": whole(prompt)}],
                     temperature=0.0,
-                    timeout=self.endpoint.timeout,
                     **self.fields,
                 )
         except (TimeoutError, openai.APITimeoutError):
-            raise _Failed(f"no answer within {self.endpoint.timeout:g} s") from None
+            raise _Failed(f"no answer within {limits.timeout:g} s") from None
         except openai.APIStatusError as error:
-            self.heard = True
-            await self.refuse(error)
-            raise self.failure(error) from None
+            self.refuse(error)
+            wait = error.response.headers.get("retry-after")
+            asked = f" (Retry-After: {self.plain(wait)})" if wait else ""
+            reason = f"the server answers {error.status_code}: {self.message(error)}{asked}"
+            busy = error.status_code in (408, 409, 429) or error.status_code >= 500
+            raise _Failed(reason, counts=busy) from None
         except openai.APIConnectionError as error:
-            told = self.told(str(error.__cause__ or error))
-            if not self.heard and _nobody_there(error):
-                raise OnepassError(
-                    f"nothing answers at {self.endpoint.url} ({told}); "
-                    "start the server, or give the address it listens at"
-                ) from None
-            raise _Failed(f"the connection failed ({told})") from None
-        self.heard = True
-        body = raw.http_response.content
-        tokens = reply.usage(body, prompt)
-        for tally in (used, self.spent):
-            tally.prompt_tokens += tokens[0]
-            tally.completion_tokens += tokens[1]
-        cut = reply.was_cut(body)
+            reason = self.plain(error.__cause__ or error)
+            raise _Failed(f"the connection failed ({reason})") from None
+        except _UNREADABLE as error:
+            raise _Failed(f"the answer is not JSON ({self.plain(error)})", again=True) from None
+        finally:
+            if answer is not None:
+                self.count(answer, prompt, used)
         try:
-            return reply.content(body), cut
-        except ValueError as error:
-            if cut:
-                raise _Failed(
-                    f"cut off at {self.fields['max_tokens']} tokens before any text; allow more",
-                    again=False,
-                    cut=True,
-                ) from None
-            raise _Failed(f"the server's answer is none: {self.told(str(error))}") from None
+            choice = answer.choices[0]
+            text, cut = choice.message.content, choice.finish_reason == "length"
+        except _UNREADABLE:
+            start = self.plain(answer)[:60]
+            raise _Failed(f"no choices[0].message.content in {start!r}", again=True) from None
+        if isinstance(text, str) and text.strip():
+            return whole(text.strip()), cut
+        if cut:
+            tokens = self.fields["max_tokens"]
+            raise _Failed(f"cut off at {tokens} tokens before any text; allow more", cut=True)
+        raise _Failed(f"choices[0].message.content is {text!r}, not a text", again=True)
 
-    def failure(self, error: Any) -> _Failed:
-        """What an error status means for this one prompt."""
-        reason = f"the server says {error.status_code}: {self.told(reply.message(error))}"
-        again = error.status_code in (408, 409, 429) or error.status_code >= 500
-        wait = reply.told_wait(error.response.headers.get("retry-after"))
-        if wait is not None and wait > _LONGEST_TOLD_WAIT:
-            return _Failed(f"{reason} (and to wait {wait:.0f} s)", again=False)
-        return _Failed(reason, again, wait)
+    def count(self, answer: Any, prompt: str, used: Spent) -> None:
+        """Add the tokens of an answer, as the server counts them or else estimated."""
+        usage = getattr(answer, "usage", None)
+        read, written = (
+            found if type(found) is int and found >= 0 else -(-length // _CHARACTERS_PER_TOKEN)
+            for found, length in (
+                (getattr(usage, "prompt_tokens", None), len(prompt)),
+                (getattr(usage, "completion_tokens", None), len(str(answer))),
+            )
+        )
+        for tally in (used, self.spent):
+            tally.prompt_tokens += read
+            tally.completion_tokens += written
 
-    async def refuse(self, error: Any) -> None:
+    def refuse(self, error: Any) -> None:
         """Raise an `OnepassError` for a status that every prompt would get."""
-        message = self.told(reply.message(error))
+        url, message = self.endpoint.url, self.message(error)
         if error.status_code in (401, 403):
             have = "the key in" if self.endpoint.key else "no key; put one into the variable"
-            raise OnepassError(
-                f"{self.endpoint.url} refuses {have} {KEY} ({error.status_code}: {message})"
-            ) from None
+            raise OnepassError(f"{url} refuses {have} {KEY} ({error.status_code}: {message})")
         if error.code == "insufficient_quota":
-            raise OnepassError(f"{self.endpoint.url}: no credit is left ({message})") from None
+            raise OnepassError(f"{url}: no credit is left ({message})")
         if error.status_code in (404, 405) or error.code == "model_not_found":
-            known = await self.models()
-            if known and self.endpoint.model not in known:
-                raise OnepassError(
-                    f"{self.endpoint.url} has no model {self.endpoint.model!r}; it has "
-                    f"{', '.join(known)}"
-                ) from None
+            if self.models and self.endpoint.model not in self.models:
+                known = ", ".join(self.models)
+                raise OnepassError(f"{url} has no model {self.endpoint.model!r}; it has {known}")
             raise OnepassError(
-                f"{self.endpoint.url} is not the address of an OpenAI-compatible server "
-                f"({error.status_code}: {message}); it mostly ends in /v1"
-            ) from None
+                f"{url} is not the address of an OpenAI-compatible server "
+                f"({error.status_code}: {message}); it usually ends in /v1"
+            )
 
-    async def models(self) -> list[str]:
-        """The names that the server has models by; none if it does not tell."""
-        with suppress(self.openai.OpenAIError, TimeoutError, ValueError, KeyError, TypeError):
-            async with asyncio.timeout(self.endpoint.timeout):
-                raw = await self.client.models.with_raw_response.list()
-            return [str(model["id"]) for model in json.loads(raw.http_response.content)["data"]]
-        return []
+    def message(self, error: Any) -> str:
+        """The server's own words in an error."""
+        body = error.body
+        given = body.get("message") if isinstance(body, dict) else None
+        return self.plain(given if isinstance(given, str) else error.response.text or error)
 
-    def told(self, message: str) -> str:
+    def plain(self, message: object) -> str:
         """A server's words, in one short line of printable letters and without the key."""
+        text = str(message)
         if self.endpoint.key:
-            message = message.replace(self.endpoint.key, "***")
-        plain = "".join(letter if letter.isprintable() else " " for letter in message)
-        message = " ".join(plain.split())
-        return f"{message[:_SHOWN]}…" if len(message) > _SHOWN else message
+            text = text.replace(self.endpoint.key, "***")
+        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return f"{text[:_SHOWN]}…" if len(text) > _SHOWN else text
+
+
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What reading an answer of the wrong form raises."""
 
 
 def _check_url(url: str) -> None:
@@ -349,13 +363,3 @@ def _check_url(url: str) -> None:
         raise OnepassError(
             f"url is {url!r}; give it only up to the version, such as http://127.0.0.1:8000/v1"
         )
-
-
-def _wait(attempt: int) -> float:
-    """Seconds before the next attempt: doubling, and spread so that not all come at once."""
-    return min(_FIRST_WAIT * 2.0**attempt, _LONGEST_WAIT) * random.uniform(0.5, 1.0)
-
-
-def _nobody_there(error: BaseException) -> bool:
-    """Whether not even a connection came about. The package has no error of its own for that."""
-    return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")

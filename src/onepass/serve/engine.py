@@ -28,7 +28,6 @@ from onepass.serve.plain import fused_name, plain_files
 from onepass.serve.process import EngineProcess
 from onepass.serve.stream import OnText, finite, gather, stripped
 from onepass.tasks.prompt import fit_prompt
-from onepass.tasks.task import parse_task
 
 CONTEXT = 4096  # tokens, the default's upper bound: the context of a real base costs much memory
 SLOTS = 256  # llama.cpp's upper bound
@@ -257,8 +256,7 @@ class Engine:
         """The ids of a pass's prompt for a text, and a notice of what did not fit the context.
 
         Raises:
-            OnepassError: there is no room, or the set asks something else for the task than this
-                version of onepass.
+            OnepassError: there is no room.
         """
         room = self.context - _positive("max_new_tokens", max_new_tokens)
         if room < 1:
@@ -266,14 +264,8 @@ class Engine:
                 f"max_new_tokens is {max_new_tokens}, but the context is {self.context} tokens; "
                 "allow fewer"
             )
-        task = parse_task(pass_.task, instructed=bool(pass_.instruction))
-        if task.instruction != pass_.instruction:
-            raise OnepassError(
-                f"the set asks {pass_.instruction!r} for {pass_.task}, but this onepass asks "
-                f"{task.instruction!r}; run the set with onepass {self.manifest.onepass}"
-            )
         ids = cache(self.prompt_ids)
-        fitted = fit_prompt(task, text, lambda message: len(ids(message)), room)
+        fitted = fit_prompt(pass_.task, text, lambda message: len(ids(message)), room)
         return ids(fitted.prompt), fitted.notice
 
     def _plan(self, composition: str, mode: str) -> list[PassEntry]:

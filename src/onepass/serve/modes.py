@@ -5,26 +5,22 @@ from collections.abc import Callable
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
 from onepass.export.manifest import CompositionEntry, Manifest, PassEntry
-from onepass.tasks.task import parse_task
+from onepass.tasks.task import Task
 
 Plan = Callable[[CompositionEntry], list[PassEntry]]
 
 
-def _pass(task: str, *adapters: str) -> PassEntry:
-    return PassEntry(
-        task=task,
-        instruction=parse_task(task).instruction,
-        scales=dict.fromkeys(adapters, 1.0),
-    )
+def _pass(task: Task, *adapters: str) -> PassEntry:
+    return PassEntry(task=task, scales=dict.fromkeys(adapters, 1.0))
 
 
 def _main(entry: CompositionEntry) -> list[PassEntry]:
-    return [_pass(entry.task, entry.parts[parse_task(entry.task).parts[0]])]
+    return [_pass(entry.task, entry.parts[entry.task.parts[0].name])]
 
 
 def _multi_step(entry: CompositionEntry) -> list[PassEntry]:
     # Not in the order of `parts`, which a manifest's JSON sorts by name.
-    return [_pass(part, entry.parts[part]) for part in parse_task(entry.task).parts]
+    return [_pass(part, entry.parts[part.name]) for part in entry.task.parts]
 
 
 MODES: dict[str, Plan] = {
@@ -51,8 +47,9 @@ def plan(manifest: Manifest, composition: str, mode: str) -> list[PassEntry]:
             f"mode {mode} needs the adapters apart; the set's base is the whole composition"
         )
     if mode in ("main", "multi-step") and not entry.parts:
+        parts = " and ".join(part.name for part in entry.task.parts)
         raise OnepassError(
-            f"mode {mode} needs an adapter for each of {' and '.join(parse_task(entry.task).parts)}"
-            f"; the set has none for composition {entry.name!r}"
+            f"mode {mode} needs an adapter for each of {parts}; the set has none for composition "
+            f"{entry.name!r}"
         )
     return MODES[mode](entry)

@@ -14,7 +14,6 @@ from onepass.model.chat import PINNED
 from onepass.model.generate import Generated, Progress
 from onepass.serve.endpoint import Endpoint, ask
 from onepass.tasks.prompt import build_prompt
-from onepass.tasks.task import parse_task
 
 
 def run_served(
@@ -42,11 +41,10 @@ def run_served(
     notices: list[list[str]] = [[] for _ in texts]
     tokens = 0
     for pass_, name in zip(composition.passes, served, strict=True):
-        task = parse_task(pass_.task, pass_.instructed)
         places = list(current)
         responses = ask(
             replace(endpoint, model=name),
-            [build_prompt(task, current[place], pass_.shots) for place in places],
+            [build_prompt(pass_.task, current[place], pass_.shots) for place in places],
             max_new_tokens=max_new_tokens,
             on_response=lambda place, response: progress(1) if progress else None,
             extra={"chat_template_kwargs": PINNED},

@@ -22,12 +22,9 @@ from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
 from onepass.smalltown.meaning import Meaning, sample
 from onepass.smalltown.render import conversation, texts
-from onepass.smalltown.world import KINDS
+from onepass.smalltown.world import KINDS, TONES, wanted
 from onepass.tasks.example import Example
-from onepass.tasks.task import TONES, Task
-
-KIND_OF = {"summarize": "summary", "reply": "reply"}
-"""What a main task makes, one of `KINDS`."""
+from onepass.tasks.task import Task
 
 # How many examples an unlimited request gets: more than any budget of the literature.
 _DEFAULT_SIZE = {
@@ -53,19 +50,19 @@ class Smalltown:
 
     def stream(self, task: Task, split: str) -> Iterator[Example]:
         """An endless stream of examples."""
-        unseen = split == "test-wordings"
-        if unseen and not task.main:
+        unseen, asked = split == "test-wordings", wanted(task)
+        if unseen and not asked.kind:
             raise OnepassError(
                 f"{task.name} has no split test-wordings: only conversations have wordings that "
                 "are kept for tests; use test or test-unseen"
             )
         # The conversations are those of the main task, whatever it is composed with: as in the
         # literature, compositional targets are made from the main task's data.
-        seed = task.main or task.name
+        seed = task.parts[0].name if asked.kind else task.name
         rng = random.Random(f"smalltown/{split}/{seed}/text")
         for number, meaning in enumerate(sample("test" if unseen else split, seed)):
             name = f"{split}-{number}"
-            if task.main:
+            if asked.kind:
                 yield _from_conversation(task, name, meaning, rng, unseen=unseen)
             else:
                 yield _from_sentence(task, name, meaning, rng)
@@ -74,23 +71,23 @@ class Smalltown:
 def _from_conversation(
     task: Task, name: str, meaning: Meaning, rng: random.Random, *, unseen: bool
 ) -> Example:
-    kind = KIND_OF[task.main or ""]
+    asked = wanted(task)
     text = conversation(meaning, rng, unseen=unseen)
-    targets = texts(meaning, kind, task.language, task.tone)
-    meta = {"meaning": meaning.to_json(), "kind": kind, "tone": task.tone}
+    targets = texts(meaning, asked.kind, asked.language, asked.tone)
+    meta = {"meaning": meaning.to_json(), "kind": asked.kind, "tone": asked.tone}
     return Example(name, text, tuple(targets), meta)
 
 
 def _from_sentence(task: Task, name: str, meaning: Meaning, rng: random.Random) -> Example:
-    kind = rng.choice(KINDS)
-    tone = task.tone
+    kind, language = rng.choice(KINDS), wanted(task).language
+    tone = wanted(task).tone
     source_tone = "plain"
-    if task.language != "en" and tone == "plain" and rng.random() < 0.4:
+    if language != "en" and tone == "plain" and rng.random() < 0.4:
         # A translation keeps the tone of what it translates.
         tone = source_tone = rng.choice(TONES[1:])
     sources = texts(meaning, kind, "en", source_tone)
     place = rng.randrange(len(sources))
-    targets = texts(meaning, kind, task.language, tone)
+    targets = texts(meaning, kind, language, tone)
     if tone == source_tone:
         targets.insert(0, targets.pop(place))
     meta = {"meaning": meaning.to_json(), "kind": kind, "tone": tone}

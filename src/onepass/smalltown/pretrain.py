@@ -13,12 +13,22 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from onepass.smalltown.corpus import KIND_OF
 from onepass.smalltown.meaning import Meaning, sample, values_of
 from onepass.smalltown.render import conversation, texts
-from onepass.smalltown.world import KINDS, language, town
+from onepass.smalltown.world import (
+    KIND_OF,
+    KINDS,
+    LANGUAGES,
+    TONES,
+    language,
+    town,
+    wanted,
+)
+from onepass.tasks.benchmark import SINGLE_TASKS
+from onepass.tasks.book import parse_task
 from onepass.tasks.prompt import build_prompt
-from onepass.tasks.task import LANGUAGE_NAMES, LANGUAGES, SINGLE_TASKS, TONES, parse_task
+
+LANGUAGE_NAMES = {"en": "English", "es": "Spanish", "fr": "French", "de": "German"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +169,9 @@ def _single_task(meaning: Meaning, rng: random.Random) -> Document:
     kind = KIND_OF.get(task.name) or rng.choice(KINDS)
     english = rng.choice(texts(meaning, kind, "en", "plain"))
     source = conversation(meaning, rng) if task.main else english
-    return Document(texts(meaning, kind, task.language, task.tone)[0], build_prompt(task, source))
+    asked = wanted(task)
+    target = texts(meaning, kind, asked.language, asked.tone)[0]
+    return Document(target, build_prompt(task, source))
 
 
 MIX: dict[Callable[[Meaning, random.Random], Document], int] = {

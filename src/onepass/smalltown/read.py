@@ -18,13 +18,16 @@ from typing import Any
 from onepass.smalltown.meaning import Meaning, draw
 from onepass.smalltown.world import (
     KINDS,
+    LANGUAGES,
+    TONES,
     Wording,
     capitalised,
     fill,
     language,
     town,
+    wanted,
 )
-from onepass.tasks.task import LANGUAGES, TONES, Task
+from onepass.tasks.task import Task
 
 _WORD = re.compile(r"\w+")
 
@@ -253,25 +256,26 @@ def facts_share(text: str, meaning: Meaning, code: str) -> float:
 def verify(text: str, meta: Mapping[str, Any], task: Task) -> Verdict:
     """The verdict on an output of `task` for an Example whose `meta` holds "meaning" and "kind"."""
     meaning, kind = Meaning.from_json(meta["meaning"]), str(meta["kind"])
-    # A translation keeps the tone of its source, which the example tells.
-    wanted_tone = str(meta.get("tone", task.tone))
+    in_language = wanted(task).language
+    # A translation keeps the tone of its source, which the example's meta states.
+    wanted_tone = str(meta.get("tone", wanted(task).tone))
     text = text.strip()
-    share = facts_share(text, meaning, task.language)
+    share = facts_share(text, meaning, in_language)
     reading = read(text)
     if reading is None:
         code = guess_language(text)
         tone = guess_tone(text, code, kind) if code else ""
         why = ["facts: this is no sentence of the town"]
-        right_language, right_tone, facts = code == task.language, tone == wanted_tone, False
+        right_language, right_tone, facts = code == in_language, tone == wanted_tone, False
     else:
         wrong = _wrong(reading.meaning, meaning)
         if reading.kind != kind:
             wrong.insert(0, f"it is a {reading.kind}, not a {kind}")
         code, tone = reading.language, reading.tone
-        right_language, right_tone, facts = code == task.language, tone == wanted_tone, not wrong
+        right_language, right_tone, facts = code == in_language, tone == wanted_tone, not wrong
         why = [] if facts else [f"facts: {', '.join(wrong)}"]
     if not right_language:
-        why.append(f"language: {code or 'unknown'}, not {task.language}")
+        why.append(f"language: {code or 'unknown'}, not {in_language}")
     if not right_tone:
         why.append(f"tone: {tone or 'unknown'}, not {wanted_tone}")
     return Verdict(facts, right_language, right_tone, share, "; ".join(why))

@@ -14,13 +14,53 @@ from typing import Any
 
 import yaml
 
-from onepass.tasks.task import TONES
+from onepass.core.errors import OnepassError
+from onepass.tasks.task import Task
+
+LANGUAGES = ("en", "es", "fr", "de")
+"""ISO 639-1 codes a text of the town may be in; conversations and plain tasks are in "en"."""
+
+TONES = ("plain", "professional", "casual", "witty", "paraphrase")
+"""How a text may be worded; "plain" is the tone of a task that asks for none."""
 
 KINDS = ("summary", "reply")
+
+KIND_OF = {"summarize": "summary", "reply": "reply"}
+"""What a main task makes, one of `KINDS`."""
 
 _SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?\}")
 # A slot is capitalised at the start of a text and after these.
 _SENTENCE_ENDS = (". ", "! ", "? ", "¡", "¿")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a task asks of the town: a `kind` ("" for a rewriting), a language and a tone."""
+
+    kind: str
+    language: str
+    tone: str
+
+
+@cache
+def wanted(task: Task) -> Wanted:
+    """What the names of the task's parts ask for; `OnepassError` for one the town knows not."""
+    found = {"kind": "", "language": "en", "tone": "plain"}
+    for part in task.parts:
+        family, _, value = part.name.partition(":")
+        if part.name in KIND_OF:
+            found["kind"] = KIND_OF[part.name]
+        elif family == "translate" and value in LANGUAGES[1:]:
+            found["language"] = value
+        elif family == "tone" and value in TONES[1:]:
+            found["tone"] = value
+        else:
+            raise OnepassError(
+                f"smalltown has no examples of {part.name!r}: it knows {', '.join(KIND_OF)}, "
+                f"translate:{{{','.join(LANGUAGES[1:])}}} and tone:{{{','.join(TONES[1:])}}}; name "
+                "a corpus of your own"
+            )
+    return Wanted(**found)
 
 
 @dataclass(frozen=True, slots=True)

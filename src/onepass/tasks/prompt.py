@@ -25,7 +25,7 @@ class Fitted:
 
     @property
     def notice(self) -> str:
-        """What a user should be told was left out; empty when nothing was."""
+        """What was left out, for the user to know; empty when nothing was."""
         left_out = [
             f"{count} {thing}{'s' if count > 1 else ''}"
             for count, thing in (
@@ -41,26 +41,25 @@ class Fitted:
 
 
 def build_prompt(task: Task, text: str, shots: Shots = ()) -> str:
-    """The user message: the instruction, a blank line, the text.
+    """The user message: the task's prompt with the text in it.
 
-    With `shots` the solved examples stand between the two, each as "Input:" and "Output:", and the
-    message ends in an open "Output:". A task that is not instructed has no instruction there.
+    With `shots`, the solved examples stand before the text, each as "Input:" and "Output:", and the
+    text is followed by an open "Output:".
     """
     text = text.strip()
-    asked = f"{task.instruction}\n\n" if task.instructed else ""
-    if not shots:
-        return asked + text
-    solved = "".join(f"Input:\n{given}\nOutput:\n{wanted}\n\n" for given, wanted in shots)
-    return f"{asked}{solved}Input:\n{text}\nOutput:"
+    if shots:
+        solved = "".join(f"Input:\n{given}\nOutput:\n{wanted}\n\n" for given, wanted in shots)
+        text = f"{solved}Input:\n{text}\nOutput:"
+    return task.message(text)
 
 
 def fit_prompt(
     task: Task, text: str, count: Callable[[str], int], budget: int, shots: Shots = ()
 ) -> Fitted:
-    """The prompt for `text` of at most `budget` tokens as told by `count`.
+    """The prompt for `text` of at most `budget` tokens, counted by `count`.
 
     What goes first is what matters least: the first shots, then the oldest lines of the text, then
-    the front of its last line. The instruction is never cut; if it alone does not fit, that is an
+    the front of its last line. The rest of the prompt is never cut; if it does not fit, that is an
     `OnepassError`. `count` is taken to grow with the prompt; where it does not quite, the result
     still fits but may be a little shorter than it could be.
     """
@@ -78,8 +77,8 @@ def fit_prompt(
     needed = count(build_prompt(task, ""))
     if needed > budget:
         raise OnepassError(
-            f"the instruction {task.instruction!r} takes {needed} tokens, but only {budget} fit "
-            "before the answer; allow fewer new tokens or a longer context"
+            f"the prompt of {task.name} takes {needed} tokens without any text, but only {budget} "
+            "fit before the answer; allow fewer new tokens or a longer context"
         )
     lines = text.split("\n")
     last = len(lines) - 1

@@ -1,142 +1,198 @@
-"""What is done to a text: one task, or several at once.
+"""What is done to a text: a task, as data; and several tasks at once.
 
-A name is read left to right: at most one main task first, then auxiliary tasks, joined by "+", as
-in "summarize+translate:es" or "reply+translate:fr+tone:witty". A task knows its instruction and its
-metric; it does not know where data comes from.
+A combination is written "a+b+c" and read left to right: at most one main task, which stands first,
+then auxiliary tasks. What a combination asks for is made from its parts: the main task's
+instruction, then the phrases of the others, languages first ("Summarize the conversation in Spanish
+in a witty tone."). A declaration of the combination itself takes the place of any of that.
+
+A task does not know where its examples come from.
 """
 
-from dataclasses import dataclass
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
 
-LANGUAGES = ("en", "es", "fr", "de")
-"""ISO 639-1 codes an output may be in; "en" is what conversations and plain tasks are in."""
+Role = Literal["main", "auxiliary"]
 
-TONES = ("plain", "professional", "casual", "witty", "paraphrase")
-"""How an output may be worded; "plain" is the tone of a task that asks for none."""
+PROMPT = "{instruction}\n\n{text}"
+"""The usual user message: what to do, an empty line, the text."""
+BARE = "{text}"
+"""The message without an instruction: the text alone."""
 
-LANGUAGE_NAMES = {"en": "English", "es": "Spanish", "fr": "French", "de": "German"}
-
-MAIN_TASKS = ("summarize", "reply")
-TRANSLATIONS = tuple(f"translate:{language}" for language in LANGUAGES[1:])
-TONE_TASKS = tuple(f"tone:{tone}" for tone in TONES[1:])
-AUXILIARY_TASKS = TRANSLATIONS + TONE_TASKS
-
-SINGLE_TASKS = MAIN_TASKS + AUXILIARY_TASKS
-"""The nine tasks that have an adapter each."""
-
-COMPOSITIONAL_TASKS = tuple(
-    f"{main}+{auxiliary}"
-    for main in MAIN_TASKS
-    for kind in (TRANSLATIONS, TONE_TASKS)
-    for auxiliary in kind
-)
-"""The fourteen pairs of the benchmark, in the order of its table."""
-
-_GROUPS = {
-    ("summarize", "translate"): "sum_translation",
-    ("summarize", "tone"): "sum_tone",
-    ("reply", "translate"): "reply_translation",
-    ("reply", "tone"): "reply_tone",
-}
-TASK_GROUPS = tuple(_GROUPS.values())
-"""The four column groups of the benchmark's table."""
+_NAME = re.compile(r"\w[\w.:-]*(\+\w[\w.:-]*)*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Task:
-    """A task by its `name`; `parts` are its single tasks in order. Made by `parse_task`.
+    """A task by its `name`, such as "summarize", "translate:it" or "proofread+translate:it".
 
-    Where it is not `instructed` a prompt does not say what to do: it is the text alone.
+    Raises:
+        OnepassError: a name or role there cannot be, a prompt without its text or with unknown
+            fields, or a task that says nothing of what to do.
     """
 
     name: str
-    parts: tuple[str, ...]
-    instructed: bool = True
+    instruction: str = ""
+    """What is asked for, a sentence: "Summarize the conversation."."""
+    role: Role = "main"
+    phrase: str = ""
+    """What the task adds to another one's instruction: "in Italian". Default: ", then ..."."""
+    prompt: str = PROMPT
+    """The user message, with {text} where the text goes and {instruction} where that is wanted.
+    Literal braces are doubled."""
+    system: str = ""
+    """The system message, if there is one."""
+    language: str | None = None
+    """The ISO 639 code of the language that outputs are in; None if that of the text."""
+    metric: str = "rougeL"
+    """The name of the metric that outputs are judged by."""
+    max_new_tokens: int | None = None
+    """The longest answer, in tokens; None for no opinion."""
+    criterion: str = ""
+    """What an output must be, a sentence for a judge: "It is a summary of the conversation."."""
+    composed_of: tuple["Task", ...] = ()
+    """Of a combination, its single tasks in the order of its name."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise OnepassError(
+                f"a task cannot be called {self.name!r}; use letters, digits and . : _ -, and + "
+                "between the parts of a combination"
+            )
+        for field in ("instruction", "phrase", "prompt", "system", "metric", "criterion"):
+            value = getattr(self, field)
+            if not isinstance(value, str):
+                raise OnepassError(f"task {self.name!r}: {field} is {value!r:.60}; write a text")
+        if self.role not in ("main", "auxiliary"):
+            raise OnepassError(
+                f"task {self.name!r}: role is {self.role!r}; write main or auxiliary"
+            )
+        if self.language is not None and not re.fullmatch(r"[a-z]{2,3}", str(self.language)):
+            raise OnepassError(
+                f"task {self.name!r}: language is {self.language!r}; write its ISO 639 code, such "
+                "as it (quote no: YAML reads that word as false)"
+            )
+        longest = self.max_new_tokens
+        if longest is not None and (type(longest) is not int or longest < 1):
+            raise OnepassError(
+                f"task {self.name!r}: max_new_tokens is {longest!r}; write a number of tokens"
+            )
+        used = _fields(self.name, self.prompt)
+        if "instruction" in used and not self.instruction.strip():
+            raise OnepassError(
+                f"task {self.name!r} says nothing of what to do; give an instruction, or a prompt "
+                "with {text} in it"
+            )
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"Task({self.name!r}, {self.instruction or self.prompt!r:.60})"
 
     @property
     def is_compositional(self) -> bool:
-        return len(self.parts) > 1
+        return len(self.composed_of) > 1
 
     @property
-    def main(self) -> str | None:
+    def parts(self) -> tuple["Task", ...]:
+        """The single tasks it is made of, in the order of its name: itself, if it is one."""
+        return self.composed_of or (self,)
+
+    @property
+    def main(self) -> "Task | None":
         """The main task among the parts, if there is one."""
-        return self.parts[0] if self.parts[0] in MAIN_TASKS else None
+        return self.parts[0] if self.parts[0].role == "main" else None
 
     @property
-    def auxiliaries(self) -> tuple[str, ...]:
-        return tuple(part for part in self.parts if part in AUXILIARY_TASKS)
+    def auxiliaries(self) -> tuple["Task", ...]:
+        return tuple(part for part in self.parts if part.role == "auxiliary")
 
-    @property
-    def language(self) -> str:
-        """The language of the output, one of `LANGUAGES`."""
-        return self._value("translate", "en")
+    def __add__(self, other: "Task") -> "Task":
+        """Both at once: `summarize + italian`."""
+        return combine([*self.parts, *other.parts])
 
-    @property
-    def tone(self) -> str:
-        """The tone of the output, one of `TONES`."""
-        return self._value("tone", "plain")
+    def bare(self) -> "Task":
+        """The same task with a prompt that is the text alone."""
+        return replace(self, prompt=BARE, system="")
 
-    @property
-    def instruction(self) -> str:
-        """What the prompt asks for, one English sentence: language first, then tone; or ""."""
-        if not self.instructed:
-            return ""
-        language = LANGUAGE_NAMES[self.language]
-        manner = _manner(self.tone)
-        if self.main is None and self.language == "en":
-            if self.tone == "paraphrase":
-                return "Paraphrase the text."
-            return _sentence("Rewrite the text", manner)
-        if self.main is None:
-            return _sentence(f"Translate the text into {language}", manner)
-        verb = {
-            "summarize": "Summarize the conversation",
-            "reply": "Suggest a reply to the conversation",
-        }[self.main]
-        return _sentence(verb, "" if self.language == "en" else f"in {language}", manner)
-
-    @property
-    def metric(self) -> str:
-        """The name of the metric the literature reports for this task.
-
-        ROUGE-L for summaries, weighted ROUGE for replies (Zhang et al. 2021, arXiv 2106.02017),
-        chrF for translations, ROUGE-L for rewriting.
-        """
-        if self.main == "reply":
-            return "weighted_rouge"
-        if self.main is None and self.language != "en":
-            return "chrf"
-        return "rougeL"
-
-    def _value(self, kind: str, default: str) -> str:
-        values = (part.partition(":")[2] for part in self.parts if part.startswith(f"{kind}:"))
-        return next(values, default)
-
-
-def parse_task(name: str, instructed: bool = True) -> Task:
-    """The task called `name`.
-
-    Raises `OnepassError` for an unknown part (with near names), a main task that is not first, and
-    for two languages or two tones, which no single output can have.
-    """
-    parts = tuple(part.strip() for part in name.split("+"))
-    for part in parts:
-        if part not in SINGLE_TASKS:
-            raise unknown("task", part, list(SINGLE_TASKS))
-    if any(part in MAIN_TASKS for part in parts[1:]):
-        raise OnepassError(
-            f"task {name!r}: write one main task, and write it first; "
-            f"{' and '.join(MAIN_TASKS)} are main tasks"
+    def message(self, text: str) -> str:
+        """The user message for a `text`."""
+        return "".join(
+            literal + {"text": text, "instruction": self.instruction, None: ""}[field]
+            for literal, field, _, _ in string.Formatter().parse(self.prompt)
         )
-    for kind, group in (("language", TRANSLATIONS), ("tone", TONE_TASKS)):
-        chosen = [part for part in parts if part in group]
-        if len(chosen) > 1:
-            raise OnepassError(
-                f"task {name!r}: one output has one {kind}, found {' and '.join(chosen)}; keep one"
-            )
-    return Task("+".join(parts), parts, instructed)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `task_from` reads back: the fields that are not their defaults, parts included."""
+        found: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "composed_of":
+                value = [part.to_json() for part in value]
+            if value != field.default and value != []:
+                found[field.name] = value
+        return found
+
+
+FIELDS = tuple(field.name for field in fields(Task))
+
+
+def task_from(data: Any, where: str = "task") -> Task:
+    """The task that a mapping of its fields describes; `where` it stands is named in errors."""
+    if not isinstance(data, Mapping):
+        raise OnepassError(f"{where}: a task is fields with values, found {data!r:.60}")
+    for field in data:
+        if field not in FIELDS:
+            raise OnepassError(f"{where}: {unknown('field of a task', str(field), list(FIELDS))}")
+    if "name" not in data:
+        raise OnepassError(f"{where}: a task needs a name; found {', '.join(map(str, data))}")
+    parts = data.get("composed_of", ())
+    if not isinstance(parts, list | tuple):
+        raise OnepassError(f"{where}: composed_of is {parts!r:.60}; it must be a list of tasks")
+    composed = tuple(task_from(part, where) for part in parts)
+    try:
+        return Task(**{**data, "composed_of": composed})
+    except OnepassError as error:
+        raise OnepassError(f"{where}: {error}") from error
+
+
+def combine(parts: Sequence[Task], **given: Any) -> Task:
+    """The task that does all `parts` at once; `given` fields take the place of those made.
+
+    Raises:
+        OnepassError: a main task that is not first, or parts that no single output can satisfy:
+            two of one family (the word before ":"), or two languages.
+    """
+    if len(parts) == 1 and not given:
+        return parts[0]
+    name = "+".join(part.name for part in parts)
+    _check_parts(name, parts)
+    # Languages first: "in Spanish in a witty tone".
+    ordered = sorted(parts, key=lambda part: (part.role != "main", part.language is None))
+    first, *others = ordered
+    instruction = _joined(name, first, others, needed="instruction" not in given)
+    prompt = PROMPT if "instruction" in given else first.prompt
+    if "instruction" not in _fields(first.name, prompt) and "prompt" not in given:
+        prompt += f"\n\n{_sentence(name, others)}"
+    longest = [part.max_new_tokens for part in parts if part.max_new_tokens]
+    made: dict[str, Any] = {
+        "name": name,
+        "instruction": instruction,
+        "role": first.role,
+        "prompt": prompt,
+        "system": next((part.system for part in ordered if part.system), ""),
+        "language": next((p.language for p in reversed(ordered) if p.language), None),
+        "metric": first.metric,
+        "max_new_tokens": max(longest, default=None),
+        "composed_of": tuple(parts),
+    }
+    return Task(**{**made, **given})
 
 
 def slug(name: str) -> str:
@@ -144,16 +200,73 @@ def slug(name: str) -> str:
     return name.replace(":", "-")
 
 
-def task_group(task: Task) -> str | None:
-    """The column group of the benchmark's table that holds `task`; None if none does."""
-    if task.main is None or len(task.parts) != 2:
-        return None
-    return _GROUPS[task.main, task.parts[1].partition(":")[0]]
+def _check_parts(name: str, parts: Sequence[Task]) -> None:
+    late = [part.name for part in parts[1:] if part.role == "main"]
+    if late:
+        mains = [part.name for part in parts if part.role == "main"]
+        raise OnepassError(
+            f"task {name!r}: write one main task, and write it first; {' and '.join(mains)} "
+            f"{'is a main task' if len(mains) == 1 else 'are main tasks'}"
+        )
+    families = {"language": [p.name for p in parts if p.role == "auxiliary" and p.language]}
+    for part in parts:
+        families.setdefault(part.name.partition(":")[0], []).append(part.name)
+    for kind, chosen in families.items():
+        if len(chosen) > 1:
+            raise OnepassError(
+                f"task {name!r}: one output has one {kind}, found {' and '.join(chosen)}; keep one"
+            )
 
 
-def _manner(tone: str) -> str:
-    return {"plain": "", "paraphrase": "in your own words"}.get(tone, f"in a {tone} tone")
+def _joined(name: str, first: Task, others: Sequence[Task], needed: bool) -> str:
+    """The instruction of the first with the phrases of the others; "" where it has none."""
+    if not first.instruction or not needed:
+        return ""
+    return first.instruction.strip().rstrip(".") + "".join(_clause(name, p) for p in others) + "."
 
 
-def _sentence(*words: str) -> str:
-    return " ".join(word for word in words if word) + "."
+def _sentence(name: str, others: Sequence[Task]) -> str:
+    """The phrases alone, for a prompt that has no place for an instruction."""
+    text = "".join(_clause(name, part) for part in others).lstrip(" ,")
+    return text[:1].upper() + text[1:] + "."
+
+
+def _clause(name: str, part: Task) -> str:
+    if part.phrase:
+        return f" {part.phrase.strip()}"
+    said = part.instruction.strip().rstrip(".")
+    if not said:
+        raise OnepassError(
+            f"task {name!r}: {part.name} has neither a phrase nor an instruction to put behind "
+            "another task's; give it a phrase, such as 'in Italian', or declare the combination"
+        )
+    return f", then {said[:1].lower()}{said[1:]}"
+
+
+def _fields(name: str, prompt: str) -> set[str]:
+    """The fields of a prompt's template, checked."""
+    try:
+        pieces = list(string.Formatter().parse(prompt))
+    except ValueError as error:
+        raise OnepassError(
+            f"task {name!r}: the prompt {prompt[:60]!r} is no template ({error}); double a brace "
+            "that is meant as one"
+        ) from error
+    found = [field for _, field, _, _ in pieces if field is not None]
+    for _, field, form, conversion in pieces:
+        if field is not None and field not in ("text", "instruction"):
+            raise OnepassError(
+                f"task {name!r}: the prompt has the field {{{field}}}; there are {{text}} and "
+                "{instruction}, and a brace that is meant as one is doubled"
+            )
+        if form or conversion:
+            raise OnepassError(
+                f"task {name!r}: the prompt formats {{{field}}}, which would change it; write "
+                f"{{{field}}} alone"
+            )
+    if found.count("text") != 1:
+        raise OnepassError(
+            f"task {name!r}: the prompt has {{text}} {found.count('text')} times; it must stand "
+            "there once, where the text goes"
+        )
+    return set(found)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from onepass.adapters.adapter import Lora
+from onepass.adapters.lora import Lora
 from onepass.adapters.merging.consensus import disjoint_mean, weighted
 from onepass.adapters.merging.spaces import core_space, from_core
 from onepass.adapters.merging.sparse import merge_matrices

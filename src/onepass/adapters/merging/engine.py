@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onepass.adapters.adapter import Adapter, Lora, load_adapter, projection, same_base
+from onepass.adapters.adapter import load_adapter
+from onepass.adapters.lora import Adapter, Lora, projection
 from onepass.adapters.lowrank import compress
 from onepass.adapters.merging.dense import truncate
 from onepass.adapters.merging.pico import calibrated, restored
-from onepass.adapters.merging.stack import MERGES, Merged, Stack, check_count
+from onepass.adapters.merging.stack import MERGES, Change, Stack, check_count
+from onepass.adapters.naming import compare_bases, warn_unknown
+from onepass.adapters.shape import aligned, some
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
 
@@ -39,21 +43,22 @@ def merge(
 ) -> Adapter:
     """Merge adapters of one base into one adapter with scaling 1.
 
-    adapters: loaded ones, or folders in PEFT's format.
+    adapters: loaded ones, folders in PEFT's format, or names on the hub.
     Ranks, alphas and target modules may differ: a module that an adapter lacks is unchanged by it.
+    So may the prefixes of names; the result has those of the first adapter.
 
     weights: one per adapter; by default 1/N each, or 1 for methods that average by themselves.
     rank: of the result. By default exact results keep the rank they have (up to the sum of ranks);
-        dense ones get the largest rank of their inputs. The card tells the error of a truncation,
+        dense ones get the largest rank of their inputs. The card states the error of a truncation,
         relative to the exact result (Frobenius norm).
     pico: first scale down the output directions that the adapters share, and afterwards restore
         the norm (arXiv 2604.16826; see `pico`).
-    force: merge although the adapters say that they are for different bases.
+    force: merge although the adapters are of different bases or task types, or share no module.
     options: those of the method; see `docs/methods.md`.
 
     Raises:
-        OnepassError: an unknown method or option; adapters of different bases or shapes; a count of
-            weights that differs; a rank that no module can have.
+        OnepassError: an unknown method or option; adapters that `check_mergeable` refuses; a count
+            of weights that differs; a rank that no module can have.
     """
     found = MERGES.get(method)
     found.check_options(options)
@@ -61,7 +66,7 @@ def merge(
         raise OnepassError(f"pico is {pico!r}; it must be true or false")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise OnepassError(f"seed is {seed!r}; it must be a whole number from 0 to 2^63 - 1")
-    loaded = [a if isinstance(a, Adapter) else load_adapter(a) for a in adapters]
+    loaded = aligned(a if isinstance(a, Adapter) else load_adapter(a) for a in adapters)
     if not loaded:
         raise OnepassError("a merge of no adapters; give at least one")
     share = 1 / len(loaded) if found.shares else 1.0
@@ -96,6 +101,7 @@ def merge(
         modules=modules,
         base=next((adapter.base for adapter in loaded if adapter.base), None),
         card=card,
+        task_type=next((adapter.task_type for adapter in loaded if adapter.task_type), None),
     )
 
 
@@ -110,7 +116,7 @@ class _Errors:
         return math.sqrt(self.missed / self.size) if self.size else 0.0
 
 
-def _of_rank(result: Merged, rank: int | None, stack: Stack, errors: _Errors) -> Lora:
+def _of_rank(result: Change, rank: int | None, stack: Stack, errors: _Errors) -> Lora:
     most = min(stack.shape)
     if isinstance(result, Lora):
         if rank is None or not result.rank:
@@ -118,8 +124,7 @@ def _of_rank(result: Merged, rank: int | None, stack: Stack, errors: _Errors) ->
         found = compress(result, min(rank, most))
     else:
         wanted = max(lora.rank for lora in stack.loras) if rank is None else rank
-        generator = torch.Generator().manual_seed(stack.seed)
-        found = truncate(result, min(wanted, most), generator)
+        found = truncate(result, min(wanted, most), stack.seed)
     errors.missed += found.missed
     errors.size += found.size
     return found.lora
@@ -216,17 +221,52 @@ def _check_rank(rank: int | None, stacks: Sequence[Stack]) -> None:
         )
 
 
-def check_mergeable(adapters: Sequence[Adapter], *, force: bool = False) -> None:
-    """Refuse adapters of different bases (unless forced) or layer shapes, naming both."""
-    shapes: dict[str, tuple[Adapter, tuple[int, int]]] = {}
-    named = next((adapter for adapter in adapters if adapter.base), None)
-    for adapter in adapters:
-        if named and adapter.base and not force and not same_base(named.base or "", adapter.base):
+def _check_same(adapters: Sequence[Adapter]) -> None:
+    """Refuse two bases or two task types; what an adapter does not say is no matter."""
+    named = [adapter for adapter in adapters if adapter.base]
+    for adapter in named[1:]:
+        verdict = compare_bases(str(named[0].base), str(adapter.base))
+        names = f"adapters {named[0].name!r} and {adapter.name!r}"
+        if verdict == "different":
             raise OnepassError(
-                f"adapters {named.name!r} and {adapter.name!r} are for different bases, "
-                f"{named.base} and {adapter.base}; merge adapters of one base, or force it if the "
-                "two are one model under two names"
+                f"{names} are for different bases, {named[0].base} and {adapter.base}; merge "
+                "adapters of one base, or force it if the two are one model under two names"
             )
+        if verdict == "unknown":
+            warn_unknown(f"adapter {adapter.name!r}", str(adapter.base), str(named[0].base))
+    typed = {adapter.task_type: adapter for adapter in adapters if adapter.task_type}
+    if len(typed) > 1:
+        found = " and ".join(f"{each.name!r} ({kind})" for kind, each in typed.items())
+        raise OnepassError(
+            f"adapters {found} are of different task types, that is for different heads; merge "
+            "adapters of one type, or force it to get an adapter of the first"
+        )
+
+
+def _check_overlap(adapters: Sequence[Adapter]) -> None:
+    """Refuse an adapter that shares no module with any other; they are hardly of one model."""
+    counts = Counter(module for adapter in adapters for module in adapter.modules)
+    for adapter in adapters:
+        if len(adapters) > 1 and all(counts[module] == 1 for module in adapter.modules):
+            other = next(each for each in adapters if each is not adapter)
+            raise OnepassError(
+                f"adapters {adapter.name!r} and {other.name!r} share no module: "
+                f"{some(adapter.modules)}; and {some(other.modules)}. Are they of one base? Force "
+                "it if they are meant to change different layers"
+            )
+
+
+def check_mergeable(adapters: Sequence[Adapter], *, force: bool = False) -> None:
+    """Refuse adapters that cannot be of one base: by name, by layers, or by the layers' shapes.
+
+    force: refuse different shapes only, which no merge can take.
+    """
+    adapters = aligned(adapters)
+    shapes: dict[str, tuple[Adapter, tuple[int, int]]] = {}
+    if not force:
+        _check_same(adapters)
+        _check_overlap(adapters)
+    for adapter in adapters:
         for module, lora in adapter.modules.items():
             first, shape = shapes.setdefault(module, (adapter, lora.shape))
             if shape != lora.shape:

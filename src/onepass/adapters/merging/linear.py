@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from onepass.adapters.adapter import Lora
+from onepass.adapters.lora import Lora
 from onepass.adapters.lowrank import gram, weighted_sum, wide_dtype
 from onepass.adapters.merging.stack import Stack, merge_method
 from onepass.core.errors import OnepassError

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import torch
 
-from onepass.adapters.adapter import Lora
+from onepass.adapters.lora import Lora
 from onepass.adapters.lowrank import norm, tall_svd, wide_dtype
-from onepass.adapters.merging.stack import Merged, Stack
+from onepass.adapters.merging.stack import Change, Stack
 
 _CANCELLED = 1e-5  # of the mean norm of the sources
 
@@ -36,7 +36,7 @@ def calibrated(stack: Stack) -> Stack:
     return replace(stack, loras=tuple(loras))
 
 
-def restored(result: Merged, sources: Sequence[Lora]) -> Merged:
+def restored(result: Change, sources: Sequence[Lora]) -> Change:
     """The result with the mean norm of the ΔW_i it was made from, as the paper restores it.
 
     What has all but cancelled out stays as it is: scaled up, it would be rounding errors.

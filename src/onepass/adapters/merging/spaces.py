@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onepass.adapters.adapter import Lora
+from onepass.adapters.lora import Lora
 from onepass.adapters.lowrank import rank_of, tall_svd, wide_dtype
 
 

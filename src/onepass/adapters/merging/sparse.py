@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onepass.adapters.adapter import Lora
+from onepass.adapters.lora import Lora
 from onepass.adapters.lowrank import wide_dtype
 from onepass.adapters.merging.consensus import (
     Consensus,
@@ -33,7 +33,7 @@ from onepass.adapters.merging.sparsify import (
     keep_middle,
 )
 from onepass.adapters.merging.stack import (
-    Merged,
+    Change,
     Stack,
     add_merge,
     check_choice,
@@ -50,7 +50,7 @@ _BLOCK = 1 << 19
 
 def ties(
     stacks: Sequence[Stack], *, density: float = 0.2, variant: str = "paper", space: str = "full"
-) -> Iterator[Merged]:
+) -> Iterator[Change]:
     """Trim, elect a sign, merge what agrees (TIES, arXiv 2306.01708).
 
     `variant`: "paper" keeps the share `density` of all of an adapter's entries together (in the
@@ -74,14 +74,14 @@ add_merge("ties", "TIES", ties, options_of(ties), shares=False)
 
 
 @merge_method("magnitude-prune", "Magnitude pruning")
-def magnitude_prune(stack: Stack, *, density: float = 0.5, space: str = "full") -> Merged:
+def magnitude_prune(stack: Stack, *, density: float = 0.5, space: str = "full") -> Change:
     """The weighted sum of each adapter's largest entries (PEFT's `magnitude_prune`, on ΔW)."""
     check_share("density", density)
     return merge_sparse(stack, keep_largest(density), weighted, space)
 
 
 @merge_method("dare", "DARE")
-def dare(stack: Stack, *, density: float = 0.5, space: str = "full") -> Merged:
+def dare(stack: Stack, *, density: float = 0.5, space: str = "full") -> Change:
     """Drop entries at random, rescale, add up: DARE with task arithmetic (arXiv 2311.03099)."""
     check_share("density", density)
     return merge_sparse(stack, drop_randomly(density), weighted, space)
@@ -90,7 +90,7 @@ def dare(stack: Stack, *, density: float = 0.5, space: str = "full") -> Merged:
 @merge_method("dare-ties", "DARE with TIES", shares=False)
 def dare_ties(
     stack: Stack, *, density: float = 0.5, variant: str = "paper", space: str = "full"
-) -> Merged:
+) -> Change:
     """DARE, then TIES' election; `variant` "mergekit" adds up what agrees instead of averaging."""
     check_share("density", density)
     check_choice("variant", variant, ("paper", "mergekit"))
@@ -106,7 +106,7 @@ def della(
     epsilon: float = 0.1,
     variant: str = "paper",
     space: str = "full",
-) -> Merged:
+) -> Change:
     """Drop entries the likelier the smaller they are, then TIES' election (arXiv 2406.11617)."""
     check_share("density", density)
     check_choice("variant", variant, ("paper", "mergekit"))
@@ -117,14 +117,14 @@ def della(
 @merge_method("breadcrumbs", "Model breadcrumbs")
 def breadcrumbs(
     stack: Stack, *, density: float = 0.85, gamma: float = 0.01, space: str = "full"
-) -> Merged:
+) -> Change:
     """The weighted sum of each adapter's middling entries (arXiv 2312.06795)."""
     check_share("density", density)
     return merge_sparse(stack, keep_middle(density, gamma), weighted, space)
 
 
 @merge_method("knots", "KnOTS with TIES", shares=False)
-def knots(stack: Stack, *, density: float = 0.2, variant: str = "peft") -> Merged:
+def knots(stack: Stack, *, density: float = 0.2, variant: str = "peft") -> Change:
     """TIES on the adapters' coordinates in the basis that they share (arXiv 2410.19735)."""
     check_share("density", density)
     check_choice("variant", variant, ("peft", "mergekit"))
@@ -149,7 +149,7 @@ def merge_sparse(
     consensus: Consensus,
     space: str,
     measured: Sequence[Any] | None = None,
-) -> Merged:
+) -> Change:
     """Sparsify and agree in a space; `measured`: per adapter, if it was measured beforehand."""
     check_choice("space", space, SPACES)
     if space == "core":

@@ -7,7 +7,7 @@ low-rank.
 import torch
 from torch import Tensor
 
-from onepass.adapters.adapter import Lora
+from onepass.adapters.lora import Lora
 from onepass.adapters.lowrank import rank_of, weighted_sum
 from onepass.adapters.merging.spaces import core_space, from_core
 from onepass.adapters.merging.stack import Stack, check_share, merge_method

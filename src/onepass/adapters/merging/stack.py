@@ -1,4 +1,4 @@
-"""What a merge is given and what it gives, and the register of merges.
+"""The input and the output of a merge, and the register of merges.
 
 A merge is a function from the `Stack` of each module to its merged change; its keyword parameters
 are its options. To add one, write a file here with a decorated function and import it in the
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from onepass.adapters.adapter import Lora
+from onepass.adapters.lora import Lora
 from onepass.core.errors import OnepassError
 from onepass.core.registry import Registry, unknown
 
@@ -46,7 +46,7 @@ class Stack:
         """Random numbers for one adapter's part in this module.
 
         They depend on the seed and the two names alone: not on the order of adapters and modules,
-        nor on what else is merged (adapters of one name are told apart by their order).
+        nor on what else is merged (adapters of one name differ by their order).
         """
         name = self.names[adapter]
         key = f"{self.seed}/{self.module}/{name}/{self.names[:adapter].count(name)}"
@@ -54,11 +54,11 @@ class Stack:
         return np.random.Generator(np.random.SFC64(number))
 
 
-Merged = Lora | Tensor
-"""The merged change of a module: exact and low-rank, or dense (out, in), to be truncated."""
-Merge = Callable[..., Iterable[Merged]]
+Change = Lora | Tensor
+"""What a merge makes of a module: exact and low-rank, or dense (out, in), to be truncated."""
+Merge = Callable[..., Iterable[Change]]
 """From all stacks, and options by keyword, to a result for each stack, in order."""
-MergeOne = TypeVar("MergeOne", bound=Callable[..., Merged])
+MergeOne = TypeVar("MergeOne", bound=Callable[..., Change])
 """A function from one stack, and options by keyword, to its result."""
 
 
@@ -90,7 +90,7 @@ def merge_method(name: str, title: str, *, shares: bool = True) -> Callable[[Mer
 
     def register(merge_one: MergeOne) -> MergeOne:
         @functools.wraps(merge_one)
-        def merge(stacks: Sequence[Stack], **options: Any) -> Iterator[Merged]:
+        def merge(stacks: Sequence[Stack], **options: Any) -> Iterator[Change]:
             for stack in stacks:
                 yield merge_one(stack, **options)
 

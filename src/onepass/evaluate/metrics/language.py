@@ -1,7 +1,7 @@
 """Whether an output is in the task's language, by py3langid (Lui and Baldwin 2012).
 
-The identifier chooses among the project's languages only, since short texts are too easily taken
-for a neighbour (Catalan, Dutch) that no task asks for.
+The identifier chooses among a few languages and the one wanted, since short texts are too easily
+taken for a neighbour (Catalan, Dutch) that no task asks for.
 """
 
 from collections.abc import Sequence
@@ -11,26 +11,42 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from onepass.evaluate.metrics.metric import register
 from onepass.tasks.example import Example
-from onepass.tasks.task import LANGUAGES, Task
+from onepass.tasks.task import Task
+
+LANGUAGES = ("en", "es", "fr", "de")
+"""The languages that are always told apart: the benchmark's."""
 
 
 @cache
-def _identifier() -> LanguageIdentifier:
+def _identifier(wanted: str) -> LanguageIdentifier:
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
-    identifier.set_languages(list(LANGUAGES))
+    identifier.set_languages(sorted({*LANGUAGES, wanted}))
     return identifier
 
 
-def identify(text: str) -> str | None:
-    """The likeliest of `LANGUAGES`; None for a text without a letter."""
+def identify(text: str, wanted: str = "en") -> str | None:
+    """The likeliest of `LANGUAGES` and the one `wanted`; None for a text without a letter."""
     if not any(character.isalpha() for character in text):
         return None
-    return str(_identifier().classify(text)[0])
+    return str(_identifier(wanted).classify(text)[0])
 
 
-def language(predictions: Sequence[str], examples: Sequence[Example], task: Task) -> list[float]:
-    """1.0 where the output is in the language of `task`, else 0.0; the examples do not matter."""
-    return [float(identify(prediction) == task.language) for prediction in predictions]
+def language(
+    predictions: Sequence[str], examples: Sequence[Example], task: Task
+) -> list[float | None]:
+    """1.0 where the output is in the language of `task`, else 0.0; the examples do not matter.
+
+    None where the task states no language, or one that the identifier does not know.
+    """
+    wanted = task.language
+    if wanted is None or wanted not in _known():
+        return [None] * len(predictions)
+    return [float(identify(prediction, wanted) == wanted) for prediction in predictions]
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(LanguageIdentifier.from_model_file(MODEL_FILE).labels)
 
 
 register("language", "language", language)

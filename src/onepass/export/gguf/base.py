@@ -38,7 +38,7 @@ def write_base(base: Base, path: Path, base_type: str) -> None:
     def describe(writer: Any) -> None:
         gguf = optional("gguf", "device")
         writer.add_type("model")
-        writer.add_name(base.name)
+        writer.add_name(Path(base.name).name)
         writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[base_type]])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         add_fields(writer, config, architecture)

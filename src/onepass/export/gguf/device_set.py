@@ -11,7 +11,7 @@ from pathlib import Path
 from onepass import __version__
 from onepass.adapters.adapter import Adapter, projection
 from onepass.adapters.composition import Composition, Pass, check_base, pass_bias
-from onepass.adapters.storage import check_replaceable
+from onepass.adapters.storage import FolderFiles, check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, write_json
 from onepass.export.gguf.adapter import calibration_adapter, write_lora
@@ -36,7 +36,6 @@ from onepass.export.prompt import prompt_frame
 from onepass.export.vector import make_vectors
 from onepass.model.attach import folded
 from onepass.model.load import Base
-from onepass.tasks.task import parse_task
 
 FILES = ("base-*.gguf", "adapters", "fused")
 Told = Callable[[str], None]
@@ -116,7 +115,7 @@ def export_gguf(
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that writing a set there would cost other files."""
-    check_replaceable(folder, MANIFEST, FILES)
+    check_replaceable(folder, FolderFiles(MANIFEST, FILES))
 
 
 def _check(composition: Composition, base: Base, merged: bool, alone: bool) -> None:
@@ -204,7 +203,6 @@ class _AdapterWriter:
             scales[self._place(calibration, "calibration").name] = 1.0
         return PassEntry(
             task=pass_.task,
-            instruction=parse_task(pass_.task, pass_.instructed).instruction,
             scales=scales,
         )
 
@@ -229,12 +227,12 @@ class _AdapterWriter:
 
     def _parts(self, composition: Composition) -> dict[str, str]:
         """The adapter of each single task, by the adapters' cards, else in the task's order."""
-        wanted = parse_task(composition.task).parts
+        wanted = [part.name for part in composition.task.parts]
         given = [w.adapter for p in composition.passes for w in p.adapters if not w.stored]
         given = list({_digest(adapter): adapter for adapter in given}.values())
         if len(given) != len(wanted) or any(_digest(a) not in self.files for a in given):
             return {}
-        told = [adapter.card.get("task") for adapter in given]
+        told = [_task_name(adapter) for adapter in given]
         tasks = told if sorted(map(str, told)) == sorted(wanted) else wanted
         names = {task: self.files[_digest(a)].name for task, a in zip(tasks, given, strict=True)}
         return {part: names[part] for part in wanted}
@@ -260,6 +258,12 @@ class _AdapterWriter:
                 sources.append((path, scales[file.name]))
             fuse(sources, self.folder / place, architecture_of(config).name, name)
         return File(**describe(self.folder, place))  # type: ignore[arg-type]
+
+
+def _task_name(adapter: Adapter) -> str:
+    """The name of the task that an adapter's card states, "" where it states none."""
+    task = adapter.card.get("task")
+    return str(task.get("name", "") if isinstance(task, Mapping) else task or "")
 
 
 def _digest(adapter: Adapter) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 
-from onepass.adapters.adapter import Adapter, Lora, projection
+from onepass.adapters.lora import Adapter, Lora, projection
 from onepass.core.errors import OnepassError
+from onepass.model.frozen import frozen
 from onepass.model.load import Base
 from onepass.model.tokens import encode_examples, shuffled_batches, sorted_batches
 from onepass.model.training.fit import OnStep, fit
@@ -20,7 +21,7 @@ from onepass.tasks.task import Task
 
 
 def checked_alpha(rank: int, alpha: float | None) -> float:
-    """The alpha of a LoRA, by default 2 × rank; an `OnepassError` where one is not positive."""
+    """The alpha of a LoRA, by default 2 × rank; an `OnepassError` if either is not positive."""
     alpha = 2.0 * rank if alpha is None else alpha
     if rank < 1 or not (alpha > 0 and math.isfinite(alpha)):
         raise OnepassError(f"rank is {rank} and alpha {alpha}; both must be positive")
@@ -38,65 +39,75 @@ def train_adapter(
     state_dir: Path | str | None = None,
     progress: bool = True,
     on_step: OnStep | None = None,
+    target_modules: Sequence[str] | None = None,
 ) -> Adapter:
-    """A LoRA of `rank` on all projections of the base, trained on `examples` of `task`.
+    """Train a LoRA of `rank` on `examples` of `task`.
 
     `alpha` (default 2 × rank) scales it by alpha / rank while training; the result has that folded
     in, float32, on the CPU. The base is left as it was, also on an error or Ctrl-C; with a
     `state_dir` the training can then be resumed by calling again (see `fit`).
+
+    target_modules: what it changes, by last names ("q_proj") or longer ends of paths; by default
+        all linear layers of the base's blocks.
     """
     options = options or TrainOptions()
     alpha = checked_alpha(rank, alpha)
+    targets = base.shape.targets(target_modules)
     rows = encode_examples(base, task, examples, max_tokens=options.max_tokens)
     held_out = encode_examples(base, task, validation, max_tokens=options.max_tokens)
     identity = {
         "trains": "adapter", "base": base.identity, "task": task.name, "rank": rank, "alpha": alpha,
         "data": fingerprint(rows, held_out),
     }  # fmt: skip
+    if target_modules is not None:
+        identity["targets"] = targets
     torch.manual_seed(options.seed)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=0.0,
-        target_modules=sorted(set(map(projection, base.shape.modules))),
+        target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    wrapped = get_peft_model(base.model, config)
-    try:
-        parameters = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
-        history = fit(
-            parameters,
-            batch_loss(base),
-            lambda epoch: shuffled_batches(rows, options.batch_size, f"{options.seed}/{epoch}"),
-            sorted_batches(held_out, options.batch_size),
-            options,
-            state_dir,
-            progress,
-            on_step,
-            identity,
-            title=task.name,
-        )
-        modules = {path: _lora(base.model.get_submodule(path)) for path in base.shape.modules}
-    finally:
-        wrapped.unload()
+    with frozen(base.model):
+        wrapped = get_peft_model(base.model, config)
+        try:
+            parameters = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
+            history = fit(
+                parameters,
+                batch_loss(base),
+                lambda epoch: shuffled_batches(rows, options.batch_size, f"{options.seed}/{epoch}"),
+                sorted_batches(held_out, options.batch_size),
+                options,
+                state_dir,
+                progress,
+                on_step,
+                identity,
+                title=task.name,
+            )
+            modules = {path: _lora(base.model.get_submodule(path)) for path in targets}
+        finally:
+            wrapped.unload()
     return Adapter(
         name=task.name,
         modules=modules,
         base=base.name,
         card={
-            "task": task.name,
+            "task": task.to_json(),
             "rank": rank,
             "alpha": alpha,
+            "target_modules": list(dict.fromkeys(map(projection, targets))),
             "examples": len(rows),
             "validation_examples": len(held_out),
             **training_card(options, history),
         },
+        history=history,
     )
 
 
 def default_rate(base: Base) -> float:
     """The learning rate of an adapter: narrow bases take, and need, larger steps."""
-    width = int(base.model.config.hidden_size)
+    width = int(base.model.config.get_text_config().hidden_size)
     return min(2e-3, 2e-4 * 2048 / width)
 
 

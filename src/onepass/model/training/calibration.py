@@ -5,7 +5,7 @@ and afterwards are part of the pass (see `onepass.adapters.composition`), where 
 Several passes can share one calibration, each on its own merge: the paper's shared variants.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -23,9 +23,8 @@ from onepass.model.load import Base
 from onepass.model.tokens import Encoded, encode_examples, mixed_batches, sorted_batches
 from onepass.model.training.fit import OnStep, fit
 from onepass.model.training.objective import batch_loss, fingerprint
-from onepass.model.training.options import History, TrainOptions
+from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
-from onepass.tasks.task import parse_task
 
 Trained = dict[str, dict[str, nn.Parameter]]
 """A calibration's tensors while they train: by projection type, by name."""
@@ -46,12 +45,11 @@ def train_calibration(
     state_dir: Path | str | None = None,
     progress: bool = True,
     on_step: OnStep | None = None,
-    on_end: Callable[[History], None] | None = None,
 ) -> Calibration:
     """A calibration of `kind`, shared by `passes`, trained on `examples[i]` for `passes[i]`.
 
     The base and each pass's merged adapters stay frozen. `form` defaults to "output" for lc;
-    `rank` is for lc++ only. The result is float32, on the CPU. `on_end` is given the history.
+    `rank` is for lc++ only. The result is float32, on the CPU.
     State, resuming and errors are those of `fit`; the base is always left as it was.
     """
     options = options or TrainOptions()
@@ -62,9 +60,7 @@ def train_calibration(
     _check(base, passes, examples, validation)
     rows, held_out = (
         [
-            encode_examples(
-                base, parse_task(p.task, p.instructed), some, p.shots, options.max_tokens
-            )
+            encode_examples(base, p.task, some, p.shots, options.max_tokens)
             for p, some in zip(passes, data, strict=True)
         ]
         for data in (examples, validation)
@@ -96,17 +92,15 @@ def train_calibration(
             on_step,
             {
                 "trains": kind, "form": form, "rank": rank, "base": base.identity,
-                "tasks": [pass_.task for pass_ in passes],
+                "tasks": [pass_.task.name for pass_ in passes],
                 "adapters": [
                     [[w.adapter.name, w.weight, _size(w.adapter)] for w in pass_.adapters]
                     for pass_ in passes
                 ],
                 "data": fingerprint(*rows, *held_out),
             },
-            title=f"{kind} {passes[0].task if len(passes) == 1 else f'{len(passes)} tasks'}",
+            title=f"{kind} {passes[0].task.name if len(passes) == 1 else f'{len(passes)} tasks'}",
         )  # fmt: skip
-    if on_end:
-        on_end(history)
     return Calibration(
         kind,
         form,
@@ -114,6 +108,7 @@ def train_calibration(
             proj: {name: p.detach().to("cpu", copy=True) for name, p in parts.items()}
             for proj, parts in trained.items()
         },
+        history,
     )
 
 

@@ -122,7 +122,9 @@ def train_columns(
     history = fit(columns, loss, batches, [], options, state_dir, progress, identity=identity)
     names = [adapter.name for adapter in adapters]
     card = {**training_card(options, history), "adapters": names}
-    return Adapter(f"columns({', '.join(names)})", mixture.folded(), adapters[0].base, card)
+    return Adapter(
+        f"columns({', '.join(names)})", mixture.folded(), adapters[0].base, card, history=history
+    )
 
 
 def _conflict(

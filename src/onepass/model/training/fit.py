@@ -18,9 +18,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from onepass.adapters.history import History
 from onepass.core.errors import OnepassError
 from onepass.model.progress import progress_bar
-from onepass.model.training.options import History, TrainOptions
+from onepass.model.training.options import TrainOptions
 from onepass.model.training.state import Best, load_state, save_state
 
 B = TypeVar("B")
@@ -76,14 +77,14 @@ def fit(
     if not history.steps:
         save()  # a folder that cannot be written should be known before hours of work
     try:
-        with progress_bar(title, training.total_steps, progress) as update:
+        with progress_bar(title, training.total_steps, progress, history.steps) as update:
             while True:
                 if training.evaluate_if_due():
                     save()
                 if history.steps >= training.total_steps or history.stopped_early:
                     break
                 loss = training.step()
-                update(history.steps, f"loss {loss:.3f}")
+                update(history.steps, f"loss {loss:.3f}, lr {training.rate:.1e}")
                 if on_step:
                     on_step(history.steps, loss)
     except KeyboardInterrupt:
@@ -160,6 +161,11 @@ class _Training(Generic[B]):
             self.history.steps += 1
             self.history.losses.append(loss)
         return loss
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def evaluate_if_due(self) -> bool:
         """Validate if this step asks for it and has not been; whether the state is worth saving."""

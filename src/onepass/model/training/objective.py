@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from onepass.adapters.composition import Pass
+from onepass.adapters.history import History
 from onepass.model.attach import merged
 from onepass.model.load import Base
 from onepass.model.tokens import (
@@ -20,9 +21,8 @@ from onepass.model.tokens import (
     target_loss,
 )
 from onepass.model.training.fit import LossFunction
-from onepass.model.training.options import History, TrainOptions
+from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
-from onepass.tasks.task import parse_task
 
 _BATCH = 16
 
@@ -39,7 +39,7 @@ def batch_loss(base: Base) -> LossFunction[Sequence[Encoded]]:
 @torch.no_grad()
 def mean_loss(base: Base, pass_: Pass, examples: Sequence[Example]) -> float:
     """The mean loss (nats per target token) of a pass of a composition on examples of its task."""
-    rows = encode_examples(base, parse_task(pass_.task, pass_.instructed), examples, pass_.shots)
+    rows = encode_examples(base, pass_.task, examples, pass_.shots)
     loss, total, count = batch_loss(base), 0.0, 0
     with merged(base, pass_):
         for batch in sorted_batches(rows, _BATCH):

@@ -1,8 +1,8 @@
-"""How a training runs: the options every trainer shares, and the record it leaves."""
+"""How a training runs: the options that every trainer shares."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from onepass.core.errors import OnepassError
@@ -54,18 +54,3 @@ class TrainOptions:
         value = getattr(self, name)
         if value is not None and not holds(value):
             raise OnepassError(f"training option {name} is {value!r}; it must be {expected}")
-
-
-@dataclass
-class History:
-    """What happened in a training: `steps` done, and a loss (nats per target token) for each."""
-
-    steps: int = 0
-    losses: list[float] = field(default_factory=list)
-    validation: list[tuple[int, float]] = field(default_factory=list)
-    """(step, loss) of each validation."""
-    best_step: int | None = None
-    best_loss: float | None = None
-    stopped_early: bool = False
-    seconds: float = 0.0
-    """Time spent, all sessions of a resumed training together."""

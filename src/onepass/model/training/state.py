@@ -6,17 +6,16 @@ history and what is being trained, so that a state is never resumed as something
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from onepass.adapters.history import History
 from onepass.adapters.storage import read_tensors, write_tensors
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_file
-from onepass.model.training.options import History
 
 STATE = "state.safetensors"
 _METADATA = "onepass.training"
@@ -42,7 +41,7 @@ def save_state(
         for moment in _MOMENTS:
             if moment in optimizer.state[parameter]:
                 tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment]
-    described = json.dumps({"identity": identity, "history": asdict(history)})
+    described = json.dumps({"identity": identity, "history": history.model_dump()})
     with atomic_file(folder / STATE) as temporary:
         write_tensors(tensors, temporary, metadata={_METADATA: described})
 
@@ -74,7 +73,6 @@ def load_state(
             f"{path} is the state of another training ({changes}); "
             "remove it to start afresh, or ask for the same as before to resume"
         )
-    history.validation = [(step, loss) for step, loss in history.validation]
     missing = [name for name in parameters if f"now/{name}" not in tensors]
     if missing:
         raise OnepassError(f"{path} lacks the parameter {missing[0]}; remove it to start afresh")

@@ -24,7 +24,7 @@ _MISSING = ("__NULL__", "_ _ NULL _ _")  # the second is the first, tokenised
 
 def read(rows: Iterable[Row], task: Task) -> Iterator[tuple[str, Example]]:
     for row in rows:
-        sources, targets = _texts(row, "en"), _texts(row, task.language)
+        sources, targets = _texts(row, "en"), _texts(row, task.language or "en")
         if sources and targets:
             talk = row.fields.get("talk_name")
             meta = {"group": talk} if talk else {}

@@ -6,10 +6,11 @@ of which may be missing or empty; in JSON one may also be a list of several. "id
 
 from collections.abc import Iterable, Iterator
 
+from onepass.tasks.benchmark import TONE_TASKS
 from onepass.tasks.corpora.kind import Kind
 from onepass.tasks.corpora.row import Row, clean
 from onepass.tasks.example import Example
-from onepass.tasks.task import TONE_TASKS, Task
+from onepass.tasks.task import Task
 
 _COLUMNS = tuple(name.partition(":")[2] for name in TONE_TASKS)
 LAYOUT = '"text" and any of ' + ", ".join(f'"{column}"' for column in _COLUMNS)

@@ -1,0 +1,120 @@
+"""When two names are one: of bases, and of the layers inside them. Nothing here needs torch.
+
+A base is named "tiny" (the embedded one), OWNER/NAME on the hub, or by the path of a folder or GGUF
+file. Three answers are possible for two names:
+
+same       They are equal; one is a link to the other; one is a folder of the hub's cache
+           (models--OWNER--NAME/snapshots/REVISION) and the other OWNER/NAME; or one is "tiny" and
+           the other its folder.
+different  Two hub names, two paths that exist here, or "tiny" and another folder. Equal last names
+           prove nothing: a model and its fine-tunes often share them.
+unknown    A path that is not on this machine (the adapter was trained on a cluster), a hub name
+           beside a folder outside the cache (which may be a copy of it), or a name without an
+           owner (once, onepass recorded a folder's last name) beside one with an owner or a path.
+           Then the shapes of the layers decide, and `warn_unknown` says so once.
+"""
+
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from onepass.core.errors import OnepassError, OnepassWarning
+from onepass.core.hub import cached_name, is_hub_name
+
+TINY = Path(__file__).resolve().parents[1] / "assets" / "tiny"
+"""The folder of the base called "tiny"."""
+
+# What classes and wrappers put before the layers of one language model: `model.layers.0` of a text
+# class is `model.language_model.layers.0` or `language_model.model.layers.0` of a multimodal one.
+_BEFORE = (
+    *("model", "module", "language_model", "text_model", "transformer"),
+    *("gpt_neox", "backbone", "llm", "thinker"),
+)
+# What PEFT puts before a path, and wrappers (torch.compile, FSDP, checkpointing, PEFT) into it.
+_PEFT = "base_model.model."
+_WITHIN = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer")
+
+
+def compare_bases(one: str, other: str) -> Literal["same", "different", "unknown"]:
+    """Whether two names are of one base, as this module's docstring says."""
+    (kind, name), (other_kind, other_name) = _known(one), _known(other)
+    if name == other_name:
+        return "same"
+    if "absent" in (kind, other_kind):
+        return "unknown"
+    return "different" if kind == other_kind or "tiny" in (name, other_name) else "unknown"
+
+
+def _known(name: str) -> tuple[Literal["hub", "bare", "path", "absent"], str]:
+    """A name in the one form that can be compared; the hub's do not depend on upper case."""
+    path = Path(os.path.expanduser(name))
+    real = Path(os.path.realpath(path))
+    cached = cached_name(path) or cached_name(real)
+    if name == "tiny" or real == TINY:
+        return "hub", "tiny"
+    if cached:
+        return "hub", cached.casefold()
+    if path.exists():
+        return "path", str(real)
+    if is_hub_name(name.rstrip("/")):
+        return "hub" if "/" in name else "bare", name.rstrip("/").casefold()
+    return "absent", os.path.normpath(name)
+
+
+def warn_unknown(what: str, recorded: str, given: str) -> None:
+    """Report that names alone cannot say whether two bases are one; Python shows it once."""
+    warnings.warn(
+        f"{what} names the base {recorded}; the names do not show whether that is {given}, but the "
+        "shapes of the layers fit, so it is used",
+        OnepassWarning,
+        stacklevel=1,  # this line whoever asks, as each line of code would show it anew
+    )
+
+
+def unwrapped(key: str) -> str:
+    """A module's path in its model, from the path in what PEFT, FSDP or torch.compile made of it.
+
+    PEFT's "base_model.model." stands there twice where an adapter was put on an adapter.
+    """
+    path = ".".join(part for part in key.split(".") if part not in _WITHIN)
+    while path.startswith(_PEFT):
+        path = path.removeprefix(_PEFT)
+    return path
+
+
+def layer_name(module: str) -> str:
+    """A module's path in the language model alone, whatever the class of the model around it.
+
+    "layers.0.self_attn.q_proj" for "model.language_model.layers.0.self_attn.q_proj".
+    """
+    parts = module.split(".")
+    while len(parts) > 1 and parts[0] in _BEFORE:
+        parts.pop(0)
+    return ".".join(parts)
+
+
+def rename_modules(modules: Iterable[str], known: Iterable[str], what: str) -> dict[str, str]:
+    """For each of the `modules`, the name that the `known` modules have for the same layer.
+
+    A name that is known, or whose layer is not, stays as it is.
+
+    Raises:
+        OnepassError: two modules of `what` are one layer.
+    """
+    names, places = {}, {name: name for name in known}
+    by_layer: dict[str, set[str]] = {}
+    for name in places:
+        by_layer.setdefault(layer_name(name), set()).add(name)
+    taken: dict[str, str] = {}
+    for module in modules:
+        found = by_layer.get(layer_name(module), set())
+        names[module] = next(iter(found)) if module not in places and len(found) == 1 else module
+        first = taken.setdefault(names[module], module)
+        if first != module:
+            raise OnepassError(
+                f"{what} changes one layer under two names, {first} and {module}; it was merged "
+                "from adapters of two classes of one model, so merge these again"
+            )
+    return names

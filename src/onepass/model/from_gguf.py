@@ -1,0 +1,207 @@
+"""A GGUF file as a base: converted once into a model folder, by transformers' own reader.
+
+Reading takes up to a minute, mostly for the vocabulary, and several times over, so the folder is
+kept in the user's cache under the digest of the file. `ONEPASS_CACHE=off` keeps it for this
+process only. Weights are kept in float32, which holds the dequantised numbers exactly.
+"""
+
+import io
+import os
+import shutil
+import struct
+import sys
+import tempfile
+from atexit import register
+from contextlib import redirect_stderr
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers.integrations.gguf import GGUF_CONFIG_ARCHS, read_gguf_metadata
+from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from onepass.core.errors import OnepassError
+from onepass.core.files import atomic_folder, sha256
+from onepass.core.optional import optional
+from onepass.model.quiet import quiet
+
+CACHE = "ONEPASS_CACHE"
+"""The environment variable that is "off" to keep no converted files."""
+
+_NO_DECODERS = {"general", "tokenizer", "t5", "umt5"}
+_FACTORS = "rope_freqs.weight"
+
+
+def find_gguf(path: Path) -> Path | None:
+    """The GGUF file that `path` is, or that the folder `path` holds instead of a model folder's
+    files; None if there is none.
+
+    Raises:
+        OnepassError: the folder holds several.
+    """
+    if path.is_file():
+        return path if path.suffix.lower() == ".gguf" else None
+    if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
+        return None
+    found = sorted(path.glob("*.gguf"))
+    if len(found) > 1:
+        raise OnepassError(
+            f"{path} holds {len(found)} GGUF files ({', '.join(each.name for each in found[:5])}"
+            f"{', ...' if len(found) > 5 else ''}); name the one that is the base"
+        )
+    return found[0] if found else None
+
+
+def check_gguf(file: Path) -> dict[str, Any]:
+    """The metadata of a GGUF file that transformers can read, long arrays as their lengths.
+
+    Raises:
+        OnepassError: it is damaged, a part of a file, no decoder's, or the package gguf is missing.
+    """
+    optional("gguf", "device", f"the GGUF file {file.name}")
+    try:
+        metadata, names = read_gguf_metadata(str(file))
+    except (ValueError, IndexError, KeyError, OSError, struct.error) as error:
+        raise _damaged(file, error) from error
+    if int(metadata.get("split.count", 1)) > 1:
+        raise OnepassError(
+            f"{file} is one of {metadata['split.count']} parts; "
+            "join them with llama.cpp's `llama-gguf-split --merge`"
+        )
+    architecture = str(metadata["general.architecture"])
+    known = {*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS} - _NO_DECODERS
+    spelt = architecture.replace("-", "").replace("_", "")
+    if spelt not in {name.replace("-", "").replace("_", "") for name in known}:
+        raise OnepassError(
+            f"{file} is of architecture {architecture}, which transformers "
+            f"{transformers.__version__} cannot read; it reads {', '.join(sorted(known))}"
+        )
+    return {**metadata, "has_factors": _FACTORS in names}
+
+
+def converted(file: Path) -> Path:
+    """The model folder made of a GGUF file; errors are those of `check_gguf`."""
+    metadata = check_gguf(file)
+    state = file.stat()
+    keep = os.environ.get(CACHE, "").lower() not in ("off", "0", "no")
+    folder = (_kept() if keep else _scratch()) / _key(file, state.st_size, state.st_mtime_ns)
+    if not (folder / "config.json").is_file():
+        where = f" to {folder}; {CACHE}=off keeps nothing" if keep else ""
+        print(f"converting {file.name}, in about a minute{where}", file=sys.stderr)
+        with atomic_folder(folder) as temporary:
+            _convert(file, metadata, temporary)
+    return folder
+
+
+def _kept() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onepass" / "gguf"
+
+
+@cache
+def _scratch() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="onepass-"))
+    register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
+def _key(file: Path, size: int, changed: int) -> str:
+    return f"{sha256(file)[:16]}-transformers-{transformers.__version__}"
+
+
+def _convert(file: Path, metadata: dict[str, Any], folder: Path) -> None:
+    # Alone in a folder, for what lies beside it (another tokenizer, an adapter) is not the base.
+    with tempfile.TemporaryDirectory() as alone, quiet(), redirect_stderr(io.StringIO()):
+        (Path(alone) / "base.gguf").symlink_to(file.absolute())
+        source: dict[str, Any] = {"gguf_file": "base.gguf", "trust_remote_code": False}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(alone, **source)
+            model, found = AutoModelForCausalLM.from_pretrained(
+                alone,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+                output_loading_info=True,
+                **source,
+            )
+        except Exception as error:  # the libraries below raise everything
+            raise _damaged(file, error) from error
+        if found["missing_keys"]:
+            missing = sorted(found["missing_keys"])
+            raise OnepassError(
+                f"{file} lacks {len(missing)} tensors that transformers looks for, "
+                f"the first is {missing[0]}"
+            )
+        _restore_rotary(model, file, metadata)
+        ends = [model.generation_config.eos_token_id]
+        ends += [metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eot", "eom")]
+        model.generation_config.eos_token_id = sorted({e for e in ends if isinstance(e, int)})
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _restore_rotary(model: PreTrainedModel, file: Path, metadata: dict[str, Any]) -> None:
+    """Put the scaling of the rotary positions into the config; transformers leaves it out."""
+    parameters = model.config.rope_parameters
+    plain = parameters.get("full_attention", parameters)  # Gemma 3 has another for local layers
+    key = f"{metadata['general.architecture']}.rope.scaling."
+    kind = metadata.get(f"{key}type", "none")
+    if plain.get("rope_type", "default") != "default":
+        return
+    if metadata["has_factors"]:
+        reader = optional("gguf", "device").GGUFReader(file)
+        (tensor,) = (each for each in reader.tensors if each.name == _FACTORS)
+        plain.update(_scaling(model.config, torch.tensor(tensor.data.copy()).double(), file))
+    elif kind == "linear":
+        plain.update(rope_type="linear", factor=float(metadata[f"{key}factor"]))
+    elif kind != "none":
+        raise OnepassError(
+            f"{file}: transformers does not read its rotary scaling of type {kind} from a GGUF "
+            "file; take the base's safetensors"
+        )
+
+
+def _scaling(config: Any, factors: torch.Tensor, file: Path) -> dict[str, Any]:
+    """The linear or Llama 3 scaling that divides the rotary frequencies by `factors`."""
+    largest = float(factors.max())
+    if torch.allclose(factors, factors.new_tensor(largest)):
+        return {"rope_type": "linear", "factor": largest}
+    low, high = 1.0, 4.0  # of every Llama 3.1 to 3.3
+    steps = torch.arange(len(factors), dtype=torch.float64) / len(factors)
+    waves = 2 * torch.pi * float(config.rope_parameters["rope_theta"]) ** steps
+    # From the wavelength original / high to original / low, 1 / f runs from 1 to 1 / largest,
+    # linearly in original / wavelength. Without a wave in between, several originals mean the same.
+    share = (1 / factors - 1 / largest) / (1 - 1 / largest)
+    between = (share > 0.01) & (share < 0.99)
+    if between.any():
+        original = float((waves * (low + share * (high - low)))[between].median())
+    else:
+        shortest, longest = high * waves[share > 0.5].max(), low * waves[share < 0.5].min()
+        original = min(max(8192.0, float(shortest)), float(longest))
+    found = {
+        "rope_type": "llama3",
+        "factor": round(largest, 4),
+        "low_freq_factor": low,
+        "high_freq_factor": high,
+        "original_max_position_embeddings": round(original),
+    }
+    scaled = type(config).from_dict(config.to_dict())
+    scaled.rope_parameters = {**config.rope_parameters, **found}
+    computed, _ = ROPE_INIT_FUNCTIONS["llama3"](scaled, torch.device("cpu"))
+    expected = 2 * torch.pi / waves / factors
+    if not torch.allclose(computed.double(), expected, rtol=1e-3, atol=0):
+        raise OnepassError(
+            f"{file}: its rotary factors are neither linear nor Llama 3's, so transformers cannot "
+            "compute them; take the base's safetensors"
+        )
+    return found
+
+
+def _damaged(file: Path, error: BaseException) -> OnepassError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return OnepassError(
+        f"cannot read the GGUF file {file}: {reason}; it may be cut short, fetch it again"
+    )
