@@ -106,17 +106,18 @@ def calibrate(
 
     from onepass import __version__
     from onepass.adapters.composition import (
-        check_folder,
+        COMPOSITION_FILES,
         cost,
         load_composition,
         save_composition,
     )
+    from onepass.adapters.storage import check_replaceable
     from onepass.cli.held_out import print_scores
     from onepass.methods import METHODS, Setting
     from onepass.model.load import check_loadable, load_base
     from onepass.model.training.options import TrainOptions
 
-    check_folder(out)
+    check_replaceable(out, COMPOSITION_FILES)
     saved_as = torch_dtype(save_as)
     check_loadable(model, device, dtype, quantization)
     options: dict[str, Any] = {

@@ -140,13 +140,14 @@ def compare(ingredients: Ingredients, out: Path, test: int, max_new_tokens: int 
         check_writable(out / method)
 
     from onepass.adapters.adapter import load_adapter
-    from onepass.adapters.composition import check_folder, cost, load_composition
+    from onepass.adapters.composition import COMPOSITION_FILES, cost, load_composition
+    from onepass.adapters.storage import check_replaceable
     from onepass.cli.held_out import predict
     from onepass.cli.side_by_side import print_comparison, print_conversations
     from onepass.methods import METHODS
 
     for method in ("lc", "lc++"):
-        check_folder(out / method)
+        check_replaceable(out / method, COMPOSITION_FILES)
     for path in ingredients.adapters.values():
         load_adapter(path)  # what is wrong with one should not first show in a second process
     note(f"calibrating lc and lc++ for {TASK} on {ingredients.examples} examples, side by side ...")

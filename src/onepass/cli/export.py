@@ -103,11 +103,20 @@ def export(
     if target is Target.peft:
         refuse(ctx, ["model"], f"{about}, which needs no base")
 
+    from onepass.adapters.adapter import ADAPTER_FILES
     from onepass.adapters.composition import load_composition
+    from onepass.adapters.storage import check_replaceable
     from onepass.export import export_gguf, export_merged, export_mlx, export_peft, export_vllm
-    from onepass.export.mlx import unread_by_mlx
+    from onepass.export.gguf.device_set import SET_FILES
+    from onepass.export.merged import MODEL_FILES
+    from onepass.export.mlx import MLX_FILES, unread_by_mlx
+    from onepass.export.vllm import vllm_files
 
-    _check_folder(target, out)
+    files = {
+        Target.peft: ADAPTER_FILES, Target.merged: MODEL_FILES, Target.gguf: SET_FILES,
+        Target.mlx: MLX_FILES, Target.vllm: vllm_files(out),
+    }  # fmt: skip
+    check_replaceable(out, files[target])
     if target is Target.gguf:
         from onepass.export.manifest import types_of_set
 
@@ -147,16 +156,3 @@ def export(
         export_merged(composed, base_of({"": composed}, model), out, dtype)
     note(f"{out}: ask it like this, with the text in the place of {{text}}:")
     typer.echo(composed.passes[0].task.message("{text}"))
-
-
-def _check_folder(target: Target, out: Path) -> None:
-    """Refuse a folder that the export would cost other files, before it is made."""
-    from onepass.adapters.adapter import ADAPTER_FILES
-    from onepass.adapters.storage import check_replaceable
-    from onepass.export import merged, mlx, vllm
-    from onepass.export.gguf import device_set
-
-    if target is Target.peft:
-        return check_replaceable(out, ADAPTER_FILES)
-    modules = {Target.gguf: device_set, Target.merged: merged, Target.mlx: mlx, Target.vllm: vllm}
-    modules[target].check_folder(out)

@@ -78,11 +78,12 @@ def pack(
         raise OnepassError("say where to write the set: --out DIR")
     check_writable(out)
 
+    from onepass.adapters.storage import check_replaceable
     from onepass.export import export_gguf
-    from onepass.export.gguf.device_set import check_folder
+    from onepass.export.gguf.device_set import SET_FILES
     from onepass.export.manifest import types_of_set
 
-    check_folder(out)
+    check_replaceable(out, SET_FILES)
     types = types_of_set(base_type, adapter_type)
     named = named_compositions([Path(folder) for folder in compositions])
     note_rounding(named, types[0])

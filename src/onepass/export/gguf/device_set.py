@@ -37,7 +37,7 @@ from onepass.export.vector import make_vectors
 from onepass.model.attach import folded
 from onepass.model.load import Base
 
-FILES = ("base-*.gguf", "adapters", "fused")
+SET_FILES = FolderFiles(MANIFEST, ("base-*.gguf", "adapters", "fused"))
 Told = Callable[[str], None]
 
 
@@ -69,7 +69,7 @@ def export_gguf(
     """
     folder = Path(folder)
     base_type, adapter_type = types_of_set(base_type, adapter_type)
-    check_folder(folder)
+    check_replaceable(folder, SET_FILES)
     for composition in compositions.values():
         _check(composition, base, merged, alone=len(compositions) == 1)
     architecture = architecture_of(base.model.config)
@@ -111,11 +111,6 @@ def export_gguf(
         )
         write_json(temporary / MANIFEST, manifest.model_dump())
     return manifest
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that writing a set there would cost other files."""
-    check_replaceable(folder, FolderFiles(MANIFEST, FILES))
 
 
 def _check(composition: Composition, base: Base, merged: bool, alone: bool) -> None:
