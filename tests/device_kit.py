@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import StableLmConfig, StableLmForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.calibration import Calibration, Form
@@ -83,13 +83,20 @@ def save_set(base: Base, folder: Path) -> Path:
     return folder
 
 
-def other_stablelm(bare: Base, **differs: Any) -> Base:
-    """A random model with the tokenizer of `bare` and this in its configuration."""
+def other_model(bare: Base, kind: str, **differs: Any) -> Base:
+    """A random model of this kind, as large as `bare` and with its tokenizer."""
     torch.manual_seed(3)
-    config = StableLmConfig(**{**bare.model.config.to_dict(), **differs})
-    return replace(bare, model=StableLmForCausalLM(config).eval())
+    same = bare.model.config.to_dict()
+    if kind != same.pop("model_type"):
+        same = {name: same[name] for name in same if name.endswith("_id") or name in SIZES}
+    config = AutoConfig.for_model(kind, **{**same, **differs})
+    return replace(bare, model=AutoModelForCausalLM.from_config(config).eval())
 
 
+SIZES = {
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "max_position_embeddings",
+}  # fmt: skip
 STABLELM_12B = {"qk_layernorm": True, "use_parallel_residual": True, "num_key_value_heads": 2}
 
 

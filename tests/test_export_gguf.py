@@ -20,7 +20,7 @@ from device_kit import (
     PAIR,
     STABLELM_12B,
     engine_or_skip,
-    other_stablelm,
+    other_model,
     pair,
     random_parts,
     three_parts,
@@ -157,16 +157,21 @@ def test_an_adapters_file_holds_what_it_is_said_to(
 
 
 @pytest.mark.parametrize(
-    "differs",
+    ("like", "kind", "differs"),
     [
-        pytest.param(STABLELM_12B, id="12b"),
-        pytest.param({"tie_word_embeddings": True, "use_qkv_bias": False}, id="tied"),
+        pytest.param("stablelm-2", "stablelm", STABLELM_12B, id="stablelm 12b"),
+        pytest.param(
+            "stablelm-2", "stablelm", {"tie_word_embeddings": True, "use_qkv_bias": False},
+            id="stablelm tied",
+        ),
+        pytest.param("llama-3.2", "mistral", {"sliding_window": None, "head_dim": 8}, id="mistral"),
+        pytest.param("qwen2.5", "qwen3", {"head_dim": 8}, id="qwen3"),
     ],
-)
-def test_the_other_stablelms_are_what_pytorch_computes(
-    differs: dict[str, Any], families: dict[str, Base], tmp_path: Path
+)  # fmt: skip
+def test_relatives_of_the_families_are_what_pytorch_computes(
+    like: str, kind: str, differs: dict[str, Any], families: dict[str, Base], tmp_path: Path
 ) -> None:
-    base = other_stablelm(families["stablelm-2"], **differs)
+    base = other_model(families[like], kind, **differs)
     check_parity(base, three_parts(base), tmp_path / "set")
 
 
@@ -246,7 +251,7 @@ def test_unsupported_models_are_refused_with_those_that_are(
     composition = three_parts(base)
 
     def refused(match: str, **changed: Any) -> None:
-        before = {name: getattr(base.model.config, name) for name in changed}
+        before = {name: getattr(base.model.config, name, None) for name in changed}
         try:
             for name, value in changed.items():
                 setattr(base.model.config, name, value)
@@ -256,7 +261,8 @@ def test_unsupported_models_are_refused_with_those_that_are(
             for name, value in before.items():
                 setattr(base.model.config, name, value)
 
-    refused("type gpt_neox .*llama, qwen2, stablelm", model_type="gpt_neox")
+    refused("type gpt_neox .*llama, mistral, qwen2, qwen3, stablelm", model_type="gpt_neox")
+    refused("sliding_window is 16", sliding_window=16)
     refused("hidden_act is gelu", hidden_act="gelu")
     refused("rope_type is yarn", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4})
     with pytest.raises(OnepassError, match="base type 'q4_k'"):

@@ -22,7 +22,7 @@ from conftest import MakeAdapter
 from device_kit import (
     CHAT,
     STABLELM_12B,
-    other_stablelm,
+    other_model,
     random_calibration,
     random_parts,
     three_parts,
@@ -169,7 +169,7 @@ def test_layers_and_modules_without_an_adapter_stay_as_they_are(
 def test_the_larger_stablelm_is_what_pytorch_computes(
     mlx_lm: Any, families: dict[str, Base], tmp_path: Path
 ) -> None:
-    base = other_stablelm(families["stablelm-2"], **STABLELM_12B)
+    base = other_model(families["stablelm-2"], "stablelm", **STABLELM_12B)
     check_adapter(mlx_lm, three_parts(base), base, tmp_path)
 
 
