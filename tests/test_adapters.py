@@ -54,7 +54,7 @@ def as_written(folder: Path, dtype: torch.dtype | None = None) -> dict[str, Tens
 
 @given(ranks=st.lists(st.integers(1, 7), min_size=6, max_size=6), task=st.sampled_from(TYPES))
 @settings(max_examples=20)
-def test_saved_and_loaded_is_the_same_in_factors_of_one_rank(
+def test_saved_in_factors_of_one_rank_and_loaded_is_identical(
     ranks: list[int], task: str | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("adapters") / "a"
@@ -62,13 +62,9 @@ def test_saved_and_loaded_is_the_same_in_factors_of_one_rank(
     adapter = replace(adapter, task_type=task)
     save_adapter(adapter, folder)
     loaded = load_adapter(folder)
-    assert loaded.ranks == (max(ranks),)
-    assert loaded.modules.keys() == adapter.modules.keys()
-    for module, lora in adapter.modules.items():
-        found = loaded.modules[module]
-        assert torch.equal(found.down[: lora.rank], lora.down)
-        assert torch.equal(found.up[:, : lora.rank], lora.up)
-        assert not found.down[lora.rank :].any() | found.up[:, lora.rank :].any()
+    assert same_numbers(loaded, adapter)
+    rows = {len(x) for key, x in load_file(folder / WEIGHTS).items() if "lora_A" in key}
+    assert rows == {max(ranks)}
     assert (loaded.name, loaded.base, loaded.card) == (adapter.name, adapter.base, adapter.card)
     assert loaded.task_type == task
     assert adapter_bytes(folder) == adapter_bytes(adapter)

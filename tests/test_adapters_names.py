@@ -60,9 +60,22 @@ def test_when_two_names_are_one_base(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ):
         for one in names:
             assert {compare_bases(one, other) for other in names} == {"same"}
-    known = ["tiny", "Acme/Llama", "other/llama", here, there, file, "/cluster/llama", "llama"]
-    unknown = {  # a copy of what is on the hub, or a name that says too little
-        *((name, path) for name in ("Acme/Llama", "other/llama") for path in (here, there, file)),
+    copy = str(tmp_path / "copies" / "Acme" / "Llama")
+    Path(copy).mkdir(parents=True)
+    known = [
+        "tiny",
+        "Acme/Llama",
+        "other/llama",
+        here,
+        there,
+        copy,
+        file,
+        "/cluster/llama",
+        "llama",
+    ]
+    unknown = {
+        ("Acme/Llama", copy),
+        *((file, name) for name in known),
         *(("/cluster/llama", name) for name in known),
         *(("llama", name) for name in known if name != "tiny"),
     }

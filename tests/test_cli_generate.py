@@ -14,6 +14,7 @@ from onepass.model.generate import run
 from onepass.model.load import Base
 from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus, read_examples
+from onepass.tasks.data import Text
 
 Capture = pytest.CaptureFixture[str]
 TEXT = "Ana: Tea at five?\nBen: Yes, at the harbour."
@@ -52,7 +53,7 @@ def test_json_lines_give_json_lines_with_the_same_ids(
     said = run(base, load_composition(composition), texts, 12).texts
     assert rows_of(out.read_text(encoding="utf-8")) == [
         {"id": name, "prediction": text}
-        for name, text in zip(["chat 0", "chat 1", "chats-3"], said, strict=True)
+        for name, text in zip(["chat 0", "chat 1", "row-3"], said, strict=True)
     ]
 
 
@@ -166,7 +167,7 @@ def test_output_in_a_pipe_is_nothing_but_the_text(
 ) -> None:
     stream = io.StringIO()
     monkeypatch.setattr("sys.stdout", stream)
-    inputs = [generate.Text("a", "x"), generate.Text("b", "y")]
+    inputs = [Text("a", "x"), Text("b", "y")]
     outputs = ["uno\ndos", "tres"]
     generate.write_output("-", generate.Format.lines, inputs, outputs)
     assert stream.getvalue() == "uno dos\ntres\n"

@@ -1,6 +1,5 @@
 """The public corpora in every layout they come in: the same examples."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,7 @@ from corpora_kit import (
     two_shards,
     with_configs,
     write_csv,
-    write_json,
     write_jsonl,
-    write_parquet,
     write_tsv,
 )
 from onepass.core.errors import OnepassError
@@ -167,22 +164,22 @@ class TestEveryTurnIsAReply:
         corpus = load_corpus(f"persona-chat:{FIXTURES / 'persona_chat.csv'}")
         found = {e.id: e for e in corpus.examples(REPLY, "all")}
         assert sorted(found) == [
-            *(f"persona_chat-1/{turn}" for turn in (2, 3, 4)),
-            *(f"persona_chat-2/{turn}" for turn in (2, 3)),
-            *(f"persona_chat-3/{turn}" for turn in (2, 3)),
+            *(f"row-1/{turn}" for turn in (2, 3, 4)),
+            *(f"row-2/{turn}" for turn in (2, 3)),
+            *(f"row-3/{turn}" for turn in (2, 3)),
         ]
-        example = found["persona_chat-1/3"]
+        example = found["row-1/3"]
         assert example.input == "User 1: Good morning!\nUser 2: Good morning! Is that honey?"
         assert example.target == "It is, from my own bees."
         # Neither markup nor stage directions are part of a reply.
-        assert found["persona_chat-3/3"].target == "I did, it's lovely!"
-        assert found["persona_chat-3/2"].target == "Did you see my blue sloop?"
+        assert found["row-3/3"].target == "I did, it's lovely!"
+        assert found["row-3/2"].target == "Did you see my blue sloop?"
 
     def test_a_turn_without_a_word_is_no_reply(self, tmp_path: Path) -> None:
         rows = [{CONVERSATION: "User 1: Hi!\nUser 2: **\nUser 1: Are you there?"}]
         write_csv(tmp_path / "chat.csv", rows)
         (example,) = load_corpus(f"persona-chat:{tmp_path / 'chat.csv'}").examples(REPLY, "all")
-        assert (example.id, example.target) == ("chat-1/3", "Are you there?")
+        assert (example.id, example.target) == ("row-1/3", "Are you there?")
 
     def test_what_a_speaker_lists_belongs_to_the_turn(self, tmp_path: Path) -> None:
         text = "User 1: What do I need?\nUser 2: This:\nan egg\n[She thinks.]\nand flour"
@@ -245,15 +242,6 @@ def test_a_long_line_of_a_table(tmp_path: Path) -> None:
     assert len(example.input) == 200_000
 
 
-@pytest.mark.parametrize("write", [write_json, write_parquet, write_csv, write_jsonl])
-def test_one_file_of_any_kind_is_split(write: Any, tmp_path: Path) -> None:
-    file = tmp_path / f"rows.{write.__name__.removeprefix('write_')}"
-    write(file, [{"input": f"text {n}", "target": f"t{n}"} for n in range(20)])
-    parts = [load_corpus(str(file)).examples(SPANISH, split) for split in SPLITS]
-    assert [len(part) for part in parts] == [16, 2, 2]
-    assert {e.id for part in parts for e in part} == {f"rows-{n}" for n in range(1, 21)}
-
-
 def test_exported_turns_keep_their_conversation_whole(tmp_path: Path) -> None:
     write_csv(tmp_path / "chats.csv", chats(30))
     every = load_corpus(f"persona-chat:{tmp_path / 'chats.csv'}").examples(REPLY, "all")
@@ -264,23 +252,13 @@ def test_exported_turns_keep_their_conversation_whole(tmp_path: Path) -> None:
     assert len(set.union(*groups)) == 30
 
 
-def test_a_folder_is_not_copied_into_a_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    datasets = pytest.importorskip("datasets")
-    cache = tmp_path / "cache"
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache))
-    data_parquet(tmp_path / "hub", {"train": chats(3)})
-    assert load_corpus(f"persona-chat:{tmp_path / 'hub'}").examples(REPLY, "train")
-    assert not list(cache.rglob("*"))
-
-
 @pytest.mark.parametrize(
     ("name", "seen"),
     [
         ("smalltown", "smalltown"),
         ("dialogsum", "dialogsum"),
         ("ted:hub:a/b@c", "ted:hub:a/b@c"),
+        ("hub:a/b", "hub:a/b"),
         ("ted:talks", "ted:recipes/talks"),
         ("ted:/talks", "ted:/talks"),
         ("mine.jsonl", "recipes/mine.jsonl"),
@@ -304,5 +282,4 @@ def test_every_corpus_has_its_facts() -> None:
         assert facts.licence
         assert facts.homepage
         assert all(parse_task(task).parts for task in facts.tasks)
-        told: Iterable[str] = (word for word, _ in facts.told())
-        assert {"title", "tasks", "licence", "citation"} <= set(told)
+        assert {"title", "tasks", "licence", "citation"} <= {word for word, _ in facts.lines()}

@@ -1,10 +1,12 @@
 """The hub at its boundary, and the corpora's bad input: what is said of each."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub import errors
 
 from corpora_kit import (
     CASUAL,
@@ -12,6 +14,7 @@ from corpora_kit import (
     SPANISH,
     SUMMARIZE,
     HubLayout,
+    converted_parquet,
     data_jsonl,
     data_parquet,
     dialogsum_rows,
@@ -19,22 +22,24 @@ from corpora_kit import (
     write_jsonl,
 )
 from onepass.core.errors import OnepassError
+from onepass.tasks.corpora import hub
 from onepass.tasks.corpus import load_corpus
 
 
 class TestHub:
     @pytest.fixture
-    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-        """What `datasets.load_dataset` is asked for; it answers with DialogSum's test split."""
-        datasets = pytest.importorskip("datasets")
+    def asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        """What is asked of the hub; it answers with DialogSum's test split."""
         calls: list[Any] = []
 
-        def load_dataset(*args: Any, **options: Any) -> Any:
-            calls.append((args, options))
-            rows = dialogsum_rows()[1]["test"]
-            return datasets.DatasetDict(test=datasets.Dataset.from_list(rows))
+        def download(repository: str, *, repo_type: str, revision: str, allow_patterns: Any) -> str:
+            assert repo_type == "dataset"
+            assert {"*.csv", "*.parquet"} < set(allow_patterns)
+            calls.append((repository, revision))
+            data_parquet(tmp_path, {"test": dialogsum_rows()[1]["test"]})
+            return str(tmp_path)
 
-        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        monkeypatch.setattr(hub, "snapshot_download", download)
         return calls
 
     @pytest.mark.parametrize(
@@ -43,23 +48,21 @@ class TestHub:
             ("dialogsum", "knkarthick/dialogsum", None),
             ("dialogsum:hub:my-org/copy.1", "my-org/copy.1", None),
             ("dialogsum:hub:my-org/copy@v2", "my-org/copy", "v2"),
+            ("hub:my-org/copy@v2", "my-org/copy", "v2"),
         ],
     )
     def test_a_name_is_a_data_set(
         self, name: str, repository: str, revision: str | None, asked: list[Any]
     ) -> None:
-        found = load_corpus(name).examples(SUMMARIZE, "test")
-        assert asked == [((repository,), {"revision": revision})]
-        assert [len(e.targets) for e in found] == [3, 3, 3, 3]
+        corpus = load_corpus(name)
+        assert asked == []  # nothing is loaded before it is asked for
+        found = corpus.examples(SUMMARIZE, "test")
+        assert asked == [(repository, revision)]
+        assert [len(e.targets) for e in found] == ([1] * 12 if name[:4] == "hub:" else [3] * 4)
         with pytest.raises(OnepassError, match=f"{repository} has no split 'train'; found test"):
-            load_corpus(name).examples(SUMMARIZE, "train")
+            corpus.examples(SUMMARIZE, "train")
 
-    def test_nothing_is_loaded_before_it_is_asked_for(self, asked: list[Any]) -> None:
-        for name in ("dialogsum", "persona-chat", "ted"):
-            load_corpus(name)
-        assert asked == []
-
-    @pytest.mark.parametrize("name", ["dialogsum:hub:", "dialogsum:hub:copy", "ted:hub:a/b/c"])
+    @pytest.mark.parametrize("name", ["dialogsum:hub:", "hub:copy", "ted:hub:a/b/c"])
     def test_a_name_that_none_can_have(self, name: str) -> None:
         with pytest.raises(OnepassError, match="is not OWNER/NAME or OWNER/NAME@REVISION"):
             load_corpus(name)
@@ -68,52 +71,55 @@ class TestHub:
         with pytest.raises(OnepassError, match="no public copy; give tone:PATH or tone:hub:"):
             load_corpus("tone")
 
-    def failing(self, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> str:
-        datasets = pytest.importorskip("datasets")
+    @pytest.mark.parametrize(
+        ("error", "words"),
+        [
+            ("RepositoryNotFoundError", ("knkarthick/dialogsum", "hf auth login", "HF_TOKEN")),
+            ("GatedRepoError", ("gated", "accept its conditions")),
+            (
+                "OfflineModeIsEnabled",
+                ("cannot download", "oh no", "upstream files",
+                 "hf download knkarthick/dialogsum --repo-type dataset --local-dir FOLDER"),
+            ),
+        ],
+    )  # fmt: skip
+    def test_what_cannot_be_had(
+        self, error: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kind = getattr(errors, error)
+        answer = SimpleNamespace(headers={}, request=None)
+        given = {"response": answer} if issubclass(kind, errors.HfHubHTTPError) else {}
 
-        def load_dataset(*_args: Any, **_options: Any) -> Any:
-            raise error
+        def download(*_args: Any, **_options: Any) -> Any:
+            raise kind("oh no", **given)
 
-        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        monkeypatch.setattr(hub, "snapshot_download", download)
         with pytest.raises(OnepassError) as told:
             load_corpus("dialogsum").examples(SUMMARIZE, "train")
-        return str(told.value)
-
-    def test_missing_or_gated(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        exceptions = pytest.importorskip("datasets.exceptions")
-        error = exceptions.DatasetNotFoundError("Dataset 'x' is a gated dataset on the Hub.")
-        told = self.failing(error, monkeypatch)
-        for words in ("knkarthick/dialogsum", "gated dataset", "hf auth login", "HF_TOKEN"):
-            assert words in told
-
-    def test_gated_when_its_files_are_fetched(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        errors = pytest.importorskip("huggingface_hub.errors")
-        answer = SimpleNamespace(headers={}, request=None)
-        error = errors.GatedRepoError("Access is restricted", response=answer)
-        told = self.failing(error, monkeypatch)
-        assert "hf auth login" in told
-
-    def test_offline(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        told = self.failing(ConnectionError("Couldn't reach the Hub"), monkeypatch)
-        download = "hf download knkarthick/dialogsum --repo-type dataset --local-dir FOLDER"
-        for words in ("cannot download", "Couldn't reach the Hub", download, "upstream files"):
-            assert words in told
+        for word in words:
+            assert word in str(told.value)
 
     def test_truly_offline(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        datasets = pytest.importorskip("datasets")
-        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(OnepassError, match="cannot download the data set no-one/has-this"):
-            load_corpus("dialogsum:hub:no-one/has-this").examples(SUMMARIZE, "train")
+            load_corpus("hub:no-one/has-this").examples(SUMMARIZE, "train")
 
-    def test_a_script_is_never_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        error = RuntimeError("Dataset scripts are no longer supported, but found dialogsum.py")
-        assert "never run" in self.failing(error, monkeypatch)
+    def test_a_data_set_without_data_files(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(hub, "snapshot_download", lambda *_args, **_options: str(tmp_path))
+        with pytest.raises(OnepassError, match="never run, may be at a/b@refs/convert/parquet"):
+            load_corpus("hub:a/b").examples(SUMMARIZE, "train")
 
-    def test_without_the_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    @pytest.mark.parametrize("layout", [data_parquet, converted_parquet])
+    def test_without_the_library(
+        self, layout: HubLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        layout(tmp_path, {"train": dialogsum_rows()[1]["train"]})
+        for module in ("datasets", "pyarrow.parquet"):
+            monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(OnepassError, match=r"pip install 'onepass\[data\]'"):
-            load_corpus("dialogsum").examples(SUMMARIZE, "train")
+            load_corpus(f"dialogsum:{tmp_path}").examples(SUMMARIZE, "train")
 
 
 class TestRefused:
@@ -139,7 +145,7 @@ class TestRefused:
         told = self.told(f"{kind}:{tmp_path}", task)
         assert "found document, title; expected " in told
         assert expected in told
-        assert "train.csv, line 2" in told or "split train, row 1" in told
+        assert "train.csv, line 2" in told or ".parquet, row 1" in told
 
     def test_a_tone_row_without_any_tone(self, tmp_path: Path) -> None:
         write_jsonl(tmp_path / "train.jsonl", [{"text": "a", "casual": "b"}, {"text": "c"}])
@@ -196,7 +202,7 @@ class TestRefused:
 
     def test_a_path_that_is_a_pattern(self, tmp_path: Path) -> None:
         folder = tmp_path / "data [1]"
-        data_parquet(folder, {"train": dialogsum_rows()[1]["train"]})
+        converted_parquet(folder, {"train": dialogsum_rows()[1]["train"]})
         assert f"{folder}: datasets takes" in self.told(f"dialogsum:{folder}")
         plain_csv(folder, {"train": dialogsum_rows()[1]["train"]})
         assert len(load_corpus(f"dialogsum:{folder}").examples(SUMMARIZE, "train")) == 4

@@ -14,6 +14,7 @@ from onepass.adapters.lowrank import (
     padded,
     relative_error,
     squared_errors,
+    unpadded,
     weighted_sum,
 )
 from onepass.core.errors import OnepassError
@@ -89,6 +90,8 @@ def test_padding_and_balancing_keep_the_change_to_the_last_bit(
     lora = Lora(lora.down * 10.0**power, lora.up)
     wide = padded(lora, rank + 3)
     assert wide.rank == rank + 3
+    assert torch.equal(unpadded(wide).down, lora.down)
+    assert torch.equal(unpadded(wide).up, lora.up)
     even = balanced(wide)
     for one, other in ((wide, lora), (even, lora)):
         assert not one.down[rank:].any() | one.up[:, rank:].any()

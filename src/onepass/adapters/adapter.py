@@ -16,7 +16,7 @@ from torch import Tensor
 
 from onepass.adapters.history import HISTORY, read_history, write_history
 from onepass.adapters.lora import Adapter, Lora, layer, projection
-from onepass.adapters.lowrank import balanced, padded, squared_errors
+from onepass.adapters.lowrank import balanced, padded, squared_errors, unpadded
 from onepass.adapters.manifests import read_manifest
 from onepass.adapters.peft_config import CONFIG, factors_by_module, read_config
 from onepass.adapters.storage import (
@@ -56,12 +56,11 @@ def load_adapter(path: Path | str) -> Adapter:
     config = read_config(folder / CONFIG)
     tensors, _ = read_tensors(folder / WEIGHTS)
     factors = factors_by_module(tensors, config, folder / WEIGHTS)
-    modules = {
-        module: config.lora(module, factors[module], folder / WEIGHTS)
-        for module in sorted(factors, key=_natural)
-    }
-    # AdaLoRA may have left a module no rank at all.
-    modules = {module: lora for module, lora in modules.items() if lora.rank}
+    modules = {}
+    for module in sorted(factors, key=_natural):
+        lora = config.lora(module, factors[module], folder / WEIGHTS)
+        if lora.rank:  # AdaLoRA may have left a module none at all
+            modules[module] = unpadded(lora)
     name, card = _read_card(folder)
     base, history = config.base_model_name_or_path or None, read_history(folder / HISTORY)
     return Adapter(name, modules, base, card, config.task_type, history)

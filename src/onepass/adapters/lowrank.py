@@ -129,6 +129,13 @@ def padded(lora: Lora, rank: int) -> Lora:
     return Lora(F.pad(lora.down, (0, 0, 0, more)), F.pad(lora.up, (0, more)))
 
 
+def unpadded(lora: Lora) -> Lora:
+    """The same ΔW without the components that are zero in both factors; of rank 1 at least."""
+    used = lora.down.any(1) | lora.up.any(0)
+    used[0] = True
+    return lora if bool(used.all()) else Lora(lora.down[used], lora.up[:, used])
+
+
 def balanced(lora: Lora) -> Lora:
     """The same ΔW, each of its r components with norms of `down` and `up` as equal as they get.
 

@@ -6,12 +6,12 @@ file. Three answers are possible for two names:
 same       They are equal; one is a link to the other; one is a folder of the hub's cache
            (models--OWNER--NAME/snapshots/REVISION) and the other OWNER/NAME; or one is "tiny" and
            the other its folder.
-different  Two hub names, two paths that exist here, or "tiny" and another folder. Equal last names
-           prove nothing: a model and its fine-tunes often share them.
-unknown    A path that is not on this machine (the adapter was trained on a cluster), a hub name
-           beside a folder outside the cache (which may be a copy of it), or a name without an
-           owner (once, onepass recorded a folder's last name) beside one with an owner or a path.
-           Then the shapes of the layers decide, and `warn_unknown` says so once.
+different  Two hub names, two folders, or a hub name and a folder. Equal last names prove nothing: a
+           model and its fine-tunes often share them.
+unknown    One name could be short for the other, or of a copy of it: a folder .../OWNER/NAME
+           beside OWNER/NAME, a name without an owner (as onepass once recorded folders), a GGUF
+           file beside anything else, and any path that is not on this machine, as of an adapter
+           trained on a cluster. Then the shapes of the layers decide, and `warn_unknown` says so.
 """
 
 import os
@@ -42,24 +42,26 @@ def compare_bases(one: str, other: str) -> Literal["same", "different", "unknown
     (kind, name), (other_kind, other_name) = _known(one), _known(other)
     if name == other_name:
         return "same"
-    if "absent" in (kind, other_kind):
+    if "absent" in (kind, other_kind) or (kind != other_kind and "file" in (kind, other_kind)):
         return "unknown"
-    return "different" if kind == other_kind or "tiny" in (name, other_name) else "unknown"
+    short, long = sorted((Path(name.casefold()).parts, Path(other_name.casefold()).parts), key=len)
+    copied = kind != other_kind and long[-len(short) :] == short
+    return "unknown" if copied else "different"
 
 
-def _known(name: str) -> tuple[Literal["hub", "bare", "path", "absent"], str]:
-    """A name in the one form that can be compared; the hub's do not depend on upper case."""
+def _known(name: str) -> tuple[str, str]:
+    """The kind of a name, and its one form that can be compared (hub names ignore upper case)."""
     path = Path(os.path.expanduser(name))
     real = Path(os.path.realpath(path))
     cached = cached_name(path) or cached_name(real)
     if name == "tiny" or real == TINY:
-        return "hub", "tiny"
+        return "tiny", "tiny"
     if cached:
         return "hub", cached.casefold()
     if path.exists():
-        return "path", str(real)
+        return "folder" if path.is_dir() else "file", str(real)
     if is_hub_name(name.rstrip("/")):
-        return "hub" if "/" in name else "bare", name.rstrip("/").casefold()
+        return "hub" if "/" in name else "short", name.rstrip("/").casefold()
     return "absent", os.path.normpath(name)
 
 

@@ -1,4 +1,4 @@
-"""Running a recipe: what is done already stays, what is not is done, what fails is told."""
+"""Running a recipe: finished cells stay, the others are run, failures are reported."""
 
 import shutil
 from collections.abc import Collection, Sequence

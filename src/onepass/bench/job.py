@@ -51,8 +51,8 @@ def do_job(
 ) -> Tally:
     """Build what the job's unfinished cells need, test them, and store their runs in `folder`.
 
-    `on_output` is told the number of outputs just generated. A job killed in its training goes on
-    from its last state when called again. A job that another process is at is left to it.
+    `on_output` is called with the number of outputs just generated. A job killed while training
+    goes on from its last state when called again. A job of another process is left to that.
     """
     state = folder / STATE / f"{job.slug}-{fingerprint(recipe, job.cells[0], job)[:8]}"
     cells = tokens = 0
@@ -86,7 +86,7 @@ def do_job(
 
 
 def _settings(job: Job, recipe: Recipe, state: Path) -> dict[str, Setting]:
-    """The setting of each task the job is about; those of a shared method know all of them."""
+    """The setting of each task the job is about; a shared method gets those of all."""
     settings = {
         task: Setting(
             base=base_of(recipe),

@@ -32,7 +32,7 @@ from onepass.methods import METHODS
 RECIPE, RUN, PREDICTIONS = "recipe.yaml", "run.json", "predictions.jsonl"
 STATE, FAILURES = ".state", ".failures"
 CODE = "method_code"
-"""In a run's environment: `Method.code` when it was made. Older runs do not tell."""
+"""In a run's environment: `Method.code` when it was made. Older runs lack it."""
 
 Scores = list[float | None]
 

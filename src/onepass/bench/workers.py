@@ -108,7 +108,7 @@ def in_processes(count: int) -> Backend:
                     yield Progressed(0)
                 for pipe in ready:
                     worker = next(worker for worker in busy if worker.pipe is pipe)
-                    event = worker.hear()
+                    event = worker.receive()
                     yield event
                     if isinstance(event, Progressed):
                         continue
@@ -142,11 +142,11 @@ class _Worker:
 
     def give(self, job: Job) -> Started:
         self.job = job
-        with suppress(OSError):  # a worker that died says so when it is heard
+        with suppress(OSError):  # `receive` reports a worker that died
             self.pipe.send(job)
         return Started(job)
 
-    def hear(self) -> Event:
+    def receive(self) -> Event:
         assert self.job is not None
         try:
             return self.pipe.recv()
@@ -170,7 +170,7 @@ def _stop(workers: Sequence[_Worker]) -> None:
     try:
         for worker in workers:
             worker.process.join(_PATIENCE)
-    finally:  # also when a second Ctrl-C says that nobody wants to wait
+    finally:  # also after a second Ctrl-C
         for worker in workers:
             worker.process.kill()
             worker.pipe.close()
@@ -179,9 +179,9 @@ def _stop(workers: Sequence[_Worker]) -> None:
 def _serve(
     pipe: "Connection[Event, Job | None]", recipe: Recipe, folder: Path
 ) -> None:  # pragma: no cover  (in a process of its own)
-    """A worker's life: jobs until None or until the parent is gone."""
-    # Ctrl-C in a terminal goes to the whole process group; in a group of its own a worker hears of
-    # it from its parent alone, once, and can save its state undisturbed.
+    """Do jobs until None comes or the parent is gone."""
+    # Ctrl-C in a terminal goes to the whole process group. In a group of its own a worker gets it
+    # from its parent alone, once, and can save its state undisturbed.
     if _POSIX:
         os.setpgrp()
     threading.Thread(target=_die_with_parent, daemon=True).start()

@@ -42,7 +42,7 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="METHOD",
-            help="Do cells of a method again that its code of now has not made; * and ? match any.",
+            help="Run cells of a method again that its older code made; * and ? match any.",
         ),
     ] = None,
     changes: Annotated[
@@ -69,7 +69,7 @@ def bench(
 
     A cell is one method on one task with one budget of examples and one seed. Finished cells are
     never done again unless what they depend on has changed, and Ctrl-C loses nothing but seconds.
-    That the code of a method has changed is only told; --redo METHOD then does its cells again.
+    A changed method is only reported; --redo METHOD then runs its cells again.
     A recipe with a section `train` has the adapters that are missing trained first.
 
     
@@ -145,13 +145,13 @@ def _train(
 
     open_folder(folder, recipe, text)
 
-    def told(task: str, adapter: "Adapter") -> None:
+    def on_done(task: str, adapter: "Adapter") -> None:
         loss = adapter.card["validation_loss"]
         validated = "" if loss is None else f", validation loss {loss:.4f} nats per token"
         console.print(f"adapter {task}: {adapter.card['steps']} steps{validated}", soft_wrap=True)
 
     try:
-        train_missing(recipe, folder, only, told)
+        train_missing(recipe, folder, only, on_done)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from here ({folder})") from None
 

@@ -39,10 +39,11 @@ def calibrate(
         typer.Option(
             "--data",
             "--corpus",
-            help="smalltown, or a .jsonl file or folder of input and target. See docs/data.md.",
+            help="smalltown, or a file or folder of input and target. See docs/data.md.",
             rich_help_panel=o.DATA,
         ),
     ] = "smalltown",
+    columns: o.Columns = None,
     kind: Annotated[str, typer.Option(help="lc (biases) or lc++ (low-rank pairs).")] = "lc++",
     form: Annotated[
         str | None,
@@ -100,7 +101,7 @@ def calibrate(
     method = METHOD_OF[kind, form]
     out = out or Path("runs", "compositions", f"{slug(wanted.name)}-{method}")
     check_writable(out)
-    source = load_corpus(data)
+    source = load_corpus(data, o.parse_columns(columns))
 
     from dataclasses import replace
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from onepass.cli.options import CorpusName, TaskName
+from onepass.cli.options import Columns, CorpusName, TaskName, parse_columns
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
 from onepass.core.files import to_jsonl
@@ -17,6 +17,7 @@ from onepass.tasks.corpus import example_rows, load_corpus, write_examples
 def data_export(
     task: TaskName,
     corpus: CorpusName = "smalltown",
+    columns: Columns = None,
     split: Annotated[
         str, typer.Option(help="train, validation, test, or one more that the corpus has.")
     ] = "train",
@@ -36,7 +37,7 @@ def data_export(
     wanted = parse_task(task)
     if out != "-":
         check_writable(Path(out), folder=False)
-    examples = load_corpus(corpus).examples(wanted, split, limit)
+    examples = load_corpus(corpus, parse_columns(columns)).examples(wanted, split, limit)
     if out != "-":
         write_examples(out, examples, wanted)
         note(f"{len(examples)} examples in {out}")

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 
 from onepass.cli.options import (
     SERVER,
+    Columns,
     Concurrency,
     Device,
     Dtype,
@@ -19,12 +19,15 @@ from onepass.cli.options import (
     Quantization,
     Retries,
     Timeout,
+    parse_columns,
     refuse,
 )
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import counting, note
 from onepass.core.errors import OnepassError
-from onepass.core.files import read_jsonl, read_text, to_jsonl, write_text
+from onepass.core.files import to_jsonl, write_text
+from onepass.tasks.corpora.files import ENDINGS
+from onepass.tasks.data import Text, texts_of
 
 STDIN = Path("/dev/stdin")
 FAILED = 1
@@ -35,14 +38,6 @@ class Format(StrEnum):
     text = "text"
     lines = "lines"
     jsonl = "jsonl"
-
-
-@dataclass(frozen=True)
-class Text:
-    """One input, and what to call it in remarks and in JSON lines."""
-
-    id: str
-    text: str
 
 
 def generate(
@@ -56,10 +51,11 @@ def generate(
     format: Annotated[
         Format,
         typer.Option(
-            help="What the input is: one text, a text per line, or JSON lines with an input each. "
-            "auto: jsonl for a name in .jsonl, otherwise text."
+            help="What the input is: one text, a text per line, or rows, which give JSON lines. "
+            "auto: rows for a name in .jsonl, .json, .csv, .tsv or .parquet, otherwise text."
         ),
     ] = Format.auto,
+    columns: Columns = None,
     out: Annotated[str, typer.Option("--out", "-o", help="A file, or - to print.")] = "-",
     model: Annotated[
         str | None,
@@ -82,8 +78,8 @@ def generate(
     """Run a composition on your own text.
 
     A conversation is best written with a turn per line, "Name: what is said". One too long for
-    the base loses its oldest turns, which is told. JSON lines give JSON lines of id and
-    prediction, as `onepass score` reads them.
+    the base loses its oldest turns, which is told. Rows give JSON lines of id and prediction,
+    as `onepass score` reads them.
 
     With --endpoint a server does it, as set up by `onepass export --format vllm`, or any that
     knows each pass by a model name. It is not asked to shorten texts: one that it refuses
@@ -109,11 +105,10 @@ def generate(
         )  # fmt: skip
         if not served:
             raise OnepassError("name the model of each pass on the server with --served")
-    if format is Format.auto:
-        format = Format.jsonl if input.endswith(".jsonl") else Format.text
+    format = format_of(input, format)
     if out != "-":
         check_writable(Path(out), folder=False)
-    texts = read_input(STDIN if input == "-" else Path(input), format)
+    texts = read_input(input, format, columns)
 
     from onepass.adapters.composition import check_base, load_composition
 
@@ -159,23 +154,20 @@ def generate(
         raise typer.Exit(FAILED)
 
 
-def read_input(path: Path, format: Format) -> list[Text]:
-    """The texts of a file; an `OnepassError` when there is none."""
-    if format is Format.jsonl:
-        texts = []
-        for number, row in read_jsonl(path):
-            text = row.get("input")
-            if not isinstance(text, str) or not text.strip():
-                raise OnepassError(f'{path}, line {number}: "input" is not a text; give one')
-            texts.append(Text(str(row.get("id", f"{path.stem}-{number}")), text))
-        return texts
-    whole = read_text(path)
-    if not whole.strip():
-        raise OnepassError(f"{path} is empty; give a text")
-    if format is Format.text:
-        return [Text(path.name, whole)]
-    lines = enumerate(whole.splitlines(), start=1)
-    return [Text(f"line {number}", line) for number, line in lines if line.strip()]
+def format_of(input: str, format: Format) -> Format:
+    """What auto stands for."""
+    if format is not Format.auto:
+        return format
+    path = Path(input)
+    rows = path.suffix.lower() in ENDINGS or path.is_dir()
+    return Format.jsonl if rows else Format.text
+
+
+def read_input(input: str, format: Format, columns: list[str] | None) -> list[Text]:
+    """The texts of a file, a folder, or (-) standard input; `OnepassError` if there is none."""
+    if columns and format is not Format.jsonl:
+        raise OnepassError(f"--columns is about rows; {input} is read as --format {format}")
+    return texts_of(STDIN if input == "-" else Path(input), parse_columns(columns), format)
 
 
 def write_output(out: str, format: Format, inputs: Sequence[Text], outputs: Sequence[str]) -> None:

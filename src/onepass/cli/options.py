@@ -28,7 +28,16 @@ CorpusName = Annotated[
     str,
     typer.Option(
         help="smalltown; dialogsum, persona-chat, ted or tone, each from the hub or as NAME:PATH; "
-        "or a .jsonl file of input and target. See docs/data.md.",
+        "or rows of your own: a file, a folder, or hub:OWNER/NAME. See docs/data.md.",
+        rich_help_panel=DATA,
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=COLUMN",
+        help="Which columns of your own rows are the input and the target, as in "
+        "input=dialogue target=summary; also id, task and messages.",
         rich_help_panel=DATA,
     ),
 ]
@@ -151,6 +160,19 @@ def refuse(ctx: typer.Context, names: Iterable[str], why: str) -> None:
     for name in names:
         if name in spelt:
             raise OnepassError(f"{spelt[name]} {why}")
+
+
+def parse_columns(given: Iterable[str] | None) -> dict[str, str]:
+    """What --columns names, {ours: theirs}."""
+    columns: dict[str, str] = {}
+    for item in given or ():
+        ours, equals, theirs = item.partition("=")
+        if not equals or ours in columns:
+            raise OnepassError(
+                f"--columns {item!r}: write NAME=COLUMN, each NAME once, as in input=dialogue"
+            )
+        columns[ours] = theirs
+    return columns
 
 
 def parse_count(text: str) -> int:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onepass.cli.generate import STDIN, Format, Text, read_input, write_output
-from onepass.cli.options import MACHINE, MaxNewTokens
+from onepass.cli.generate import Format, format_of, read_input, write_output
+from onepass.cli.options import MACHINE, Columns, MaxNewTokens
 from onepass.cli.outputs import check_writable
 from onepass.cli.show import counting, note, print_table
 from onepass.core.errors import OnepassError
 from onepass.core.files import to_jsonl, write_text
+from onepass.tasks.data import Text
 
 if TYPE_CHECKING:
     from onepass.serve import Answer, Engine
@@ -46,6 +47,7 @@ def run(
     format: Annotated[
         Format, typer.Option(help="Of the input and output, as for `onepass generate`.")
     ] = Format.auto,
+    columns: Columns = None,
     out: Annotated[str, typer.Option("--out", "-o", help="A file, or - to print.")] = "-",
     max_new_tokens: MaxNewTokens = 128,
     context: Annotated[
@@ -106,9 +108,8 @@ def run(
         )
     if out != "-":
         check_writable(Path(out), folder=False)
-    if input is not None and format is Format.auto:
-        format = Format.jsonl if input.endswith(".jsonl") else Format.text
-    texts = [] if input is None else read_input(STDIN if input == "-" else Path(input), format)
+    format = format if input is None else format_of(input, format)
+    texts = [] if input is None else read_input(input, format, columns)
     names = composition or [manifest.compositions[0].name]
     modes = mode or ["composed"]
     requests = list(dict.fromkeys(Request(name, each) for name in names for each in modes))

@@ -5,19 +5,20 @@ from typing import Annotated
 
 import typer
 
-from onepass.cli.options import CorpusName
+from onepass.cli.options import Columns, CorpusName, parse_columns
 from onepass.core.errors import OnepassError
-from onepass.core.files import read_jsonl
 from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus
+from onepass.tasks.data import predictions_of
 
 
 def score(
     predictions: Annotated[
-        Path, typer.Argument(metavar="PREDICTIONS", help="JSON lines with id and prediction.")
+        Path, typer.Argument(metavar="PREDICTIONS", help="A file of rows with id and prediction.")
     ],
     task: Annotated[str, typer.Option("--task", "-t", help="What they should have done.")],
     corpus: CorpusName = "smalltown",
+    columns: Columns = None,
     split: Annotated[
         str, typer.Option(help="train, validation, test, or all of a file or folder.")
     ] = "test",
@@ -44,8 +45,8 @@ def score(
     for name in metrics or []:
         METRICS.get(name)
     wanted = parse_task(task)
-    found = read_predictions(predictions)
-    source = load_corpus(corpus)
+    found = predictions_of(predictions)
+    source = load_corpus(corpus, parse_columns(columns))
     known = {example.id: example for example in source.examples(wanted, split, limit)}
     for name in found:
         if name not in known:
@@ -60,16 +61,3 @@ def score(
     print_score_table(
         list(found.values()), [known[name] for name in found], wanted, metrics or None
     )
-
-
-def read_predictions(path: Path) -> dict[str, str]:
-    """The prediction for each id; an `OnepassError` names the line that lacks one."""
-    found: dict[str, str] = {}
-    for number, row in read_jsonl(path):
-        for field in ("id", "prediction"):
-            if not isinstance(row.get(field), str):
-                raise OnepassError(f'{path}, line {number}: "{field}" is not a text; give one')
-        if row["id"] in found:
-            raise OnepassError(f"{path}, line {number}: a second prediction for {row['id']!r}")
-        found[row["id"]] = row["prediction"]
-    return found

@@ -25,7 +25,7 @@ def print_table(
     """A table on a terminal; in a pipe one line per row, its columns separated by tabs.
 
     `numbers`: all columns but the first are numbers, set flush right. A pipe gets a header only
-    with numbers, which nobody could tell apart without. `err`: on standard error, as a remark.
+    with numbers, which are not clear without. `err`: on standard error, as a remark.
     """
     if not (sys.stderr if err else sys.stdout).isatty():
         for row in [header, *rows] if numbers else rows:

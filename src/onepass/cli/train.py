@@ -22,6 +22,7 @@ def train(
     rank: Annotated[int, typer.Option(min=1, help="Of the LoRA, on every projection.")] = 32,
     alpha: Annotated[float | None, typer.Option(help="LoRA's; by default 2 x rank.")] = None,
     corpus: o.CorpusName = "smalltown",
+    columns: o.Columns = None,
     examples: o.Examples = None,
     validation: o.Validation = 500,
     test: o.Test = 0,
@@ -57,12 +58,13 @@ def train(
       onepass train summarize
       onepass train translate:es --examples 5000 --rank 16 --test 200
       onepass train summarize --model MODEL_FOLDER --corpus dialogsum:FOLDER
-      onepass train reply --model MODEL_FOLDER --corpus replies.jsonl --out reply
+      onepass train reply --model MODEL_FOLDER --corpus replies.csv --out reply
+          --columns input=chat target=answer
     """
     wanted = parse_task(task)
     out = out or Path("runs", "adapters", slug(wanted.name))
     check_writable(out)
-    source = load_corpus(corpus)
+    source = load_corpus(corpus, o.parse_columns(columns))
 
     from onepass import __version__
     from onepass.adapters.adapter import ADAPTER_FILES, adapter_bytes, save_adapter

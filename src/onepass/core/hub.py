@@ -76,8 +76,8 @@ def explain(name: str, error: BaseException, files: str = _BASE) -> str:
         return (
             f"there is no folder {name} here, it is not in the cache {constants.HF_HUB_CACHE}, and "
             f"{why}; {files} of {page} would be downloaded. "
-            f"Where there is a network run `hf download {name} --local-dir FOLDER`, then name that "
-            "FOLDER; or set HF_HOME to a cache that has the model"
+            f"Where there is a network run `hf download {name} --local-dir {name}`, then name that "
+            "folder; or set HF_HOME to a cache that has the model"
         )
     if any(isinstance(each, HFValidationError) for each in chain):
         return f"there is no folder {name}, and it cannot be a hub name, which is OWNER/MODEL"

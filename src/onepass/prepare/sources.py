@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onepass.core.errors import OnepassError
-from onepass.tasks.corpora.kind import Corpus, Kind, Rows
+from onepass.tasks.corpora import layouts
+from onepass.tasks.corpora.reader import Corpus, Reader, Rows
 from onepass.tasks.corpora.row import Row
 from onepass.tasks.corpora.source import open_path
 from onepass.tasks.corpus import CORPORA, load_corpus
@@ -87,17 +88,13 @@ def _serving(
 def _corpus(name: str, labelled: bool) -> Corpus:
     if labelled or name.partition(":")[0] in CORPORA or not Path(name).exists():
         return load_corpus(name)
-    return Rows(name, Kind(read_inputs), open_path(name, Path(name)))
+    return Rows(name, Reader(read_inputs), open_path(name, Path(name)))
 
 
 def read_inputs(rows: Iterable[Row], task: Task) -> Iterator[tuple[str, Example]]:
-    """Rows of "input", and "id", "task" and "meta" where present: the only target is empty."""
-    for row in rows:
-        fields = {key: value for key, value in row.fields.items() if value is not None}
-        if fields.get("task", task.name) == task.name:
-            text = row._replace(fields=fields).text("input", '"input"')
-            id_, meta = str(fields.get("id", row.name)), fields.get("meta", {})
-            yield row.where, Example(id_, text, ("",), meta if isinstance(meta, dict) else {})
+    """Yield rows that need no target, as examples whose only target is empty."""
+    for where, id_, text, meta in layouts.read_inputs(rows, task):
+        yield where, Example(id_, text, ("",), meta)
 
 
 def _precedence(split: str) -> int:

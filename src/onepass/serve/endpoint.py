@@ -260,7 +260,6 @@ class _Client:
         openai, limits = self.openai, self.endpoint
         # The package's timeout starts anew with every byte; this is for answers that drip.
         longest = limits.timeout * (limits.retries + 1) + _LONGEST_WAIT * limits.retries
-        answer = None
         try:
             async with asyncio.timeout(longest):
                 answer = await self.client.chat.completions.create(
@@ -283,9 +282,7 @@ class _Client:
             raise _Failed(f"the connection failed ({reason})") from None
         except _UNREADABLE as error:
             raise _Failed(f"the answer is not JSON ({self.plain(error)})", again=True) from None
-        finally:
-            if answer is not None:
-                self.count(answer, prompt, used)
+        self.count(answer, prompt, used)
         try:
             choice = answer.choices[0]
             text, cut = choice.message.content, choice.finish_reason == "length"

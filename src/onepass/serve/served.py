@@ -28,7 +28,7 @@ def run_served(
 
     served: the name of each pass; that of `endpoint` is not used. The server puts the prompt into
     the model's chat format. It is not asked to shorten a text: one that it refuses is "" among the
-    texts, with its reason among the notices, and counts as failed. The notices also tell of answers
+    texts, with its reason among the notices, and counts as failed. The notices also name answers
     that were cut off.
     """
     if len(served) != len(composition.passes):
@@ -62,6 +62,6 @@ def run_served(
         [current.get(place, "") for place in range(len(texts))],
         tokens,
         time.perf_counter() - began,
-        ["; ".join(told) for told in notices],
+        ["; ".join(some) for some in notices],
         failed=len(texts) - len(current),
     )

@@ -15,7 +15,7 @@ Importing this package makes "smalltown" a corpus, importing `verified` makes it
 """
 
 from onepass.core.errors import OnepassError
-from onepass.tasks.corpora.kind import Corpus
+from onepass.tasks.corpora.reader import Corpus
 from onepass.tasks.corpus import CORPORA
 
 

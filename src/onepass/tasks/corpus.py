@@ -6,32 +6,34 @@ A corpus is given by name:
 - "KIND:PATH", a file or folder with the rows of a known layout: "dialogsum:PATH",
   "persona-chat:PATH", "ted:PATH", "tone:PATH";
 - "KIND" alone, the hub's copy of it, and "KIND:hub:OWNER/NAME" or "KIND:hub:OWNER/NAME@REVISION",
-  another one, both downloaded and cached by `datasets`;
-- PATH, a file or folder of rows with "input" and "target" (or "targets").
+  another one, both downloaded and cached;
+- PATH, a file or folder of rows in one of the layouts of `onepass.tasks.corpora.layouts`, and
+  "hub:OWNER/NAME", such rows of the hub.
 
-A PATH may be a file of JSON lines (.jsonl), .csv, .tsv, .json or .parquet, or a folder. In a folder
-the split of a .jsonl, .csv or .tsv file is told by its name (train.jsonl, dialogsum.dev.jsonl); if
-it has no such files, those of the folders in it count. A folder without any, or with a README.md
-that has `configs:`, is read as the hub would (data/train-00000-of-00001.parquet). One file alone is
-split here, 80/10/10, by a hash of the input: the same on every machine, whatever the order of its
-lines, and never with one input, one conversation or one talk in two splits.
+A PATH is a file (.jsonl, .json, .csv, .tsv, .parquet) or a folder. In a folder the name of a file
+says its split (train.jsonl, dialogsum.dev.jsonl, data/train-00000-of-00001.parquet); files in it
+come before those of the folders in it. A folder without such files, or with a README.md that has
+`configs:`, is read as the hub would. One file alone is split here, 80/10/10, by a hash of the
+input: the same on every machine and in every format, whatever the order of its rows, and never with
+one input, one conversation or one talk in two splits.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from onepass.core.errors import OnepassError
 from onepass.core.files import write_jsonl
-from onepass.core.registry import Registry
+from onepass.core.registry import Registry, unknown
+from onepass.tasks.corpora import layouts
 from onepass.tasks.corpora.dialogsum import DIALOGSUM
 from onepass.tasks.corpora.facts import facts_of
-from onepass.tasks.corpora.kind import Corpus, Kind, Rows
-from onepass.tasks.corpora.pairs import PAIRS
+from onepass.tasks.corpora.files import ENDINGS
 from onepass.tasks.corpora.persona_chat import PERSONA_CHAT
-from onepass.tasks.corpora.source import SPLITS, OneFile, open_hub, open_path
+from onepass.tasks.corpora.reader import Corpus, Reader, Rows
+from onepass.tasks.corpora.source import SPLITS, one_file, open_hub, open_path
 from onepass.tasks.corpora.ted import TED
 from onepass.tasks.corpora.tone import TONE
 from onepass.tasks.example import Example
@@ -40,6 +42,7 @@ from onepass.tasks.task import Task
 __all__ = [
     "CORPORA",
     "HUB",
+    "OWN",
     "SPLITS",
     "Corpus",
     "corpus_seen_from",
@@ -53,25 +56,40 @@ HUB = "hub:"
 """What stands before the hub's OWNER/NAME in the place of a PATH."""
 
 
-def load_corpus(name: str) -> Corpus:
+OWN = Reader(layouts.read)
+"""How rows of one's own are read."""
+
+
+def load_corpus(name: str, columns: Mapping[str, str] | None = None) -> Corpus:
     """The corpus called `name`; see the module's first lines for what a name may be.
 
-    Raises `OnepassError` for an unknown name and a path that does not exist. Files and the hub are
-    read when examples are asked for.
+    `columns` says which columns of one's own rows are input, target, id, task or messages:
+    {"input": "dialogue"}. Raises `OnepassError` for an unknown name and a path that does not exist.
+    Files and the hub are read when examples are asked for.
     """
     kind, _, rest = name.partition(":")
     if kind in CORPORA:
+        if columns:
+            raise OnepassError(
+                f"corpus {name!r} has columns of its own; give --columns with others"
+            )
         return CORPORA.get(kind)(name, rest)
+    if name.startswith(HUB):
+        return Rows(name, OWN, open_hub(name, rest), columns or {})
     path = Path(name)
-    if path.suffix == ".jsonl" or os.path.exists(path):
-        return Rows(name, PAIRS, open_path(name, path))
-    forms = ", ".join(kind if kind == "smalltown" else f"{kind}:PATH" for kind in CORPORA)
-    raise OnepassError(f"unknown corpus {name!r}: give {forms}, or the path of a .jsonl file")
+    if path.suffix.lower() in ENDINGS or os.path.exists(path):
+        return Rows(name, OWN, open_path(name, path), columns or {})
+    raise OnepassError(
+        f"{unknown('corpus', name, list(CORPORA))}; or give {HUB}OWNER/NAME, or a file "
+        f"({', '.join(ENDINGS)}) or folder that exists"
+    )
 
 
 def corpus_seen_from(folder: Path, name: str) -> str:
     """The corpus name `name` with its path, if it has one, taken as relative to `folder`."""
     kind, _, rest = name.partition(":")
+    if name.startswith(HUB):
+        return name
     if kind not in CORPORA:
         return str(folder / Path(name).expanduser())
     if not rest or rest.startswith(HUB):
@@ -80,11 +98,11 @@ def corpus_seen_from(folder: Path, name: str) -> str:
 
 
 def read_examples(path: Path, task: Task) -> list[Example]:
-    """The examples of `task` in a file of rows with "input" and "target" (or "targets").
+    """The examples of `task` in a file of one's own rows.
 
-    `OnepassError`, naming the line, for one that is broken or lacks a text.
+    `OnepassError`, naming the place, for a row that is broken or lacks a text.
     """
-    return [example for _, example in PAIRS.read(OneFile(path).rows("all"), task)]
+    return [example for _, example in layouts.read(one_file(path).rows("all"), task)]
 
 
 def write_examples(path: Path | str, examples: Iterable[Example], task: Task | None = None) -> None:
@@ -111,17 +129,17 @@ CORPORA: Registry[Callable[[str, str], Corpus]] = Registry("corpus")
 """What may stand before the ":" in a corpus name, with what makes the corpus: (name, rest)."""
 
 
-def _rows(kind: Kind, name: str, rest: str) -> Corpus:
+def _rows(reader: Reader, name: str, rest: str) -> Corpus:
     if rest.startswith(HUB):
-        return Rows(name, kind, open_hub(name, rest.removeprefix(HUB)))
+        return Rows(name, reader, open_hub(name, rest.removeprefix(HUB), reader.quoted))
     if rest:
-        return Rows(name, kind, open_path(name, Path(rest)))
+        return Rows(name, reader, open_path(name, Path(rest), reader.quoted))
     hub = facts_of(name.rstrip(":")).hub
     if hub is None:
         raise OnepassError(
             f"corpus {name!r} has no public copy; give {name}:PATH or {name}:{HUB}OWNER/NAME"
         )
-    return Rows(name, kind, open_hub(name, hub))
+    return Rows(name, reader, open_hub(name, hub, reader.quoted))
 
 
 CORPORA.add("dialogsum", partial(_rows, DIALOGSUM))

@@ -22,7 +22,7 @@ def truncate(matrix: Tensor, rank: int, seed: int) -> Truncated:
         u, s, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
     else:
         with torch.random.fork_rng(devices=[]):  # it draws from the global generator
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # the CPU alone
             u, s, v = torch.svd_lowrank(matrix, rank + _OVERSAMPLING)
         vt = v.T
     root = s[:rank].sqrt()

@@ -4,16 +4,14 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from onepass.adapters.adapter import load_adapter
 from onepass.adapters.lora import Adapter, Lora, projection
-from onepass.adapters.lowrank import compress
+from onepass.adapters.lowrank import Truncated, compress
 from onepass.adapters.merging.dense import truncate
 from onepass.adapters.merging.pico import calibrated, restored
 from onepass.adapters.merging.stack import MERGES, Change, Stack, check_count
@@ -75,16 +73,17 @@ def merge(
     stacks = _stacks(loaded, weights, share, seed, force)
     _check_rank(rank, stacks)
     modules: dict[str, Lora] = {}
-    errors = _Errors()
+    truncated: list[Truncated] = []
     given = [calibrated(stack) for stack in stacks] if pico else stacks
     results = iter(found.merge(given, **options))
     for stack in stacks:
         # By `next`: zip would hold on to a dense result until it has the one after.
-        merged = restored(next(results), stack.loras) if pico else next(results)
-        lora = _of_rank(merged, rank, stack, errors)
-        del merged
+        change = restored(next(results), stack.loras) if pico else next(results)
+        lora = _of_rank(change, rank, stack, truncated)
+        del change
         if lora.rank:
             modules[stack.module] = lora
+    missed, size = sum(each.missed for each in truncated), sum(each.size for each in truncated)
     names = [adapter.name for adapter in loaded]
     card = {
         "method": method,
@@ -94,7 +93,7 @@ def merge(
         "seed": seed,
         "pico": pico,
         "rank": rank,
-        "truncation_error": errors.relative(),
+        "truncation_error": math.sqrt(missed / size) if size else 0.0,
     }
     return Adapter(
         name=f"{method}({', '.join(names)})",
@@ -105,18 +104,7 @@ def merge(
     )
 
 
-@dataclass
-class _Errors:
-    """The squared norms of what truncations missed, and of all results."""
-
-    missed: float = 0.0
-    size: float = 0.0
-
-    def relative(self) -> float:
-        return math.sqrt(self.missed / self.size) if self.size else 0.0
-
-
-def _of_rank(result: Change, rank: int | None, stack: Stack, errors: _Errors) -> Lora:
+def _of_rank(result: Change, rank: int | None, stack: Stack, truncated: list[Truncated]) -> Lora:
     most = min(stack.shape)
     if isinstance(result, Lora):
         if rank is None or not result.rank:
@@ -125,8 +113,7 @@ def _of_rank(result: Change, rank: int | None, stack: Stack, errors: _Errors) ->
     else:
         wanted = max(lora.rank for lora in stack.loras) if rank is None else rank
         found = truncate(result, min(wanted, most), stack.seed)
-    errors.missed += found.missed
-    errors.size += found.size
+    truncated.append(found)
     return found.lora
 
 
@@ -175,18 +162,16 @@ def _check_size(
 ) -> None:
     """Refuse what would overflow on the way; NaN and Inf are refused when a file is read."""
     for adapter, lora, weight in zip(adapters, loras, weights, strict=True):
-        bound = _norm(lora.up) * _norm(lora.down) * max(abs(weight), 1)
+        up, down = (
+            float(torch.linalg.vector_norm(factor, dtype=torch.float64))
+            for factor in (lora.up, lora.down)
+        )
+        bound = up * down * max(abs(weight), 1)
         if bound > _LARGEST:
             raise OnepassError(
                 f"adapter {adapter.name!r}, {module}: with weight {weight:g} its change is as "
                 f"large as {bound:.3g}, too large for float32; it is broken, or the weight is"
             )
-
-
-def _norm(factor: Tensor) -> float:
-    return float(
-        torch.linalg.vector_norm(factor.to(torch.promote_types(factor.dtype, torch.float32)))
-    )
 
 
 def _nothing(model: Lora) -> Lora:

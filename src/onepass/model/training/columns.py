@@ -63,7 +63,7 @@ def similarity(one: Tensor, other: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rule:
-    """What tells ZipLoRA from DAM. start: of every column; weight: of the penalty."""
+    """How ZipLoRA and DAM differ. start: of every column; weight: of the penalty."""
 
     start: float
     distance: Distance

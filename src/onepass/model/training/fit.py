@@ -47,11 +47,11 @@ def fit(
 ) -> History:
     """Train `parameters` in place and leave in them the best found, by validation loss.
 
-    `train_batches(epoch)` gives an epoch's batches, the same ones whenever asked, equally many in
+    `train_batches(epoch)` returns an epoch's batches: always the same ones, and equally many in
     every epoch. Without `validation` batches the last parameters are kept. With a `state_dir`, the
     state is saved there at every validation, on Ctrl-C (which still raises) and at the end; calling
-    again with the same options, and the same `identity` (JSON data telling what is trained on
-    what), goes on from there.
+    again with the same options and the same `identity` (JSON data: what is trained, and on what)
+    resumes from there.
 
     A loss or gradient that is not finite raises an `OnepassError` naming the step, with the
     parameters set back to the last ones whose loss was finite.
@@ -97,7 +97,7 @@ def fit(
 
 
 class _Training(Generic[B]):
-    """What changes while training: parameters, optimiser, best parameters, history."""
+    """The state of a training: parameters, optimiser, best parameters, history."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class _Training(Generic[B]):
     def step(self) -> float:
         """One optimiser step; the mean loss per target token before it."""
         self.optimizer.zero_grad(set_to_none=True)
-        # Whatever a loss draws at random (dropout) is drawn from the step's number alone.
+        # Random numbers in the loss (dropout) depend on the step's number alone.
         torch.manual_seed(self.options.seed + self.history.steps)
         total, count = 0.0, 0
         for batch in self._next_batches():
@@ -168,7 +168,7 @@ class _Training(Generic[B]):
         return float(self.optimizer.param_groups[0]["lr"])
 
     def evaluate_if_due(self) -> bool:
-        """Validate if this step asks for it and has not been; whether the state is worth saving."""
+        """Validate if it is due at this step; return whether the state should be saved."""
         step, every = self.history.steps, self.options.eval_every
         at_end = step >= self.total_steps
         if not (at_end or (step and every and step % every == 0)):
@@ -238,7 +238,7 @@ def _autocast(device: torch.device, dtype: str) -> Callable[[], torch.autocast]:
 
 
 def _fast_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16; where it does not, it is slower than float32."""
+    """Whether the hardware multiplies bfloat16; without that, it is slower than float32."""
     if device.type == "cpu":
         has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
         return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
@@ -247,7 +247,7 @@ def _fast_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Put off Ctrl-C to the end of the block: half an optimiser step could not be resumed."""
+    """Defer Ctrl-C to the end of the block: half an optimiser step could not be resumed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,6 +1,6 @@
-"""The corpora: what each one's rows are (one file each), where rows come from, what is known of it.
+"""The corpora: what the rows of each are (one file each), where rows come from, the facts of each.
 
-Rows come from a source (a file, a folder, the hub), a kind reads them as examples, and
-`onepass.tasks.corpus` registers the kinds by name. The facts of a corpus (licence, citation, sizes,
-checksums) are data, in facts/NAME.yaml.
+Rows come from a `source` (a file, a folder, the hub, memory), a `reader` makes examples of them,
+and `onepass.tasks.corpus` registers the readers by name; `layouts` reads rows of one's own. The
+facts of a corpus (licence, citation, sizes, checksums) are data, in facts/NAME.yaml.
 """

@@ -8,29 +8,33 @@ id that it has upstream.
 import re
 from collections.abc import Iterable, Iterator
 
-from onepass.tasks.corpora.kind import Kind
-from onepass.tasks.corpora.row import Row, clean
+from onepass.tasks.corpora import layouts
+from onepass.tasks.corpora.reader import Reader
+from onepass.tasks.corpora.row import Row
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
 
 LAYOUT = '"dialogue" and "summary" (or "summary1", "summary2", ...)'
+_OF_DIALOGSUM = re.compile(r"dialogue|summary\d*")
 
 
 def read(rows: Iterable[Row], task: Task) -> Iterator[tuple[str, Example]]:
-    first: dict[tuple[str, str], Row] = {}
-    targets: dict[tuple[str, str], dict[str, None]] = {}
+    found: dict[tuple[str, str], tuple[str, Example]] = {}
     for row in rows:
-        text = row.text("dialogue", LAYOUT)
-        keys = sorted(key for key in row.fields if re.fullmatch(r"summary\d*", key))
-        if not keys:
-            raise row.wrong_layout("summary", LAYOUT)
-        given = str(row.fields.get("fname") or row.fields.get("id") or "")
-        conversation = re.sub(r"^(test_\d+)_\d+$", r"\1", given), text
-        first.setdefault(conversation, row)
-        summaries = {clean(row.fields[key], key, row.where): None for key in keys}
-        targets.setdefault(conversation, {}).update(summaries)
-    for (id_, text), row in first.items():
-        yield row.where, Example(id_ or row.name, text, tuple(targets[id_, text]))
+        for key in ("dialogue", "summary"):
+            if not any(name.startswith(key) for name in row.fields):
+                raise row.wrong_layout(key, LAYOUT)
+        fields = {key: value for key, value in row.fields.items() if _OF_DIALOGSUM.fullmatch(key)}
+        given = str(row.given.get("fname") or row.given.get("id") or "")
+        fields["id"] = re.sub(r"^(test_\d+)_\d+$", r"\1", given)
+        ((where, example),) = layouts.read([row._replace(fields=fields)], task)
+        conversation = fields["id"], example.input
+        if conversation in found:
+            where, first = found[conversation]
+            example = Example(first.id, first.input, first.targets + example.targets)
+        found[conversation] = where, example
+    for where, example in found.values():
+        yield where, Example(example.id, example.input, tuple(dict.fromkeys(example.targets)))
 
 
-DIALOGSUM = Kind(read, ("summarize",))
+DIALOGSUM = Reader(read, ("summarize",))

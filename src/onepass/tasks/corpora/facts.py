@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 
 from onepass.core.files import sha256
-from onepass.tasks.corpora.files import PLAIN
-from onepass.tasks.corpora.hub import BUILDERS
+from onepass.tasks.corpora.files import ENDINGS
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class Facts:
     files: dict[str, str | None] | None = None
     unverified: str = ""
 
-    def told(self) -> Iterator[tuple[str, str]]:
-        """The facts that there are, as pairs of words and value."""
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Yield the facts that there are, each with its name."""
         for field in fields(self):
             value: Any = getattr(self, field.name)
             if field.name == "tasks":
@@ -45,7 +44,7 @@ class Facts:
                 yield "rows", ", ".join(f"{split} {sizes(value[split])}" for split in value)
             elif field.name == "files" and value:
                 for name, digest in value.items():
-                    yield "file", f"{name}, sha256 {digest or 'not known'}"
+                    yield "file", f"{name}, sha256 {digest or 'unknown'}"
             elif value:
                 yield field.name, " ".join(value.split())
 
@@ -66,9 +65,8 @@ def data_files(path: Path) -> list[Path]:
     """The data files at or under `path`; links to folders are not followed."""
     if not path.is_dir():
         return [path]
-    endings = (*PLAIN, *BUILDERS)
     found = (Path(folder, name) for folder, _, names in os.walk(path) for name in sorted(names))
-    return sorted(file for file in found if file.suffix.lower() in endings)
+    return sorted(file for file in found if file.suffix.lower() in ENDINGS)
 
 
 def checksum(path: Path, facts: Facts) -> str:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from onepass.tasks.corpora.kind import Kind
+from onepass.tasks.corpora.reader import Reader
 from onepass.tasks.corpora.row import Row
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
@@ -40,4 +40,4 @@ def read(rows: Iterable[Row], task: Task) -> Iterator[tuple[str, Example]]:
                 yield row.where, Example(f"{row.name}/{number}", before, (reply,), meta)
 
 
-PERSONA_CHAT = Kind(read, ("reply",), shuffled=True)
+PERSONA_CHAT = Reader(read, ("reply",), shuffled=True)

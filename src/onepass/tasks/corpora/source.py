@@ -1,19 +1,23 @@
-"""Where rows come from: a file, a folder of plain files, a folder as the hub has it, the hub."""
+"""Where rows come from: a file, a folder, the hub, or memory; and their splits."""
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
 
 from onepass.core.errors import OnepassError
 from onepass.core.files import read_text
-from onepass.tasks.corpora import files, hub
+from onepass.tasks.corpora import hub
+from onepass.tasks.corpora.files import ENDINGS, Record, records
 from onepass.tasks.corpora.row import Row, named
 
 SPLITS = ("train", "validation", "test")
+
+ALONE = "row"
+"""What stands before the number in the name of a row that is in no split."""
 
 _SPLIT_WORDS = {
     "train": "train",
@@ -25,105 +29,56 @@ _SPLIT_WORDS = {
     "test": "test",
 }
 
+Tables = Mapping[str, Callable[[], Iterable[Record]]]
+"""For each split, in the order of `SPLITS` and then any others, what reads its rows."""
 
-class Source(Protocol):
-    """Rows by split."""
 
-    @property
-    def whole(self) -> bool:
-        """Whether it is one file, which has rows for the split "all" only."""
-        ...
+@dataclass(frozen=True)
+class Source:
+    """Rows by split, found when they are asked for.
+
+    `whole`: they are of one file or list, which is not split yet, so that there are rows for "all"
+    only. If its name is a split's (test.jsonl), that names the rows, and no more.
+    """
+
+    place: str
+    find: Callable[[], Tables]
+    whole: bool = False
 
     def splits(self) -> list[str]:
         """The splits of `SPLITS` that there are."""
-        ...
-
-    def rows(self, split: str) -> Iterable[Row]:
-        """The rows of a split, or of "all"; an `OnepassError` if there is no such split."""
-        ...
-
-
-@dataclass(frozen=True)
-class OneFile:
-    """One file alone. Where its name tells a split, that names its rows, and no more."""
-
-    path: Path
-    whole: bool = True
-
-    def splits(self) -> list[str]:
-        split = split_of(self.path)
-        return [split] if split else []
-
-    def rows(self, split: str) -> Iterable[Row]:
-        label = split_of(self.path) or self.path.stem
-        if self.path.suffix.lower() not in hub.BUILDERS:
-            return named(label, files.records(self.path))
-        (rows,) = hub.local_splits(self.path).values()
-        return named(label, hub.records(str(self.path), label, rows))
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A folder of plain files, whose names tell their splits (train.jsonl, dialogsum.dev.jsonl)."""
-
-    path: Path
-    whole: bool = False
-
-    def splits(self) -> list[str]:
-        return [split for split in SPLITS if self._files(split)]
-
-    def rows(self, split: str) -> Iterable[Row]:
-        if split == "all":
-            return chain.from_iterable(map(self.rows, self.splits()))
-        found = self._files(split)
-        if not found:
-            raise OnepassError(
-                f"{self.path} has no file for the split {split!r}; name one with {split!r} and "
-                f"ending in {' or '.join(files.PLAIN)}, or give one file alone, which is split "
-                "automatically"
-            )
-        return named(split, chain.from_iterable(map(files.records, found)))
-
-    def _files(self, split: str) -> list[Path]:
-        return [file for file in plain_files(self.path) if split_of(file) == split]
-
-
-@dataclass(frozen=True)
-class Repository:
-    """A data set of the hub, or a folder laid out as one (data/train-00000-of-00001.parquet)."""
-
-    place: str | Path
-    revision: str | None = None
-    whole: bool = False
-
-    def splits(self) -> list[str]:
-        return [split for split in SPLITS if split in map(_SPLIT_WORDS.get, self._load())]
+        return [split for split in self.find() if split in SPLITS]
 
     def rows(self, split: str) -> Iterator[Row]:
-        found = self._load()
-        chosen = [key for key in found if split in (_SPLIT_WORDS.get(key), "all")]
+        """Yield the rows of a split, or of "all"; an `OnepassError` if there is no such split."""
+        tables = self.find()
+        chosen = [label for label in tables if split in (label, "all")]
         if not chosen:
             raise OnepassError(
-                f"{self.place} has no split {split!r}; found {', '.join(found)}; name another, or "
-                "give one file alone, which is split automatically"
+                f"{self.place} has no split {split!r}; found {', '.join(tables)}; put {split!r} in "
+                "the name of a file, or give one file alone, which is split automatically"
             )
-        for key in chosen:
-            label = _SPLIT_WORDS.get(key, key)
-            yield from named(label, hub.records(str(self.place), key, found[key]))
-
-    def _load(self) -> Mapping[str, Any]:
-        if isinstance(self.place, Path):
-            return hub.local_splits(self.place)
-        return hub.hub_splits(self.place, self.revision)
+        return chain.from_iterable(named(label, tables[label]()) for label in chosen)
 
 
-def open_path(name: str, path: Path) -> Source:
+def in_memory(place: str, rows: Iterable[Record]) -> Source:
+    """The source that is a list of rows."""
+    return Source(place, lambda: {ALONE: lambda: rows}, whole=True)
+
+
+def one_file(path: Path, quoted: bool = True) -> Source:
+    """The source that is a file; `quoted` as for `files.records`."""
+    label = split_of(path) or ALONE
+    return Source(str(path), lambda: {label: partial(records, path, quoted)}, whole=True)
+
+
+def open_path(name: str, path: Path, quoted: bool = True) -> Source:
     """The source that is the file or folder `path`; `name` is what the user called it."""
     # Not path.exists(), which raises for some paths that cannot be (a name too long).
     if not os.path.exists(path):
         raise OnepassError(f"corpus {name!r}: there is no file or folder {path}")
     if not path.is_dir():
-        return OneFile(path)
+        return one_file(path, quoted)
     try:
         empty = not any(path.iterdir())
     except OSError as error:
@@ -132,21 +87,47 @@ def open_path(name: str, path: Path) -> Source:
         raise OnepassError(
             f"corpus {name!r}: the folder {path} is empty; put data files there, one per split"
         )
-    if plain_files(path) and not _has_configs(path / "README.md"):
-        return Folder(path)
-    return Repository(path)
+    return Source(str(path), partial(_tables, path, quoted))
 
 
-def open_hub(name: str, spelt: str) -> Source:
+def open_hub(name: str, spelt: str, quoted: bool = True) -> Source:
     """The source that is the hub's data set `spelt`: OWNER/NAME or OWNER/NAME@REVISION."""
     repository, _, revision = spelt.partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise OnepassError(f"corpus {name!r}: {spelt!r} is not OWNER/NAME or OWNER/NAME@REVISION")
-    return Repository(repository, revision or None)
+
+    def find() -> Tables:
+        return _tables(hub.download(repository, revision or None), quoted)
+
+    return Source(repository, find)
 
 
-def plain_files(folder: Path) -> list[Path]:
-    """The plain files of a folder whose names tell a split.
+def _tables(folder: Path, quoted: bool) -> Tables:
+    """The files of a folder by the split that their names say; if none does, as on the hub."""
+    files: dict[str, list[Path]] = {}
+    if not _has_configs(folder / "README.md"):
+        for file in named_files(folder):
+            files.setdefault(split_of(file) or "", []).append(file)
+    if not files:
+        for label, found in hub.layout(folder).items():
+            files.setdefault(_SPLIT_WORDS.get(label, label), []).extend(found)
+    order = [*SPLITS, *(label for label in files if label not in SPLITS)]
+    for split, found in files.items():
+        if len({file.suffix.lower() for file in found}) > 1:
+            raise OnepassError(
+                f"{folder} has the split {split!r} in two formats, as {found[0].name} and "
+                f"{found[-1].name}; give a folder with one of them"
+            )
+    return {split: partial(_chained, files[split], quoted) for split in order if split in files}
+
+
+def _chained(files: list[Path], quoted: bool) -> Iterator[Record]:
+    for file in files:
+        yield from records(file, quoted)
+
+
+def named_files(folder: Path) -> list[Path]:
+    """The data files of a folder whose names say a split.
 
     Where it has none itself, those of the folders in it, but for hidden ones and links.
     """
@@ -154,14 +135,14 @@ def plain_files(folder: Path) -> list[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         files_here = (Path(parent, name) for name in names if not name.startswith("."))
-        found += [f for f in files_here if f.suffix.lower() in files.PLAIN and split_of(f)]
+        found += [f for f in files_here if f.suffix.lower() in ENDINGS and split_of(f)]
         if found and parent == str(folder):
             break
     return sorted(found)
 
 
 def split_of(file: Path) -> str | None:
-    """The split that a file's name tells."""
+    """The split that a file's name says."""
     words = re.split(r"[^a-z]+", file.name.lower())
     return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
 

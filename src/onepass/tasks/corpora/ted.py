@@ -10,7 +10,7 @@ import html
 from collections.abc import Iterable, Iterator
 
 from onepass.core.errors import OnepassError
-from onepass.tasks.corpora.kind import Kind
+from onepass.tasks.corpora.reader import Reader
 from onepass.tasks.corpora.row import Row, clean
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
@@ -24,7 +24,7 @@ _MISSING = ("__NULL__", "_ _ NULL _ _")  # the second is the first, tokenised
 
 def read(rows: Iterable[Row], task: Task) -> Iterator[tuple[str, Example]]:
     for row in rows:
-        sources, targets = _texts(row, "en"), _texts(row, task.language or "en")
+        sources, targets = _texts(row, "en"), _texts(row, task.name.partition(":")[2])
         if sources and targets:
             talk = row.fields.get("talk_name")
             meta = {"group": talk} if talk else {}
@@ -54,4 +54,4 @@ def _there(text: object) -> bool:
     return isinstance(text, str) and bool(text.strip()) and not any(m in text for m in _MISSING)
 
 
-TED = Kind(read, ("translate:es", "translate:fr", "translate:de"), shuffled=True)
+TED = Reader(read, ("translate:es", "translate:fr", "translate:de"), shuffled=True, quoted=False)

@@ -1,0 +1,1 @@
+"""The workflows as functions: what the commands and `import onepass` call."""
