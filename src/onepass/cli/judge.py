@@ -131,9 +131,8 @@ def judge(
         )
     questions = collect(folder, chosen, Choice(only or (), splits or (), limit, corpus))
     todo = len(questions.open)
-    note(
-        f"{questions.predictions} outputs, {len(questions.prompts)} of them different, {todo} to ask"
-    )
+    different = len(questions.prompts)
+    note(f"{questions.predictions} outputs, {different} of them different, {todo} to ask")
     try:
         with counting("asked", todo) as progress:
             failed = ask_open(questions, progress)

@@ -205,7 +205,7 @@ def print_answers(texts: list[Text], done: Answers) -> None:
 def converse(engine: "Engine", request: Request, max_new_tokens: int) -> None:
     """Answer the texts typed, until the input ends or Ctrl-C comes twice at the prompt."""
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # reported when the text is complete
+        sys.stdin.reconfigure(errors="replace")
     note(f"{request.composition} ({request.mode}); compositions: {compositions(engine)}\n{HELP}")
     note("Write or paste a conversation; an empty line ends it.")
     dropped = False
@@ -243,11 +243,6 @@ def reply(engine: "Engine", request: Request, text: str, max_new_tokens: int) ->
     live = sys.stdout.isatty()
     take = show if live else lambda piece: None  # always streamed, so that Ctrl-C stops it
     try:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            line = error.object[: error.end].rpartition("\n")[2]
-            raise OnepassError(f"this line is not UTF-8: {line!a}; write the text again") from error
         answer = engine.run(request.composition, text, request.mode, max_new_tokens, take)
     except KeyboardInterrupt:
         note("\ninterrupted")
