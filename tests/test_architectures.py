@@ -35,7 +35,7 @@ from onepass.tasks.book import parse_task
 from onepass.tasks.example import Example
 
 TASK = parse_task("summarize+translate:es")
-FAST = TrainOptions(max_steps=2, batch_size=4, learning_rate=2e-2, dtype="float32")
+FAST = TrainOptions(max_steps=2, batch_size=4, learning_rate=2e-2, precision="float32")
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -126,7 +126,7 @@ def test_the_whole_path(
     examples = [
         Example(str(i), f"Ana: Tea at {i}?\nBen: Yes.", (f"Té a las {i}.",)) for i in range(8)
     ]
-    options = {"max_steps": 2, "batch_size": 4, "dtype": "float32", "learning_rate": 5e-2}
+    options = {"max_steps": 2, "batch_size": 4, "precision": "float32", "learning_rate": 5e-2}
     found = METHODS.get(method)
     setting = Setting(base, TASK, adapters, examples, options=options if found.learns else {})
     before = logits(base)

@@ -33,7 +33,7 @@ COVERED = {
     "qwen2-vl": f"14 layers: {LLAMA} in 2 blocks",
     "qwen2.5-vl": f"14 layers: {LLAMA} in 2 blocks",
 }
-FAST = TrainOptions(max_steps=2, batch_size=2, learning_rate=5e-2, dtype="float32")
+FAST = TrainOptions(max_steps=2, batch_size=2, learning_rate=5e-2, precision="float32")
 ROWS = [Example(str(i), f"Ana: Tea at {i}?", (f"At {i}.",)) for i in range(4)]
 
 

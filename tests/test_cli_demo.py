@@ -8,7 +8,8 @@ import pytest
 from cli_kit import onepass, save_adapters
 from conftest import MakeAdapter
 from onepass.adapters.composition import load_composition
-from onepass.cli import demo
+from onepass.api import demo
+from onepass.cli.demo import show
 
 
 def test_the_demo_compares_shows_and_leaves_compositions_to_run(
@@ -27,7 +28,8 @@ def test_the_demo_compares_shows_and_leaves_compositions_to_run(
         validation=2,
         options={"max_steps": 2, "batch_size": 2},
     )
-    demo.compare(ingredients, Path("out"), 4, max_new_tokens=24)
+    out = Path("out")
+    show(demo.compare(ingredients, out, 4, max_new_tokens=24), out)
     shown = capsys.readouterr().out
     table = {line.split("\t")[0]: line.split("\t")[1:] for line in shown.splitlines()}
     for method in demo.COMPARED:

@@ -12,9 +12,9 @@ from cli_kit import FAST, TASK, conversations, onepass, save_adapters, write_row
 from conftest import MakeAdapter
 from onepass.adapters.adapter import load_adapter
 from onepass.adapters.composition import cost, load_composition
+from onepass.api.outputs import resumable
 from onepass.cli import pretrain as command
 from onepass.cli.options import parse_count
-from onepass.cli.outputs import resumable
 from onepass.core.errors import OnepassError
 from onepass.model.load import Base, load_base
 from onepass.model.training import fit

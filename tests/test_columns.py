@@ -28,7 +28,7 @@ from onepass.tasks.example import Example
 TASK = "summarize+translate:es"
 TASKS = [parse_task(part) for part in TASK.split("+")]
 QUICK = TrainOptions(
-    learning_rate=0.02, max_steps=40, batch_size=4, eval_every=None, dtype="float32"
+    learning_rate=0.02, max_steps=40, batch_size=4, eval_every=None, precision="float32"
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cli_kit import listing
-from onepass.cli.outputs import check_writable
+from onepass.api.outputs import check_writable
 from onepass.core.errors import OnepassError
 from onepass.core.files import (
     atomic_file,

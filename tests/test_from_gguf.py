@@ -119,19 +119,41 @@ def test_a_cut_file_is_refused(file: Path, cache: Path, size: int) -> None:
     assert not cache.exists() or not list(cache.iterdir())
 
 
-def test_an_architecture_that_cannot_be_read_is_refused_with_those_that_can(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("architecture", "parts", "words"),
+    [
+        ("clip", 1, r"of architecture clip, which .* it reads .*gemma3, .*qwen2"),
+        ("t5", 1, r"of architecture t5, which .* it reads .*gemma3, .*qwen2"),
+        ("llama", 3, r"is one of 3 parts; join them with .*llama-gguf-split --merge"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_with_what_can(
+    architecture: str, parts: int, words: str, tmp_path: Path
 ) -> None:
     import gguf
 
-    for architecture in ("clip", "t5"):
-        writer = gguf.GGUFWriter(tmp_path / "x.gguf", architecture)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        with pytest.raises(OnepassError, match=f"architecture {architecture}, .*gemma3, .*qwen2"):
-            check_loadable(tmp_path / "x.gguf")
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", architecture)
+    writer.add_uint16("split.count", parts)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(OnepassError, match=words):
+        check_loadable(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize(
+    ("kind", "factors", "words"),
+    [("yarn", [], "yarn"), ("none", ["rope_factors_long.weight"], "rope_factors_long")],
+)
+def test_a_rotary_scaling_that_transformers_does_not_read_is_refused(
+    kind: str, factors: list[str], words: str, base: Base
+) -> None:
+    metadata = {
+        "general.architecture": "llama", "llama.rope.scaling.type": kind, "factors": factors,
+    }  # fmt: skip
+    with pytest.raises(OnepassError, match=rf"does not read its rotary scaling \({words}"):
+        from_gguf._restore_rotary(base.model, Path("x.gguf"), metadata)
 
 
 def test_the_missing_package_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,7 @@ ANSWERS = {
     ),
     "unreachable": (
         LocalEntryNotFoundError("cannot find the file in the cache"),
-        ["hf download acme/chat --local-dir FOLDER", "name that FOLDER"],
+        ["hf download acme/chat --local-dir acme/chat", "name that"],
     ),
 }
 

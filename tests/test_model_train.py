@@ -18,7 +18,7 @@ from onepass.model.training.state import STATE
 torch.manual_seed(1)
 DATA = [(torch.randn(3), torch.randn(())) for _ in range(12)]
 OPTIONS = TrainOptions(
-    learning_rate=0.05, epochs=5, batch_size=1, eval_every=7, patience=None, dtype="float32"
+    learning_rate=0.05, epochs=5, batch_size=1, eval_every=7, patience=None, precision="float32"
 )
 Item = tuple[Tensor, Tensor]
 
@@ -137,7 +137,7 @@ def test_ctrl_c_waits_for_the_end_of_an_optimiser_step() -> None:
 
 def test_accumulation_is_a_larger_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = Toy(), Toy()
-    options = TrainOptions(learning_rate=0.05, max_steps=3, accumulation=4, dtype="float32")
+    options = TrainOptions(learning_rate=0.05, max_steps=3, accumulation=4, precision="float32")
     whole = lambda b: (((b[0] @ one.weight + one.bias - b[1]) ** 2).sum(), 2)  # noqa: E731
     monkeypatch.setattr(one, "loss", whole)
     one.fit(options, validation=[])
@@ -148,7 +148,7 @@ def test_accumulation_is_a_larger_batch(monkeypatch: pytest.MonkeyPatch) -> None
 
     order = torch.randperm(len(DATA), generator=torch.Generator().manual_seed(0)).tolist()
     fours = [[DATA[i] for i in order[n : n + 4]] for n in range(0, len(order), 4)]
-    single = TrainOptions(learning_rate=0.05, max_steps=3, dtype="float32")
+    single = TrainOptions(learning_rate=0.05, max_steps=3, precision="float32")
     fit(two.parameters, all_of_four, lambda _: fours, [], single, progress=False)
     assert one.values() == pytest.approx(two.values(), abs=1e-6)
 
@@ -215,7 +215,7 @@ def test_nothing_to_train_on_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("learning_rate", 0.0), ("epochs", float("nan")), ("batch_size", 0), ("max_steps", 0),
-     ("warmup_ratio", 1.0), ("clip", -1.0), ("dtype", "int8"), ("patience", 0)],
+     ("warmup_ratio", 1.0), ("clip", -1.0), ("precision", "int8"), ("patience", 0)],
 )  # fmt: skip
 def test_options_out_of_range_are_named(name: str, value: Any) -> None:
     with pytest.raises(OnepassError, match=f"training option {name} is"):

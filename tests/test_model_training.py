@@ -33,7 +33,7 @@ from onepass.tasks.example import Example
 TASK = "summarize+translate:es"
 QUICK = TrainOptions(
     learning_rate=0.02, max_steps=12, batch_size=4, eval_every=4, patience=None, clip=None,
-    dtype="float32",
+    precision="float32",
 )  # fmt: skip
 KINDS: list[tuple[Kind, Form]] = [("lc", "output"), ("lc", "column"), ("lc++", "lowrank")]
 
@@ -197,7 +197,7 @@ def test_only_the_calibration_changes_and_it_acts_folded_as_in_training(
 def test_bfloat16_trains_nearly_the_same(
     base: Base, merge: Pass, examples: list[Example], kind: Kind, form: Form
 ) -> None:
-    options = replace(QUICK, dtype="bfloat16")
+    options = replace(QUICK, precision="bfloat16")
     wide, narrow = (
         history_of(calibrate(base, merge, examples, kind=kind, form=form, options=each))
         for each in (QUICK, options)

@@ -98,7 +98,7 @@ class Pass:
     shots: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Composition:
     """Passes over one base, each reading the output of the one before; made by `method`.
 
@@ -121,6 +121,12 @@ class Composition:
                 check_adapter(weighted.adapter, self.base)
             if pass_.calibration is not None:
                 check_calibration(pass_.calibration, self.base)
+
+    def __repr__(self) -> str:
+        taken = cost(self)
+        passes = f"{taken.passes} pass{'es' if taken.passes > 1 else ''}"
+        extra = f"{taken.extra_parameters:,} extra parameters"
+        return f"Composition({self.task}, {self.method}, {passes}, {extra}, base {self.base.name})"
 
     @property
     def history(self) -> History | None:

@@ -115,7 +115,8 @@ class _Counter:
         return self._known[task]
 
     def of(self, task: Task, examples: Sequence[Example]) -> tuple[float, float, float]:
-        prompts = prompt_ids(self._tokenizer, [build_prompt(task, e.input) for e in examples])
+        messages = [build_prompt(task, example.input) for example in examples]
+        prompts = prompt_ids(self._tokenizer, messages, task.system)
         targets = text_ids(self._tokenizer, [example.target for example in examples])
         longest = self._recipe.max_new_tokens
         return (

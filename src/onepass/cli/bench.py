@@ -1,10 +1,9 @@
 """`onepass bench`: run the cells of a recipe that are not yet done."""
 
-import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +14,7 @@ from onepass.cli.plan import print_plan
 
 if TYPE_CHECKING:
     from onepass.adapters.adapter import Adapter
-    from onepass.bench.recipe import Recipe
-    from onepass.bench.workers import Event, Failed
+    from onepass.bench.workers import Event
 
 FAILED = 1
 
@@ -79,44 +77,39 @@ def bench(
       onepass bench recipes/paper/all.yaml --plan
       onepass bench recipes/paper/all.yaml --set base=MODEL_FOLDER --out runs/model
     """
-    from onepass.bench.adapters import missing, with_places
-    from onepass.bench.bench import make_plan, run_bench
-    from onepass.bench.cells import methods_like
-    from onepass.bench.changes import changed_text
-    from onepass.bench.recipe import recipe_from
-    from onepass.bench.workers import in_processes, in_this_process
-    from onepass.core.files import read_text
+    from onepass.api.benching import default_workers, open_bench
     from onepass.model.load import check_loadable
 
-    text = changed_text(read_text(recipe), recipe, changes or ())
-    loaded = recipe_from(text, recipe)
-    folder = out or Path("runs") / loaded.name
-    loaded = with_places(loaded, folder)
-    again = methods_like(loaded, redo or ())
+    found = open_bench(recipe, out, only=only or (), redo=redo or (), changes=changes or ())
+    wanted, folder = found.recipe, found.folder
     console = Console(stderr=True)
     if workers is None:
-        workers = 1 if _on_gpu(loaded.device) else os.cpu_count() or 1
+        workers = default_workers(wanted.device)
     if plan_only:
-        plan = make_plan(loaded, folder, only or (), again)
-        print_plan(loaded, folder, plan, only or (), flops, max(workers, 1))
+        print_plan(wanted, folder, found.plan(), only or (), flops, max(workers, 1))
         return
-    check_loadable(loaded.base, loaded.device, loaded.dtype, loaded.quantization)
-    if untrained := missing(loaded, only or ()):
-        console.print(
-            f"{loaded.name}: training adapters first, for {', '.join(untrained)}", soft_wrap=True
-        )
-        _train(loaded, text, folder, only or (), console)
-    plan = make_plan(loaded, folder, only or (), again)
-    console.print(
-        f"{loaded.name}: {plan.cells} cells, {plan.done} of them done already", soft_wrap=True
-    )
-    if plan.changed:
-        console.print(plan.changed, style="yellow", markup=False, soft_wrap=True)
-    backend = in_processes(workers) if workers else in_this_process
-    events = run_bench(plan, loaded, text, folder, backend)
+    check_loadable(wanted.base, wanted.device, wanted.dtype, wanted.quantization)
+
+    def trained(task: str, adapter: "Adapter") -> None:
+        loss = adapter.card["validation_loss"]
+        validated = "" if loss is None else f", validation loss {loss:.4f} nats per token"
+        console.print(f"adapter {task}: {adapter.card['steps']} steps{validated}", soft_wrap=True)
+
     try:
-        with closing(events):
-            failures = _follow(events, plan.cells, plan.done, console)
+        if untrained := found.untrained():
+            console.print(
+                f"{wanted.name}: training adapters first, for {', '.join(untrained)}",
+                soft_wrap=True,
+            )
+            found.train(trained)
+        plan = found.plan()
+        console.print(
+            f"{wanted.name}: {plan.cells} cells, {plan.done} of them done already", soft_wrap=True
+        )
+        if plan.changed:
+            console.print(plan.changed, style="yellow", markup=False, soft_wrap=True)
+        with _following(plan.cells, plan.done, console) as on_event:
+            failures = found.run(plan, workers, on_event)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from here ({folder})") from None
     for failure in failures:
@@ -127,45 +120,18 @@ def bench(
     console.print(f"done; see them with: onepass report {folder}", soft_wrap=True)
 
 
-def _on_gpu(device: str) -> bool:
-    """Whether all workers would share a GPU, of whose memory each takes a base's share."""
-    import torch
-
-    return device.startswith("cuda") or (
-        device in ("auto", "balanced") and torch.cuda.is_available()
-    )
-
-
-def _train(
-    recipe: "Recipe", text: str, folder: Path, only: Sequence[str], console: Console
-) -> None:
-    """Train the adapters that are missing, one after the other."""
-    from onepass.bench.adapters import train_missing
-    from onepass.bench.runs import open_folder
-
-    open_folder(folder, recipe, text)
-
-    def on_done(task: str, adapter: "Adapter") -> None:
-        loss = adapter.card["validation_loss"]
-        validated = "" if loss is None else f", validation loss {loss:.4f} nats per token"
-        console.print(f"adapter {task}: {adapter.card['steps']} steps{validated}", soft_wrap=True)
-
-    try:
-        train_missing(recipe, folder, only, on_done)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"the same command goes on from here ({folder})") from None
-
-
-def _follow(events: "Iterator[Event]", total: int, done: int, console: Console) -> "list[Failed]":
-    """Show the progress until the events end; the failures."""
+@contextmanager
+def _following(total: int, done: int, console: Console) -> "Iterator[Callable[[Event], None]]":
+    """Show the progress while the block lasts; yields what takes the events."""
     from onepass.bench.workers import Failed, Finished, Progressed, Started
     from onepass.model.progress import progress_bar
 
-    failures: list[Failed] = []
     running: Counter[str] = Counter()
     outputs, began = 0, time.monotonic()
     with progress_bar("cells", total, start=done, console=console) as update:
-        for event in events:
+
+        def on_event(event: "Event") -> None:
+            nonlocal outputs, running, done
             match event:
                 case Started(job):
                     running[job.title] += 1
@@ -179,8 +145,8 @@ def _follow(events: "Iterator[Event]", total: int, done: int, console: Console) 
                     console.print(f"{job.title}: {said}{speed}", markup=False, highlight=False)
                 case Failed(job, message, _):
                     running -= Counter([job.title])
-                    failures.append(event)
                     console.print(f"{job.title}: failed, {message}", markup=False)
             rate = outputs / max(time.monotonic() - began, 1e-9)
             update(done, f"{rate:.1f} outputs/s, running: {', '.join(running)}")
-    return failures
+
+        yield on_event

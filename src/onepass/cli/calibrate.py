@@ -1,37 +1,23 @@
 """`onepass calibrate`: a composition for a compositional task, from adapters and examples of it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from onepass.cli import options as o
-from onepass.cli.inputs import load_adapters, read_splits, torch_dtype
-from onepass.cli.outputs import check_writable, resumable
 from onepass.cli.show import describe_cost, note
-from onepass.core.errors import OnepassError
-from onepass.core.registry import unknown
-from onepass.tasks.book import parse_task
-from onepass.tasks.corpus import load_corpus
-from onepass.tasks.task import slug
-
-METHOD_OF = {
-    ("lc++", None): "lc++",
-    ("lc", None): "lc",
-    ("lc", "output"): "lc",
-    ("lc", "column"): "lc-column",
-}
-"""The method that a --kind and a --form name."""
 
 
 def calibrate(
     task: o.TaskName,
-    model: o.Model = "tiny",
+    tasks: o.TasksFile = None,
+    model: o.FoundModel = None,
     adapters: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            help="PEFT adapters, one for each part of the task, in its order; "
-            "for the base tiny by default the embedded ones."
+            help="PEFT adapters, folders or hub names, one for each part of the task, in its "
+            "order; for the base tiny by default the embedded ones."
         ),
     ] = None,
     data: Annotated[
@@ -39,7 +25,7 @@ def calibrate(
         typer.Option(
             "--data",
             "--corpus",
-            help="smalltown, or a file or folder of input and target. See docs/data.md.",
+            help="Examples of the task: smalltown, or a file or folder of rows. See docs/data.md.",
             rich_help_panel=o.DATA,
         ),
     ] = "smalltown",
@@ -87,70 +73,34 @@ def calibrate(
     Examples:
       onepass calibrate summarize+translate:es
       onepass calibrate summarize+translate:es --kind lc --examples 2000 --test 100
-      onepass calibrate summarize+tone:witty --model MODEL_FOLDER
-          --adapters SUMMARIZE_ADAPTER WITTY_ADAPTER --data examples.jsonl
+      onepass calibrate summarize+tone:witty --adapters SUMMARIZE_ADAPTER WITTY_ADAPTER
+          --data examples.jsonl
+      onepass calibrate title+translate:it --tasks tasks.yaml --adapters TITLE ITALIAN
+          --data both.csv --columns input=text target=titolo
       onepass calibrate reply+translate:de --base-quantization q4_0
     """
-    wanted = parse_task(task)
-    if kind not in ("lc", "lc++"):
-        raise unknown("calibration kind", kind, ["lc", "lc++"])
-    if (kind, form) not in METHOD_OF:
-        raise OnepassError(f"{kind} has no form {form!r}; lc is output or column, lc++ takes none")
-    if kind == "lc" and rank is not None:
-        raise OnepassError("--rank says nothing about --kind lc, whose biases have none")
-    method = METHOD_OF[kind, form]
+    from onepass.api.make import calibrate as calibrate_adapters
+    from onepass.api.make import calibration_method
+    from onepass.api.resolve import as_task
+    from onepass.api.use import load
+    from onepass.cli.held_out import print_card_scores
+    from onepass.tasks.task import slug
+
+    wanted, renamed = as_task(task, tasks), o.parse_columns(columns)
+    method = calibration_method(kind, form, rank)
     out = out or Path("runs", "compositions", f"{slug(wanted.name)}-{method}")
-    check_writable(out)
-    source = load_corpus(data, o.parse_columns(columns))
-
-    from dataclasses import replace
-
-    from onepass import __version__
-    from onepass.adapters.composition import (
-        COMPOSITION_FILES,
-        cost,
-        load_composition,
-        save_composition,
-    )
-    from onepass.adapters.storage import check_replaceable
-    from onepass.cli.held_out import print_scores
-    from onepass.methods import METHODS, Setting
-    from onepass.model.load import check_loadable, load_base
-    from onepass.model.training.options import TrainOptions
-
-    check_replaceable(out, COMPOSITION_FILES)
-    saved_as = torch_dtype(save_as)
-    check_loadable(model, device, dtype, quantization)
-    options: dict[str, Any] = {
-        "epochs": epochs, "max_steps": steps, "batch_size": batch_size,
-        "accumulation": accumulation, "weight_decay": weight_decay, "eval_every": eval_every,
-        "patience": patience, "max_tokens": max_tokens, "dtype": precision,
-    }  # fmt: skip
-    if learning_rate is not None:
-        options["learning_rate"] = learning_rate
-    TrainOptions(**options, seed=seed)  # what is wrong with one should show before the work
-    if rank is not None:
-        options["rank"] = rank
-    parts = load_adapters(wanted, model, adapters or [])
-    training, held_out, tested = read_splits(
-        source, wanted, train=examples, validation=validation, test=test
-    )
-    base = load_base(model, device, dtype, quantization)
-    with resumable(out) as state:
-        setting = Setting(
-            base, wanted, parts, training, held_out, options, seed, state, progress=True
-        )
-        composition = METHODS.get(method).build(setting)
-        made = {
-            "data": source.name, "base_quantization": quantization, "onepass": __version__,
-        }  # fmt: skip
-        composition = replace(composition, card={**composition.card, **made})
-        save_composition(composition, out, saved_as)
-    saved = load_composition(out)
-    loss = composition.card["training"]["validation_loss"]
+    calibrate_adapters(
+        wanted, adapters, data, kind=kind, form=form, rank=rank,
+        base="tiny" if model is None and not adapters else model,
+        validation=validation, examples=examples, test=test, columns=renamed, seed=seed, out=out,
+        save_as=save_as, device=device, dtype=dtype, quantization=quantization,
+        learning_rate=learning_rate, epochs=epochs, max_steps=steps, batch_size=batch_size,
+        accumulation=accumulation, weight_decay=weight_decay, eval_every=eval_every,
+        patience=patience, max_tokens=max_tokens, precision=precision,
+    )  # fmt: skip
+    saved = load(out)
+    loss = saved.card["training"]["validation_loss"]
     validated = "" if loss is None else f"; validation loss {loss:.4f} nats per token"
-    note(f"{out}: {describe_cost(cost(saved))}{validated}")
-    where = "" if model == "tiny" else f" --model {model}"
-    note(f"run it: onepass generate {out}{where} --input FILE")
-    if tested:
-        print_scores(base, saved, wanted, tested)
+    note(f"{out}: {describe_cost(saved.cost)}{validated}")
+    note(f"run it: onepass generate {out} --input FILE")
+    print_card_scores(saved.card)

@@ -6,16 +6,17 @@ from typing import Annotated
 
 import typer
 
-from onepass.cli.options import Columns, CorpusName, TaskName, parse_columns
-from onepass.cli.outputs import check_writable
+from onepass.api.outputs import check_writable
+from onepass.api.resolve import as_task
+from onepass.cli.options import Columns, CorpusName, TaskName, TasksFile, parse_columns
 from onepass.cli.show import note
 from onepass.core.files import to_jsonl
-from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import example_rows, load_corpus, write_examples
 
 
 def data_export(
     task: TaskName,
+    tasks: TasksFile = None,
     corpus: CorpusName = "smalltown",
     columns: Columns = None,
     split: Annotated[
@@ -34,7 +35,7 @@ def data_export(
       onepass data export reply --split test --limit 100 --out test.jsonl
       onepass data export summarize --corpus dialogsum:DIALOGSUM_FOLDER --out train.jsonl
     """
-    wanted = parse_task(task)
+    wanted = as_task(task, tasks)
     if out != "-":
         check_writable(Path(out), folder=False)
     examples = load_corpus(corpus, parse_columns(columns)).examples(wanted, split, limit)

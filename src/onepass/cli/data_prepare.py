@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from onepass.api.outputs import check_writable
 from onepass.cli import options as o
-from onepass.cli.outputs import check_writable
 from onepass.cli.show import note, print_table
 from onepass.core.errors import OnepassError
 
@@ -37,6 +37,14 @@ def data_prepare(
         typer.Option(
             help="Compositional tasks; by default, or for `all`, those of the benchmark that the "
             "corpus has main-task examples for.",
+            rich_help_panel=o.DATA,
+        ),
+    ] = None,
+    tasks_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--tasks-file",
+            help="A YAML file of tasks of your own; see docs/tasks.md.",
             rich_help_panel=o.DATA,
         ),
     ] = None,
@@ -151,17 +159,18 @@ def data_prepare(
     """
     check_writable(out)
 
+    from onepass.api.resolve import as_tasks
     from onepass.model.load import check_machine
     from onepass.prepare.labeller import Options
     from onepass.prepare.prepare import CACHE, Plan, prepare
     from onepass.prepare.sets import HEADER
     from onepass.serve.endpoint import Endpoint
-    from onepass.tasks.benchmark import SINGLE_TASKS, TRANSLATIONS
-    from onepass.tasks.book import parse_task
     from onepass.tasks.corpus import SPLITS
 
     check_machine(device, "auto", "none")
-    languages = [part.partition(":")[2] for part in TRANSLATIONS]
+    book = as_tasks(tasks_file)
+    singles = [book.parse(name) for name in book.names() if "+" not in name]
+    languages = [task.language for task in singles if task.role == "auxiliary" and task.language]
     server = endpoint and Endpoint(
         endpoint,
         endpoint_model,
@@ -175,7 +184,7 @@ def data_prepare(
     )
     plan = Plan(
         corpora=corpus or ["smalltown"],
-        tasks=None if tasks in (None, [], ["all"]) else [parse_task(name) for name in tasks or []],
+        tasks=None if tasks in (None, [], ["all"]) else [book.parse(name) for name in tasks or []],
         labellers={
             kind: name
             for kind, name in (("translate", translate_with), ("tone", tone_with))
@@ -194,7 +203,9 @@ def data_prepare(
         model=model,
         adapters={
             part: Path(folder)
-            for part, folder in _named("--adapters", adapters, SINGLE_TASKS).items()
+            for part, folder in _named(
+                "--adapters", adapters, [task.name for task in singles]
+            ).items()
         },
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,

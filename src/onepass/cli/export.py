@@ -1,6 +1,5 @@
-"""`onepass export`: a composition for other runtimes."""
+"""`onepass export`: a composition, or an adapter, for other runtimes."""
 
-import json
 import shlex
 from enum import StrEnum
 from pathlib import Path
@@ -8,22 +7,10 @@ from typing import Annotated
 
 import typer
 
-from onepass.cli.device_set import (
-    NO_ADAPTERS,
-    AdapterType,
-    BaseType,
-    Merged,
-    base_of,
-    base_path,
-    named_compositions,
-    note_rounding,
-    show_set,
-)
-from onepass.cli.inputs import torch_dtype
-from onepass.cli.options import refuse
-from onepass.cli.outputs import check_writable
+from onepass.api.outputs import check_writable
+from onepass.cli import options as o
+from onepass.cli.device_set import NO_ADAPTERS, AdapterType, BaseType, Merged, show_set
 from onepass.cli.show import note
-from onepass.core.errors import OnepassError
 
 
 class Target(StrEnum):
@@ -36,9 +23,12 @@ class Target(StrEnum):
 
 def export(
     ctx: typer.Context,
-    compositions: Annotated[
-        list[Path],
-        typer.Argument(metavar="COMPOSITION...", help="Folders that `calibrate` wrote."),
+    whats: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="COMPOSITION|ADAPTER...",
+            help="Folders that `calibrate`, `train` or `merge` wrote, or any PEFT adapters.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
     target: Annotated[
@@ -50,12 +40,9 @@ def export(
             "mlx: one adapter for mlx-lm; vllm: adapters and the command that serves them.",
         ),
     ] = Target.peft,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", help="The base, for all but peft; by default the composition's."
-        ),
-    ] = None,
+    task: o.OneTask = None,
+    tasks: o.TasksFile = None,
+    model: o.FoundModel = None,
     base_type: BaseType = "f16",
     adapter_type: AdapterType = None,
     merged: Merged = False,
@@ -83,76 +70,44 @@ def export(
     Examples:
       onepass export COMPOSITION --out adapter
       onepass export COMPOSITION --out model --format merged --model MODEL_FOLDER
+      onepass export ADAPTER --task summarize --out device --format gguf
       onepass export COMPOSITION OTHER --out device --format gguf --base-type q4_0
       onepass export COMPOSITION --out mlx --format mlx
       onepass export COMPOSITION OTHER --out served --format vllm && served/serve.sh
     """
     check_writable(out)
-    if len(compositions) > 1 and target not in (Target.gguf, Target.vllm):
-        raise OnepassError(
-            f"{target} holds one composition, found {len(compositions)}; export them one by one, "
-            "or together as gguf or vllm"
-        )
     about = f"says nothing about --format {target}"
     if target is Target.gguf:
-        refuse(ctx, ["save_as"], f"{about}; see --base-type and --adapter-type")
+        o.refuse(ctx, ["save_as"], f"{about}; see --base-type and --adapter-type")
         if merged:
-            refuse(ctx, ["adapter_type"], NO_ADAPTERS)
+            o.refuse(ctx, ["adapter_type"], NO_ADAPTERS)
     else:
-        refuse(ctx, ["base_type", "adapter_type", "merged"], f"{about}; see --save-as")
-    if target is Target.peft:
-        refuse(ctx, ["model"], f"{about}, which needs no base")
+        o.refuse(ctx, ["base_type", "adapter_type", "merged"], f"{about}; see --save-as")
 
-    from onepass.adapters.adapter import ADAPTER_FILES
-    from onepass.adapters.composition import load_composition
-    from onepass.adapters.storage import check_replaceable
-    from onepass.export import export_gguf, export_merged, export_mlx, export_peft, export_vllm
-    from onepass.export.gguf.device_set import SET_FILES
-    from onepass.export.merged import MODEL_FILES
-    from onepass.export.mlx import MLX_FILES, unread_by_mlx
-    from onepass.export.vllm import vllm_files
+    from onepass.api.exporting import export as export_all
+    from onepass.api.exporting import named_by_folder
 
-    files = {
-        Target.peft: ADAPTER_FILES, Target.merged: MODEL_FILES, Target.gguf: SET_FILES,
-        Target.mlx: MLX_FILES, Target.vllm: vllm_files(out),
-    }  # fmt: skip
-    check_replaceable(out, files[target])
-    if target is Target.gguf:
-        from onepass.export.manifest import types_of_set
-
-        types = types_of_set(base_type, adapter_type)
-        named = named_compositions(compositions)
-        note_rounding(named, types[0])
-        base = base_of(named, model)
-        manifest = export_gguf(named, base, out, *types, merged=merged, told=note)
-        show_set(out, manifest)
+    written = export_all(
+        named_by_folder(whats), target.value, out, base=model, task=task, tasks=tasks,
+        save_as=save_as, base_type=base_type, adapter_type=adapter_type, merged=merged, told=note,
+    )  # fmt: skip
+    for remark in written.remarks:
+        note(f"note: {remark}")
+    if written.manifest is not None:
+        show_set(out, written.manifest)
         return
-    dtype = torch_dtype(save_as)
     if target is Target.vllm:
-        named = named_compositions(compositions)
-        where = model or next(iter(named.values())).base.name
-        command = export_vllm(named, out, base_path(where), dtype)
         note(f"{out}: run {out / 'serve.sh'}, which is this, in that folder:")
-        typer.echo(command)
+        typer.echo(written.command)
         return
-    composed = load_composition(compositions[0])
-    if target is Target.peft:
-        export_peft(composed, out, dtype)
-    elif target is Target.mlx:
-        where = base_path(model or composed.base.name)
-        unread = unread_by_mlx(Path(where))
-        export_mlx(composed, out, dtype)
-        if unread:
-            note(
-                "note: mlx-lm 0.32 does not read rope_parameters; without these fields in "
-                f"{where}/config.json it runs another model, or none: {json.dumps(unread)[1:-1]}"
-            )
+    (pass_,) = written.passes
+    prompt = pass_.task.message("{text}")
+    if target is Target.mlx:
         # mlx-lm takes \\n in --prompt for the end of a line.
-        prompt = composed.passes[0].task.message("TEXT").replace("\n", "\\n")
-        options = ["--model", where, "--adapter-path", str(out), "--prompt", prompt]
-        note(f"{out}: run it: {shlex.join(['mlx_lm.generate', *options])}")
-    else:
-        # In float32, so that the sum is rounded once only, when it is saved.
-        export_merged(composed, base_of({"": composed}, model), out, dtype)
+        words = ["--model", written.base, "--adapter-path", str(out)]
+        words += ["--prompt", pass_.task.message("TEXT").replace("\n", "\\n")]
+        note(f"{out}: run it: {shlex.join(['mlx_lm.generate', *words])}")
     note(f"{out}: ask it like this, with the text in the place of {{text}}:")
-    typer.echo(composed.passes[0].task.message("{text}"))
+    if pass_.task.system:
+        note(f"system message: {pass_.task.system}")
+    typer.echo(prompt)

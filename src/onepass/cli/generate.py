@@ -1,4 +1,4 @@
-"""`onepass generate`: a composition on the user's own text."""
+"""`onepass generate`: a composition, or an adapter, on the user's own text."""
 
 import sys
 from collections.abc import Sequence
@@ -8,21 +8,8 @@ from typing import Annotated
 
 import typer
 
-from onepass.cli.options import (
-    SERVER,
-    Columns,
-    Concurrency,
-    Device,
-    Dtype,
-    EndpointUrl,
-    MaxNewTokens,
-    Quantization,
-    Retries,
-    Timeout,
-    parse_columns,
-    refuse,
-)
-from onepass.cli.outputs import check_writable
+from onepass.api.outputs import check_writable
+from onepass.cli import options as o
 from onepass.cli.show import counting, note
 from onepass.core.errors import OnepassError
 from onepass.core.files import to_jsonl, write_text
@@ -42,8 +29,13 @@ class Format(StrEnum):
 
 def generate(
     ctx: typer.Context,
-    composition: Annotated[
-        Path, typer.Argument(metavar="COMPOSITION", help="A folder that `calibrate` wrote.")
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="COMPOSITION|ADAPTER",
+            help="A folder that `calibrate`, `train` or `merge` wrote, any adapter in PEFT's "
+            "format, or an adapter's hub name.",
+        ),
     ],
     input: Annotated[
         str, typer.Option("--input", "-i", help="A UTF-8 file, or - for standard input.")
@@ -55,52 +47,52 @@ def generate(
             "auto: rows for a name in .jsonl, .json, .csv, .tsv or .parquet, otherwise text."
         ),
     ] = Format.auto,
-    columns: Columns = None,
+    columns: o.Columns = None,
+    task: o.OneTask = None,
+    tasks: o.TasksFile = None,
     out: Annotated[str, typer.Option("--out", "-o", help="A file, or - to print.")] = "-",
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="The base; by default the one in the composition."),
-    ] = None,
-    max_new_tokens: MaxNewTokens = 128,
+    model: o.FoundModel = None,
+    max_new_tokens: o.LongestOutput = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts at a time.")] = 64,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantization: Quantization = "none",
-    endpoint: EndpointUrl = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    quantization: o.Quantization = "none",
+    endpoint: o.EndpointUrl = None,
     served: Annotated[
         list[str] | None,
-        typer.Option(help="The server's name for each pass.", rich_help_panel=SERVER),
+        typer.Option(help="The server's name for each pass.", rich_help_panel=o.SERVER),
     ] = None,
-    concurrency: Concurrency = 4,
-    timeout: Timeout = 60.0,
-    retries: Retries = 5,
+    concurrency: o.Concurrency = 4,
+    timeout: o.Timeout = 60.0,
+    retries: o.Retries = 5,
 ) -> None:
-    """Run a composition on your own text.
+    """Run a composition, or an adapter, on your own text.
 
     A conversation is best written with a turn per line, "Name: what is said". One too long for
-    the base loses its oldest turns, which is told. Rows give JSON lines of id and prediction,
-    as `onepass score` reads them.
+    the base loses its oldest turns, with a note. Rows give JSON lines of id and prediction, as
+    `onepass score` reads them.
 
     With --endpoint a server does it, as set up by `onepass export --format vllm`, or any that
     knows each pass by a model name. It is not asked to shorten texts: one that it refuses
-    is told, and its output is empty.
+    is noted, and its output is empty.
 
     \b
     Examples:
       onepass generate COMPOSITION --input conversation.txt
+      onepass generate ADAPTER --task summarize --input conversation.txt
       onepass generate COMPOSITION --input test.jsonl --out predictions.jsonl
       onepass generate COMPOSITION --input test.jsonl
           --endpoint http://127.0.0.1:8000/v1 --served NAME
       printf 'Ana: Tea at five?\\nBen: Yes!' | onepass generate COMPOSITION -i -
     """
     if endpoint is None:
-        refuse(
+        o.refuse(
             ctx, ["served", "concurrency", "timeout", "retries"],
             "is about a server; give its --endpoint, too",
         )  # fmt: skip
     else:
-        refuse(
-            ctx, ["model", "batch_size", "device", "dtype", "quantization"],
+        o.refuse(
+            ctx, ["model", "batch_size", "device", "dtype", "quantization", "task", "tasks"],
             "says nothing about a server, which has its own model and machine",
         )  # fmt: skip
         if not served:
@@ -109,38 +101,22 @@ def generate(
     if out != "-":
         check_writable(Path(out), folder=False)
     texts = read_input(input, format, columns)
-
-    from onepass.adapters.composition import check_base, load_composition
-
-    composed = load_composition(composition)
     inputs = [text.text for text in texts]
-    total = len(texts) * len(composed.passes)
-    if endpoint is not None and served:
-        from onepass.serve.endpoint import Endpoint
-        from onepass.serve.served import run_served
 
-        server = Endpoint(
-            endpoint, served[0], concurrency=concurrency, timeout=timeout, retries=retries
-        )
-        with counting(composed.task.name, total) as progress:
-            done = run_served(composed, server, served, inputs, max_new_tokens, progress)
-    else:
-        from onepass.model.generate import run
-        from onepass.model.load import check_machine, load_base
+    from onepass.api.use import load, outputs, served_outputs
 
-        check_machine(device, dtype, quantization)
-        try:
-            base = load_base(model or composed.base.name, device, dtype, quantization)
-        except OnepassError as error:
-            if model is not None:
-                raise
-            raise OnepassError(
-                f"{composition} was made for the base {composed.base.name}; "
-                f"say where that is with --model ({error})"
-            ) from error
-        check_base(composed, base.shape)
-        with counting(composed.task.name, total) as progress:
-            done = run(base, composed, inputs, max_new_tokens, batch_size, progress)
+    with counting("generating", len(texts)) as progress:
+        if endpoint is not None and served:
+            done = served_outputs(
+                load(what), inputs, endpoint, served, concurrency=concurrency, timeout=timeout,
+                retries=retries, max_new_tokens=max_new_tokens, progress=progress,
+            )  # fmt: skip
+        else:
+            done = outputs(
+                what, inputs, task=task, tasks=tasks, base=model, max_new_tokens=max_new_tokens,
+                batch_size=batch_size, device=device, dtype=dtype, quantization=quantization,
+                progress=progress,
+            )  # fmt: skip
     for text, notice in zip(texts, done.notices, strict=True):
         if notice:
             note(f"note: {text.id}: {notice}")
@@ -167,7 +143,7 @@ def read_input(input: str, format: Format, columns: list[str] | None) -> list[Te
     """The texts of a file, a folder, or (-) standard input; `OnepassError` if there is none."""
     if columns and format is not Format.jsonl:
         raise OnepassError(f"--columns is about rows; {input} is read as --format {format}")
-    return texts_of(STDIN if input == "-" else Path(input), parse_columns(columns), format)
+    return texts_of(STDIN if input == "-" else Path(input), o.parse_columns(columns), format)
 
 
 def write_output(out: str, format: Format, inputs: Sequence[Text], outputs: Sequence[str]) -> None:

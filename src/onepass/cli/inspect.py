@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onepass.cli.outputs import check_writable
+from onepass.api.outputs import check_writable
 from onepass.cli.show import note, print_table
 from onepass.core.optional import optional
 
@@ -22,7 +22,8 @@ FIGURES = ("cosine", "outputs", "inputs", "by_chance", "conflict")
 
 def inspect(
     adapters: Annotated[
-        list[Path], typer.Argument(metavar="ADAPTER...", help="Folders in PEFT's LoRA format.")
+        list[str],
+        typer.Argument(metavar="ADAPTER...", help="Folders in PEFT's LoRA format, or hub names."),
     ],
     heat_map: Annotated[
         Path | None,
@@ -46,24 +47,18 @@ def inspect(
         check_writable(heat_map, folder=False)
         optional("matplotlib", "plot", "--heat-map")
 
-    from onepass.adapters.adapter import load_adapter
-    from onepass.adapters.inspect import facts, hints, meet, pairs
-    from onepass.adapters.merging import check_mergeable
+    from onepass.api.use import inspect as inspect_adapters
 
-    loaded = [load_adapter(path) for path in adapters]
-    check_mergeable(loaded, force=True)
-    known = [facts(adapter) for adapter in loaded]
-    _print_facts(known, layers)
-    met = [(one, other, meet(one, other)) for one, other in pairs(loaded)]
-    by_name = {id(adapter): each for adapter, each in zip(loaded, known, strict=True)}
-    for one, other, meetings in met:
+    found = inspect_adapters(adapters)
+    _print_facts(found.facts, layers)
+    for (one, other, meetings), hints in zip(found.pairs, found.hints, strict=True):
         typer.echo(f"\n{one.name} and {other.name}")
         if meetings:
             _print_meetings(meetings, layers)
-        for hint in hints(by_name[id(one)], by_name[id(other)], meetings):
+        for hint in hints:
             typer.echo(f"  {hint}")
     if heat_map is not None:
-        _draw(met, heat_map)
+        _draw(found.pairs, heat_map)
 
 
 def _print_facts(known: "Sequence[Facts]", layers: bool) -> None:
@@ -98,7 +93,7 @@ def _print_meetings(meetings: "Mapping[str, Meeting]", layers: bool) -> None:
 def _draw(met: "Sequence[tuple[Adapter, Adapter, Mapping[str, Meeting]]]", path: Path) -> None:
     """One row of two maps per pair: layers by projections, for the cosine and the outputs."""
     from onepass.adapters.inspect import by_layer
-    from onepass.cli.heat_map import Panel, draw
+    from onepass.api.heat_map import Panel, draw
 
     panels = [
         [

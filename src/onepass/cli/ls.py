@@ -1,10 +1,12 @@
 """`onepass ls`: what there is to name on the command line and in recipes."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from onepass.cli.options import TasksFile
 from onepass.cli.show import Cells, print_table
 
 
@@ -15,26 +17,35 @@ class Listing(StrEnum):
     metrics = "metrics"
 
 
-def ls(kind: Annotated[Listing, typer.Argument(help="What to list.")]) -> None:
+def ls(
+    kind: Annotated[Listing, typer.Argument(help="What to list.")], tasks: TasksFile = None
+) -> None:
     """List the known tasks, methods, merges or metrics.
 
-    On a terminal a table; in a pipe one line each, its columns separated by tabs.
+    On a terminal a table; in a pipe one line each, its columns separated by tabs. Of a task it
+    shows the whole prompt; of a combination, what its parts' phrases make.
 
     \b
-    Example:
+    Examples:
       onepass ls methods
+      onepass ls tasks --tasks tasks.yaml
     """
-    print_table(*LISTS[kind]())
+    print_table(*(_tasks(tasks) if kind is Listing.tasks else LISTS[kind]()))
 
 
-def _tasks() -> tuple[Cells, list[Cells]]:
-    from onepass.tasks.benchmark import COMPOSITIONAL_TASKS, SINGLE_TASKS
-    from onepass.tasks.book import parse_task
+def _tasks(declared: Path | None) -> tuple[Cells, list[Cells]]:
+    from onepass.api.resolve import as_tasks
+    from onepass.tasks.benchmark import COMPOSITIONAL_TASKS
+    from onepass.tasks.task import PROMPT
 
-    tasks = [parse_task(name) for name in (*SINGLE_TASKS, *COMPOSITIONAL_TASKS)]
-    return ("task", "metric", "instruction"), [
-        (task.name, task.metric, task.instruction) for task in tasks
-    ]
+    book = as_tasks(declared)
+    rows: list[Cells] = []
+    for name in dict.fromkeys((*book.names(), *COMPOSITIONAL_TASKS)):
+        task = book.parse(name)
+        asked = task.instruction if task.prompt == PROMPT else task.message("{text}")
+        system = f"[{task.system}] " if task.system else ""
+        rows.append((name, task.role, task.language or "", task.metric, f"{system}{asked!r}"[:300]))
+    return ("task", "role", "language", "metric", "prompt"), rows
 
 
 def _methods() -> tuple[Cells, list[Cells]]:
@@ -61,4 +72,4 @@ def _metrics() -> tuple[Cells, list[Cells]]:
     return ("metric", "what it is"), [(name, METRICS.get(name).title) for name in METRICS]
 
 
-LISTS = {"tasks": _tasks, "methods": _methods, "merges": _merges, "metrics": _metrics}
+LISTS = {Listing.methods: _methods, Listing.merges: _merges, Listing.metrics: _metrics}

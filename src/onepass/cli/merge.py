@@ -6,14 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from onepass.cli.options import SaveAs
-from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
 from onepass.core.errors import OnepassError
 
 
 def merge(
     adapters: Annotated[
-        list[Path], typer.Argument(metavar="ADAPTER...", help="Folders in PEFT's LoRA format.")
+        list[str],
+        typer.Argument(metavar="ADAPTER...", help="Folders in PEFT's LoRA format, or hub names."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
     method: Annotated[
@@ -41,10 +41,7 @@ def merge(
     ] = False,
     force: Annotated[
         bool,
-        typer.Option(
-            "--force",
-            help="Also merge adapters of two bases, or of no common module.",
-        ),
+        typer.Option("--force", help="Also for adapters of two bases, or of no common module."),
     ] = False,
     save_as: SaveAs = "float16",
 ) -> None:
@@ -59,7 +56,6 @@ def merge(
       onepass merge A B C --method ties --option density=0.2 --rank 16 --out merged
       onepass merge A B --weights 1 q_proj=0.5,*=0.25 --out merged
     """
-    check_writable(out)
     given = [_weight(text) for text in weights] if weights else None
     options: dict[str, Any] = {}
     for name, value in map(_option, option or []):
@@ -67,37 +63,26 @@ def merge(
             raise OnepassError(f"--option {name} is given twice; give it once")
         options[name] = value
 
-    from onepass.adapters.adapter import ADAPTER_FILES, save_adapter
-    from onepass.adapters.merging import merge as merge_adapters
+    from onepass.adapters.adapter import ADAPTER_FILES
+    from onepass.adapters.merging import MERGES
     from onepass.adapters.storage import check_replaceable
-    from onepass.cli.inputs import torch_dtype
+    from onepass.api.make import merge as merge_adapters
+    from onepass.api.outputs import check_writable
+    from onepass.api.resolve import save_dtype
 
+    MERGES.get(method).check_options(options)  # before another keyword of `merge` could slip in
+    save_dtype(save_as)
+    check_writable(out)
     check_replaceable(out, ADAPTER_FILES)
-    dtype = torch_dtype(save_as)
     merged = merge_adapters(
-        adapters,
-        method,
-        given,
-        rank=rank,
-        seed=seed,
-        force=force,
-        pico=pico,
-        **_known(method, options),
+        adapters, method, given, rank=rank, seed=seed, force=force, pico=pico, **options
     )
-    save_adapter(merged, out, dtype)
+    merged.save(out, save_as)
     ranks = sorted({lora.rank for lora in merged.modules.values()})
     spread = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
     error = merged.card["truncation_error"]
     lost = f"; the rank costs {100 * error:.1f} % of its norm" if error else ""
     note(f"{out}: {len(merged.modules)} modules, rank {spread}{lost}")
-
-
-def _known(method: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options, once the method knows them: another keyword of `merge` must not slip in."""
-    from onepass.adapters.merging import MERGES
-
-    MERGES.get(method).check_options(options)
-    return options
 
 
 def _weight(text: str) -> float | dict[str, float]:

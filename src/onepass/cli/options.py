@@ -13,13 +13,22 @@ DATA, TRAINING, MACHINE, SERVER = "Data", "Training", "Machine", "Server"
 TaskName = Annotated[
     str, typer.Argument(metavar="TASK", help="A task, or several joined by +; see `onepass ls`.")
 ]
-Model = Annotated[
-    str,
+_MODEL = "tiny (embedded), a model folder, a GGUF file, or a hub name"
+Model = Annotated[str, typer.Option("--model", "-m", help=f"The base: {_MODEL}.")]
+FoundModel = Annotated[
+    str | None,
     typer.Option(
-        "--model", "-m",
-        help="The base: tiny (embedded), a model folder, a GGUF file, or a hub name.",
+        "--model", "-m", help=f"The base: {_MODEL}; by default the one the adapters name."
     ),
-]  # fmt: skip
+]
+TasksFile = Annotated[
+    Path | None,
+    typer.Option("--tasks", help="A YAML file of tasks of your own; see docs/tasks.md."),
+]
+OneTask = Annotated[
+    str | None,
+    typer.Option("--task", "-t", help="Of an adapter, whose card does not name its task."),
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Folder to write; by default one in runs/ named by the task."),
@@ -113,6 +122,12 @@ Quantization = Annotated[
     ),
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest output, in tokens per pass.")]
+LongestOutput = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Longest output, in tokens per pass; by default the task's own, or else 128."
+    ),
+]
 
 EndpointUrl = Annotated[
     str | None,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from onepass.api.outputs import check_writable
 from onepass.cli.device_set import (
     NO_ADAPTERS,
     AdapterType,
@@ -16,7 +17,6 @@ from onepass.cli.device_set import (
     show_set,
 )
 from onepass.cli.options import refuse
-from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
 from onepass.core.errors import OnepassError
 
@@ -80,10 +80,10 @@ def pack(
 
     from onepass.adapters.storage import check_replaceable
     from onepass.export import export_gguf
-    from onepass.export.gguf.device_set import SET_FILES
+    from onepass.export.gguf.device_set import OWN_FILES
     from onepass.export.manifest import types_of_set
 
-    check_replaceable(out, SET_FILES)
+    check_replaceable(out, OWN_FILES)
     types = types_of_set(base_type, adapter_type)
     named = named_compositions([Path(folder) for folder in compositions])
     note_rounding(named, types[0])

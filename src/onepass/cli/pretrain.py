@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from onepass.api.outputs import check_writable
 from onepass.cli.options import Seed, parse_count
-from onepass.cli.outputs import check_writable
 from onepass.cli.show import note
 from onepass.core.errors import OnepassError
 

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from onepass.cli.outputs import check_writable
+from onepass.api.outputs import check_writable
 
 if TYPE_CHECKING:
     from onepass.bench.table import Table

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onepass.api.outputs import check_writable
 from onepass.cli.generate import Format, format_of, read_input, write_output
 from onepass.cli.options import MACHINE, Columns, MaxNewTokens
-from onepass.cli.outputs import check_writable
 from onepass.cli.show import counting, note, print_table
 from onepass.core.errors import OnepassError
 from onepass.core.files import to_jsonl, write_text

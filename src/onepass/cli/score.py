@@ -5,20 +5,17 @@ from typing import Annotated
 
 import typer
 
-from onepass.cli.options import Columns, CorpusName, parse_columns
-from onepass.core.errors import OnepassError
-from onepass.tasks.book import parse_task
-from onepass.tasks.corpus import load_corpus
-from onepass.tasks.data import predictions_of
+from onepass.cli import options as o
 
 
 def score(
     predictions: Annotated[
-        Path, typer.Argument(metavar="PREDICTIONS", help="A file of rows with id and prediction.")
+        Path, typer.Argument(metavar="PREDICTIONS", help="JSON lines with id and prediction.")
     ],
     task: Annotated[str, typer.Option("--task", "-t", help="What they should have done.")],
-    corpus: CorpusName = "smalltown",
-    columns: Columns = None,
+    tasks: o.TasksFile = None,
+    corpus: o.CorpusName = "smalltown",
+    columns: o.Columns = None,
     split: Annotated[
         str, typer.Option(help="train, validation, test, or all of a file or folder.")
     ] = "test",
@@ -39,25 +36,11 @@ def score(
       onepass score predictions.jsonl --task summarize
           --corpus test.jsonl --split all --metrics rouge1 rougeL
     """
-    import onepass.smalltown.verified  # noqa: F401
-    from onepass.evaluate.metrics import METRICS
-
-    for name in metrics or []:
-        METRICS.get(name)
-    wanted = parse_task(task)
-    found = predictions_of(predictions)
-    source = load_corpus(corpus, parse_columns(columns))
-    known = {example.id: example for example in source.examples(wanted, split, limit)}
-    for name in found:
-        if name not in known:
-            raise OnepassError(
-                f"{predictions}: prediction {name!r} is of none of the {len(known)} examples that "
-                f"{source.name} has for {wanted.name} in the split {split!r}; name the --corpus, "
-                "--split and --limit that the predictions were made on"
-            )
-
+    from onepass.api.use import score as score_predictions
     from onepass.cli.held_out import print_score_table
 
-    print_score_table(
-        list(found.values()), [known[name] for name in found], wanted, metrics or None
-    )
+    found = score_predictions(
+        predictions, corpus, task, tasks=tasks, metrics=metrics or None, split=split, limit=limit,
+        columns=o.parse_columns(columns),
+    )  # fmt: skip
+    print_score_table(found.intervals())

@@ -22,7 +22,7 @@ from onepass.model.load import Base
 
 CARD, CONFIG = "onepass.json", "config.json"
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
-MODEL_FILES = FolderFiles(CARD, FILES)
+OWN_FILES = FolderFiles(CARD, FILES)
 # The switches of Llama-like configurations, and the projections they give biases to.
 _SWITCHES = {
     "attention_bias": {"q_proj", "k_proj", "v_proj", "o_proj"},
@@ -45,7 +45,7 @@ def export_merged(
             biases that the base's architecture has no place for, or the folder cannot be written.
     """
     folder = Path(folder)
-    check_replaceable(folder, MODEL_FILES)
+    check_replaceable(folder, OWN_FILES)
     pass_ = single_pass(composition)
     check_base(composition, base.shape)
     config = deepcopy(base.model.config)

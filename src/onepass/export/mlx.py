@@ -20,7 +20,7 @@ from onepass.export.rotary import older_names
 from onepass.export.single import card_of, single_lora
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapters.safetensors", "onepass.json"
-MLX_FILES = FolderFiles(CONFIG, (WEIGHTS, CARD))
+OWN_FILES = FolderFiles(CONFIG, (WEIGHTS, CARD))
 # The rope_theta that mlx-lm (0.32.2) takes where a config.json has none on its top level.
 _ASSUMED = {"llama": 10000.0, "qwen2": 1000000.0}
 
@@ -35,7 +35,7 @@ def export_mlx(
     """
     folder = Path(folder)
     modules = single_lora(composition)
-    check_replaceable(folder, MLX_FILES)
+    check_replaceable(folder, OWN_FILES)
     rank = max(lora.rank for lora in modules.values())
     tensors = {}
     for module, lora in modules.items():

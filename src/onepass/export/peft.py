@@ -4,9 +4,11 @@ from pathlib import Path
 
 import torch
 
-from onepass.adapters.adapter import Adapter, save_adapter
+from onepass.adapters.adapter import ADAPTER_FILES, Adapter, save_adapter
 from onepass.adapters.composition import Composition
 from onepass.export.single import card_of, single_lora
+
+OWN_FILES = ADAPTER_FILES
 
 
 def export_peft(

@@ -39,7 +39,7 @@ def make_vectors(
 @torch.inference_mode()
 def _vector(base: Base, name: str, pass_: Pass, allowed: float) -> Vector:
     (fitted,) = fit_prompts(base, pass_.task, [SAMPLE], TOKENS)
-    (prompt,) = prompt_ids(base.tokenizer, [fitted.prompt])
+    (prompt,) = prompt_ids(base.tokenizer, [fitted.prompt], pass_.task.system)
     tokens: list[int] = []
     top: list[dict[int, float]] = []
     with attached(base, pass_):

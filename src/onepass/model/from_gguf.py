@@ -80,7 +80,7 @@ def check_gguf(file: Path) -> dict[str, Any]:
             f"{file} is of architecture {architecture}, which transformers "
             f"{transformers.__version__} cannot read; it reads {', '.join(sorted(known))}"
         )
-    return {**metadata, "has_factors": _FACTORS in names}
+    return {**metadata, "factors": [name for name in names if name.startswith("rope_f")]}
 
 
 def converted(file: Path) -> Path:
@@ -136,7 +136,8 @@ def _convert(file: Path, metadata: dict[str, Any], folder: Path) -> None:
                 f"the first is {missing[0]}"
             )
         _restore_rotary(model, file, metadata)
-        ends = [model.generation_config.eos_token_id]
+        ends = model.generation_config.eos_token_id
+        ends = list(ends) if isinstance(ends, list) else [ends]
         ends += [metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eot", "eom")]
         model.generation_config.eos_token_id = sorted({e for e in ends if isinstance(e, int)})
         model.save_pretrained(folder)
@@ -145,22 +146,23 @@ def _convert(file: Path, metadata: dict[str, Any], folder: Path) -> None:
 
 def _restore_rotary(model: PreTrainedModel, file: Path, metadata: dict[str, Any]) -> None:
     """Put the scaling of the rotary positions into the config; transformers leaves it out."""
-    parameters = model.config.rope_parameters
+    parameters = getattr(model.config, "rope_parameters", None) or {"rope_type": "none"}
     plain = parameters.get("full_attention", parameters)  # Gemma 3 has another for local layers
     key = f"{metadata['general.architecture']}.rope.scaling."
     kind = metadata.get(f"{key}type", "none")
     if plain.get("rope_type", "default") != "default":
         return
-    if metadata["has_factors"]:
+    if _FACTORS in metadata["factors"]:
         reader = optional("gguf", "device").GGUFReader(file)
         (tensor,) = (each for each in reader.tensors if each.name == _FACTORS)
         plain.update(_scaling(model.config, torch.tensor(tensor.data.copy()).double(), file))
     elif kind == "linear":
         plain.update(rope_type="linear", factor=float(metadata[f"{key}factor"]))
-    elif kind != "none":
+    elif kind != "none" or metadata["factors"]:  # Phi-3's has factors for long and short texts
         raise OnepassError(
-            f"{file}: transformers does not read its rotary scaling of type {kind} from a GGUF "
-            "file; take the base's safetensors"
+            f"{file}: transformers does not read its rotary scaling "
+            f"({', '.join(metadata['factors']) or kind}) from a GGUF file; "
+            "take the base's safetensors"
         )
 
 

@@ -19,6 +19,9 @@ from onepass.model.frozen import frozen
 from onepass.model.load import Base
 from onepass.model.tokens import fit_prompts
 
+MAX_NEW_TOKENS = 128
+"""The longest answer to a task that does not state its own."""
+
 Progress = Callable[[int], None]
 """Called with the number of prompts just finished."""
 
@@ -48,6 +51,7 @@ def generate(
     max_new_tokens: int = 128,
     batch_size: int = 64,
     progress: Progress | None = None,
+    system: str = "",
 ) -> Generated:
     """The base's greedy answer to each user message, to its end or `max_new_tokens`.
 
@@ -58,7 +62,7 @@ def generate(
             f"max_new_tokens is {max_new_tokens} and batch_size {batch_size}; both must be positive"
         )
     began = time.perf_counter()
-    encoded = prompt_ids(base.tokenizer, prompts)
+    encoded = prompt_ids(base.tokenizer, prompts, system)
     for number, ids in enumerate(encoded, start=1):
         if len(ids) + max_new_tokens > base.context:
             raise OnepassError(
@@ -90,14 +94,15 @@ def run(
     base: Base,
     composition: Composition,
     texts: Sequence[str],
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> Generated:
     """Do the composition's task to each raw input text.
 
-    Each pass builds its prompts from what the pass before gave. A text too long for the context
-    loses its oldest turns, which its notice tells. `progress` counts each text once per pass.
+    Each pass builds its prompts from what the pass before gave. `max_new_tokens` of a pass defaults
+    to its task's, or else `MAX_NEW_TOKENS`. A text too long for the context loses its oldest turns,
+    as its notice says. `progress` counts each text once per pass.
     """
     check_base(composition, base.shape)
     began = time.perf_counter()
@@ -105,12 +110,13 @@ def run(
     tokens = 0
     notices: list[list[str]] = [[] for _ in texts]
     for pass_ in composition.passes:
-        fitted = fit_prompts(base, pass_.task, current, max_new_tokens, pass_.shots)
+        longest = max_new_tokens or pass_.task.max_new_tokens or MAX_NEW_TOKENS
+        fitted = fit_prompts(base, pass_.task, current, longest, pass_.shots)
         for told, prompt in zip(notices, fitted, strict=True):
             told += [prompt.notice] if prompt.notice else []
         with merged(base, pass_):
             prompts = [prompt.prompt for prompt in fitted]
-            done = generate(base, prompts, max_new_tokens, batch_size, progress)
+            done = generate(base, prompts, longest, batch_size, progress, pass_.task.system)
         current, tokens = done.texts, tokens + done.tokens
     seconds = time.perf_counter() - began
     return Generated(current, tokens, seconds, ["; ".join(told) for told in notices])

@@ -67,7 +67,7 @@ def encode_examples(
     prompts = [build_prompt(task, example.input, shots) for example in examples]
     encoded = []
     for example, ids, answer in zip(
-        examples, prompt_ids(base.tokenizer, prompts), answers, strict=True
+        examples, prompt_ids(base.tokenizer, prompts, task.system), answers, strict=True
     ):
         room = limit - len(answer) - 1
         if len(ids) > room:
@@ -77,7 +77,7 @@ def encode_examples(
                 raise OnepassError(
                     f"example {example.id!r}: with a target of {len(answer)} tokens, {error}"
                 ) from error
-            ids = prompt_ids(base.tokenizer, [fitted.prompt])[0]
+            ids = prompt_ids(base.tokenizer, [fitted.prompt], task.system)[0]
         encoded.append(Encoded([*ids, *answer, base.end_id], len(ids)))
     return encoded
 
@@ -96,15 +96,16 @@ def fit_prompts(
     return [
         Fitted(prompt) if len(ids) <= room else _fit(base, task, text, room, shots)
         for prompt, text, ids in zip(
-            prompts, texts, prompt_ids(base.tokenizer, prompts), strict=True
+            prompts, texts, prompt_ids(base.tokenizer, prompts, task.system), strict=True
         )
     ]
 
 
 def _fit(base: Base, task: Task, text: str, room: int, shots: Shots) -> Fitted:
-    return fit_prompt(
-        task, text, lambda prompt: len(prompt_ids(base.tokenizer, [prompt])[0]), room, shots
-    )
+    def count(prompt: str) -> int:
+        return len(prompt_ids(base.tokenizer, [prompt], task.system)[0])
+
+    return fit_prompt(task, text, count, room, shots)
 
 
 def collate(batch: Sequence[Encoded], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

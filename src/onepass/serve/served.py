@@ -11,7 +11,7 @@ from dataclasses import replace
 from onepass.adapters.composition import Composition
 from onepass.core.errors import OnepassError
 from onepass.model.chat import PINNED
-from onepass.model.generate import Generated, Progress
+from onepass.model.generate import MAX_NEW_TOKENS, Generated, Progress
 from onepass.serve.endpoint import Endpoint, ask
 from onepass.tasks.prompt import build_prompt
 
@@ -21,7 +21,7 @@ def run_served(
     endpoint: Endpoint,
     served: Sequence[str],
     texts: Sequence[str],
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> Generated:
     """Do the composition's task to each text, as `onepass.model.generate.run` does it here.
@@ -42,10 +42,11 @@ def run_served(
     tokens = 0
     for pass_, name in zip(composition.passes, served, strict=True):
         places = list(current)
+        longest = max_new_tokens or pass_.task.max_new_tokens or MAX_NEW_TOKENS
         responses = ask(
             replace(endpoint, model=name),
             [build_prompt(pass_.task, current[place], pass_.shots) for place in places],
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=longest,
             on_response=lambda place, response: progress(1) if progress else None,
             extra={"chat_template_kwargs": PINNED},
         )
@@ -57,7 +58,7 @@ def run_served(
                 continue
             current[place] = response.text
             if response.cut:
-                notices[place].append(f"{name} was cut off at {max_new_tokens} tokens; allow more")
+                notices[place].append(f"{name} was cut off at {longest} tokens; allow more")
     return Generated(
         [current.get(place, "") for place in range(len(texts))],
         tokens,

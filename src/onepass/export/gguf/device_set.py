@@ -37,7 +37,7 @@ from onepass.export.vector import make_vectors
 from onepass.model.attach import folded
 from onepass.model.load import Base
 
-SET_FILES = FolderFiles(MANIFEST, ("base-*.gguf", "adapters", "fused"))
+OWN_FILES = FolderFiles(MANIFEST, ("base-*.gguf", "adapters", "fused"))
 Told = Callable[[str], None]
 
 
@@ -69,7 +69,7 @@ def export_gguf(
     """
     folder = Path(folder)
     base_type, adapter_type = types_of_set(base_type, adapter_type)
-    check_replaceable(folder, SET_FILES)
+    check_replaceable(folder, OWN_FILES)
     for composition in compositions.values():
         _check(composition, base, merged, alone=len(compositions) == 1)
     architecture = architecture_of(base.model.config)

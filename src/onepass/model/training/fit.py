@@ -125,7 +125,7 @@ class _Training(Generic[B]):
             raise OnepassError("there are no examples to train on; give at least one")
         self.steps_per_epoch = math.ceil(len(self._batches) / options.accumulation)
         self.total_steps = options.max_steps or math.ceil(options.epochs * self.steps_per_epoch)
-        self._autocast = _autocast(next(iter(parameters.values())).device, options.dtype)
+        self._autocast = _autocast(next(iter(parameters.values())).device, options.precision)
 
     def resume(self, best: Best, history: History) -> None:
         self.best, self.history = best, history

@@ -27,7 +27,7 @@ class TrainOptions:
     weight_decay: float = 0.0
     clip: float | None = 1.0
     """The greatest gradient norm; None: unlimited."""
-    dtype: Precision = "auto"
+    precision: Precision = "auto"
     """Precision of the products (autocast); "auto": bfloat16 where the hardware has it."""
     seed: int = 0
     eval_every: int | None = 200
@@ -48,7 +48,7 @@ class TrainOptions:
         self._check("weight_decay", lambda value: 0 <= value < math.inf, "at least 0")
         self._check("seed", lambda value: value >= 0, "at least 0")
         allowed = ("auto", "float32", "bfloat16")
-        self._check("dtype", lambda value: value in allowed, f"one of {', '.join(allowed)}")
+        self._check("precision", lambda value: value in allowed, f"one of {', '.join(allowed)}")
 
     def _check(self, name: str, holds: Callable[[Any], bool], expected: str) -> None:
         value = getattr(self, name)

@@ -1,0 +1,193 @@
+"""Taking compositions and adapters to other runtimes."""
+
+import importlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onepass import export as exporting
+from onepass.adapters.composition import Composition, Pass
+from onepass.adapters.storage import check_replaceable
+from onepass.api.resolve import (
+    BaseLike,
+    TaskLike,
+    TasksLike,
+    as_composition,
+    save_dtype,
+    without_base,
+)
+from onepass.api.use import What
+from onepass.core.errors import OnepassError
+from onepass.core.registry import unknown
+from onepass.export.vllm import vllm_files
+from onepass.model.assets import TINY
+from onepass.model.load import Base
+
+if TYPE_CHECKING:
+    from onepass.export.manifest import Manifest
+
+FORMATS = {
+    "peft": "peft", "merged": "merged", "gguf": "gguf.device_set", "mlx": "mlx", "vllm": "vllm",
+}  # fmt: skip
+"""Export formats, and the module below `onepass.export` that writes each."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: the passes of the first composition, and what its user has to know.
+
+    base: as another program finds it, a path or a hub name. manifest: of a set for llama.cpp.
+    command: what serves adapters with vLLM. remarks: for people.
+    """
+
+    folder: Path
+    base: str
+    passes: Sequence[Pass]
+    manifest: "Manifest | None" = None
+    command: str = ""
+    remarks: list[str] = field(default_factory=list)
+
+
+def export(
+    what: What | Mapping[str, What],
+    format: str,
+    folder: Path | str,
+    *,
+    base: BaseLike | None = None,
+    task: TaskLike | None = None,
+    tasks: TasksLike = None,
+    save_as: str = "float16",
+    base_type: str = "f16",
+    adapter_type: str | None = None,
+    merged: bool = False,
+    told: Callable[[str], None] = lambda line: None,
+) -> Written:
+    """Write a composition, or an adapter, for another runtime; docs/device.md has the formats.
+
+    Args:
+        what: one; or for "gguf" and "vllm" several, by the names they are to have.
+        format: "peft" (one LoRA), "merged" (the whole model), "gguf" (llama.cpp), "mlx", "vllm".
+        base: by default the one on record.
+        task: of an adapter whose card states none.
+        save_as: the dtype of weights in all formats but gguf.
+        base_type, adapter_type, merged: of gguf.
+        told: called with each file of a gguf set as it is written.
+    """
+    if format not in FORMATS:
+        raise unknown("export format", format, list(FORMATS))
+    several = dict(what) if isinstance(what, Mapping) else {Path(folder).name: what}
+    if len(several) > 1 and format not in ("gguf", "vllm"):
+        raise OnepassError(
+            f"{format} holds one composition, found {len(several)}; export them one by one, or "
+            "together as gguf or vllm"
+        )
+    folder, dtype = Path(folder), save_dtype(save_as)
+    module = importlib.import_module(f"onepass.export.{FORMATS[format]}")
+    check_replaceable(folder, vllm_files(folder) if format == "vllm" else module.OWN_FILES)
+    if format in ("gguf", "merged"):
+        named, loaded = compositions_of(several, base, task, tasks)
+        if format == "gguf":
+            return write_set(
+                named, loaded, folder, base_type, adapter_type, merged=merged, told=told
+            )
+        (first,) = named.values()
+        exporting.export_merged(first, loaded, folder, dtype)
+        return Written(folder, base_path(loaded.name), first.passes)
+    named = {name: without_base(each, base, task, tasks) for name, each in several.items()}
+    first = next(iter(named.values()))
+    given = base.name if isinstance(base, Base) else base
+    found = Written(folder, base_path(str(given or first.base.name)), first.passes)
+    where = found.base
+    if format == "peft":
+        exporting.export_peft(first, folder, dtype)
+    elif format == "mlx":
+        from onepass.export.mlx import unread_by_mlx
+
+        if unread := unread_by_mlx(Path(where)):
+            found.remarks.append(
+                "mlx-lm 0.32 does not read rope_parameters; without these fields in "
+                f"{where}/config.json it runs another model, or none: {json.dumps(unread)[1:-1]}"
+            )
+        exporting.export_mlx(first, folder, dtype)
+    else:
+        command = exporting.export_vllm(named, folder, where, dtype)
+        found = replace(found, command=command)
+    return found
+
+
+def write_set(
+    named: Mapping[str, Composition],
+    base: Base,
+    folder: Path,
+    base_type: str,
+    adapter_type: str | None,
+    *,
+    fused: bool = True,
+    merged: bool = False,
+    vectors: bool = False,
+    compactly: bool = False,
+    told: Callable[[str], None] = lambda line: None,
+) -> Written:
+    """Write a set of files for llama.cpp; options as for `onepass.export.export_gguf`."""
+    from onepass.export.manifest import types_of_set
+
+    types = types_of_set(base_type, adapter_type)
+    manifest = exporting.export_gguf(
+        named, base, folder, *types, fused, merged, vectors=vectors, compactly=compactly, told=told
+    )
+    passes = next(iter(named.values())).passes
+    return Written(
+        folder, base_path(base.name), passes, manifest, remarks=rounding(named, types[0])
+    )
+
+
+def compositions_of(
+    several: Mapping[str, What],
+    base: BaseLike | None,
+    task: TaskLike | None = None,
+    tasks: TasksLike = None,
+) -> tuple[dict[str, Composition], Base]:
+    """All as compositions, and the one base they are for, in float32 on the CPU."""
+    named: dict[str, Composition] = {}
+    for name, each in several.items():
+        # A sum in float32 is rounded once only, when it is saved.
+        named[name], base = as_composition(each, base, task, tasks, device="cpu", dtype="float32")
+    if not isinstance(base, Base):
+        raise OnepassError("nothing to export; give at least one composition or adapter")
+    return named, base
+
+
+def named_by_folder(whats: Sequence[str]) -> dict[str, str]:
+    """Folders, each by the name that a device or a server will call it by: its last part."""
+    found: dict[str, str] = {}
+    for what in whats:
+        name = Path(what).resolve().name
+        if name in found:
+            raise OnepassError(
+                f"two compositions are in folders called {name!r}; rename one, since a device "
+                "calls them by these names"
+            )
+        found[name] = what
+    return found
+
+
+def base_path(name: str) -> str:
+    """The base as another program finds it, from any folder: a path, or else a hub name."""
+    folder = TINY if name == "tiny" else Path(name).expanduser()
+    return str(folder.resolve()) if folder.exists() else name
+
+
+def rounding(compositions: Mapping[str, Composition], base_type: str) -> list[str]:
+    """Remarks on calibrations that were trained on another rounding of the base than they get."""
+    found = []
+    for name, composition in compositions.items():
+        trained = composition.card.get("base_quantization")
+        rounded = base_type if base_type.startswith("q") else "none"
+        if trained is not None and trained != rounded:
+            found.append(
+                f"{name} was calibrated with --base-quantization {trained}; for a base in "
+                f"{base_type}, {rounded} is likely to be better"
+            )
+    return found
