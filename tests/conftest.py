@@ -14,7 +14,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import onepass.smalltown.verified  # noqa: F401
-from architectures import build
+from architectures import FAMILIES, build
 from bpe import learn_bpe
 from device_kit import save_set
 from onepass.adapters.adapter import Adapter, Lora
@@ -86,9 +86,26 @@ def base(_loaded_base: Base) -> Base:
 
 
 @pytest.fixture(scope="session")
-def qwen(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    """A tiny random Qwen2; not to be changed."""
-    return load_base(build("qwen2.5", tmp_path_factory.mktemp("bases") / "qwen"), "cpu")
+def family_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny random model of each family."""
+    folder = tmp_path_factory.mktemp("families")
+    return {name: build(name, folder / name) for name in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def families(family_folders: dict[str, Path]) -> dict[str, Base]:
+    """The same models loaded; not to be changed."""
+    return {name: load_base(folder, "cpu") for name, folder in family_folders.items()}
+
+
+@pytest.fixture(params=list(FAMILIES))
+def family(request: pytest.FixtureRequest, families: dict[str, Base]) -> Base:
+    return families[request.param]
+
+
+@pytest.fixture(scope="session")
+def qwen(families: dict[str, Base]) -> Base:
+    return families["qwen2.5"]
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.calibration import Calibration, Form
@@ -81,6 +83,23 @@ def save_set(base: Base, folder: Path) -> Path:
     return folder
 
 
+def other_model(bare: Base, kind: str, **differs: Any) -> Base:
+    """A random model of this kind, as large as `bare` and with its tokenizer."""
+    torch.manual_seed(3)
+    same = bare.model.config.to_dict()
+    if kind != same.pop("model_type"):
+        same = {name: same[name] for name in same if name.endswith("_id") or name in SIZES}
+    config = AutoConfig.for_model(kind, **{**same, **differs})
+    return replace(bare, model=AutoModelForCausalLM.from_config(config).eval())
+
+
+SIZES = {
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "max_position_embeddings",
+}  # fmt: skip
+STABLELM_12B = {"qk_layernorm": True, "use_parallel_residual": True, "num_key_value_heads": 2}
+
+
 def opened(folder: Path, **options: Any) -> Engine:
     """An engine that computes as PyTorch does."""
     return Engine(folder, **{"exact": True, "threads": 1, **options})
@@ -99,6 +118,19 @@ def engine_or_skip() -> None:
     pytest.importorskip("xllamacpp", reason="needs onepass[device]")
 
 
+def put(where: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """A change of a manifest's field, as in "base.context" or "adapters.0.path"."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        *path, last = where.split(".")
+        place: Any = manifest
+        for key in path:
+            place = place[int(key) if isinstance(place, list) else key]
+        place[int(last) if isinstance(place, list) else last] = value
+
+    return change
+
+
 def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     change(manifest)
@@ -106,10 +138,10 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def sign(folder: Path) -> None:
-    """Have the manifest agree with whatever the files hold now."""
+    """Have the manifest agree with what the files hold now."""
 
     def agree(manifest: dict[str, Any]) -> None:
-        fused = [entry["fused"] for entry in manifest["compositions"]]
+        fused = [entry["fused"] for entry in manifest["compositions"] if entry["fused"]]
         for file in [manifest["base"], *manifest["adapters"], *fused]:
             path = folder / file["path"]
             file.update(bytes=path.stat().st_size, sha256=sha256(path))

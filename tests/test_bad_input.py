@@ -154,14 +154,13 @@ def test_a_composition_for_another_base(
     tmp_path: Path, base: Base, base_folder: Path, make_adapter: MakeAdapter, capsys: Capture
 ) -> None:
     folder = save_random_composition(tmp_path / "composition", base, make_adapter)
+    (tmp_path / "chat.txt").write_text("Ana: Hi.")
+    command = ("generate", folder, "--input", tmp_path / "chat.txt")
     manifest = json.loads((folder / "composition.json").read_text())
     manifest["base"]["name"] = "org/other"
     for adapter in folder.glob("adapters/*"):
         put("base_model_name_or_path", None)(adapter)
     (folder / "composition.json").write_text(json.dumps(manifest))
-    text = tmp_path / "chat.txt"
-    text.write_text("Ana: Hi.")
-    command = ("generate", folder, "--input", text)
     onepass(capsys, *command, "--model", base_folder).refused("org/other", "micro")
 
 
@@ -177,17 +176,6 @@ def test_a_composition_whose_base_is_not_here_asks_for_it(
     text = tmp_path / "chat.txt"
     text.write_text("Ana: Hi.")
     onepass(capsys, "generate", folder, "--input", text).refused(f"the base {gone.name}", "--model")
-
-
-def test_a_machine_there_is_not_is_no_matter_of_the_base(
-    tmp_path: Path, base: Base, make_adapter: MakeAdapter, capsys: Capture
-) -> None:
-    folder = save_random_composition(tmp_path / "composition", base, make_adapter)
-    (tmp_path / "chat.txt").write_text("Ana: Hi.")
-    done = onepass(
-        capsys, "generate", folder, "--input", tmp_path / "chat.txt", "--dtype", "float8"
-    )
-    assert done.refused("unknown dtype 'float8'").err.startswith("error: unknown")
 
 
 GOOD = json.dumps(conversations(1)[0]).encode() + b"\n"
@@ -223,7 +211,7 @@ def test_bad_data(
         ("chat.txt", b"Se\xf1or", ("not UTF-8",)),
         ("chat.jsonl", b'{"input": "x"}\n{"text": "y"}\n', ("line 2", '"input"')),
         ("chat.jsonl", b'{"input": "x"}\nnonsense\n', ("line 2", "not JSON")),
-        ("chat.jsonl", rb'{"input": "\ud800 hi"}', ("line 1", '"input" has half a character')),
+        ("chat.jsonl", rb'{"input": "\ud800 hi"}', ("line 1", "half a character")),
         ("chat.txt", None, ("cannot read",)),
     ],
 )
@@ -265,15 +253,10 @@ def test_unknown_names_suggest_near_ones(
     assert listing(tmp_path) == {}
 
 
-def test_an_unknown_metric_suggests_a_near_one(tmp_path: Path, capsys: Capture) -> None:
+def test_an_unknown_metric_or_method_suggests_a_near_one(tmp_path: Path, capsys: Capture) -> None:
     file = write_rows(tmp_path / "p.jsonl", [{"id": "test-0", "prediction": "x"}])
     done = onepass(capsys, "score", file, "--task", TASK, "--metrics", "chrf", "rouge_L")
     done.refused("unknown metric 'rouge_L'", "did you mean 'rougeL'")
-
-
-def test_an_unknown_method_suggests_a_near_one(tmp_path: Path, capsys: Capture) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("name: a\nmethods: [joint]\n")
-    onepass(capsys, "bench", recipe).refused(
-        "unknown method 'joint'", "did you mean 'joint-expert'"
-    )
+    file.write_text("name: a\nmethods: [joint]\n")
+    done = onepass(capsys, "bench", file)
+    done.refused("unknown method 'joint'", "did you mean 'joint-expert'")

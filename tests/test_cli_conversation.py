@@ -1,11 +1,6 @@
 """`onepass run` in conversation, on a terminal."""
 
 import io
-import os
-import pty
-import select
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -58,19 +53,26 @@ def test_commands_of_a_conversation_tell_what_there_is(
     assert "unknown" not in done.err
 
 
-def test_a_conversation_goes_on_behind_a_text_that_has_no_answer(
-    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Bytes that are not UTF-8 as a terminal gives them, and whatever the engine refuses."""
-    ask = Engine.run
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that the engine is asked about; it refuses "refuse", and is closed by "die"."""
+    ask, texts = Engine.run, list[str]()
 
-    def refusing(self: Engine, composition: str, text: str, *args: object) -> Answer:
+    def recorded(self: Engine, composition: str, text: str, *args: object) -> Answer:
+        texts.append(text)
         if text == "refuse":
             raise OnepassError("llama.cpp refuses the request")
         if text == "die":
             self.close()
         return ask(self, composition, text, *args)  # type: ignore[arg-type]
 
+    monkeypatch.setattr(Engine, "run", recorded)
+    return texts
+
+
+def test_a_conversation_goes_on_after_a_text_without_an_answer(
+    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+) -> None:
     class Typed(io.TextIOWrapper):
         def isatty(self) -> bool:
             return True
@@ -79,80 +81,42 @@ def test_a_conversation_goes_on_behind_a_text_that_has_no_answer(
         monkeypatch.setattr("sys.stdin", Typed(io.BytesIO(typed), encoding="utf-8"))
         return onepass(capsys, "run", device, "--max-new-tokens", "4")
 
-    monkeypatch.setattr(Engine, "run", refusing)
-    done = conversation(b"Ana: caf\xe9?\n\nrefuse\n\n/use \xe9\nAna: Tea?\n\n").succeeded()
-    assert r"error: this line is not UTF-8: 'Ana: caf\udce9?'" in done.err
+    done = conversation(b"refuse\n\nAna: caf\xe9?\n\n").succeeded()
     assert "error: llama.cpp refuses the request" in done.err
     assert done.err.count("tokens/s") == 1
+    assert asked == ["refuse", "Ana: caf\ufffd?"]
     conversation(b"die\n\nAna: Tea?\n\n").refused("the engine is closed")
 
 
 def test_a_text_may_begin_with_a_slash(
-    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, asked: list[str]
 ) -> None:
-    ask, texts = Engine.run, []
-
-    def recorded(self: Engine, composition: str, text: str, *args: object) -> Answer:
-        texts.append(text)
-        return ask(self, composition, text, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Engine, "run", recorded)
     typed = "/usr/bin is a path.\n/use it.\n\n/mode main\n/modern times.\n\n /help me.\n/help"
     monkeypatch.setattr("sys.stdin", Terminal(typed))
     done = onepass(capsys, "run", device, "--max-new-tokens", "4").succeeded()
-    assert texts == ["/usr/bin is a path.\n/use it.", "/modern times.", " /help me.\n/help"]
+    assert asked == ["/usr/bin is a path.\n/use it.", "/modern times.", " /help me.\n/help"]
     assert "both (main)" in done.err
 
 
-class Conversation:
-    """`onepass run` as the only program of a terminal of its own."""
+class Interrupted(Terminal):
+    """A terminal at which Ctrl-C is pressed instead of every line "^C"."""
 
-    def __init__(self, device: Path) -> None:
-        self.ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "onepass", "run", str(device), "--max-new-tokens", "4"],
-            preexec_fn=lambda: os.login_tty(theirs), env={**os.environ, "TERM": "dumb"},
-        )  # fmt: skip
-        os.close(theirs)
-
-    def __enter__(self) -> "Conversation":
-        return self
-
-    def __exit__(self, *why: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.ours)
-
-    def type(self, keys: str) -> None:
-        os.write(self.ours, keys.encode())
-
-    def shown(self, words: str) -> str:
-        """What the terminal shows before these words, for which it waits."""
-        screen = ""
-        while words not in screen:
-            assert select.select([self.ours], [], [], 30)[0], screen
-            try:
-                screen += os.read(self.ours, 1 << 16).decode(errors="replace")
-            except OSError:  # the other side has been closed
-                pytest.fail(screen)
-        return screen.partition(words)[0]
+    def __next__(self) -> str:  # type: ignore[override]
+        line = super().__next__()
+        if line == "^C\n":
+            raise KeyboardInterrupt
+        return line
 
 
-def test_ctrl_c_at_the_prompt_drops_what_was_typed_and_twice_ends_all(device: Path) -> None:
-    with Conversation(device) as terminal:
-        terminal.shown("an empty line ends it.")
-        terminal.type("Ana: Tea?\n\n")
-        asked = terminal.shown(" prompt tokens were known").rpartition(" ")[2]
-        for typed in ("Ana: Wrong.\nBen: Al", "Ana: T"):
-            terminal.type(f"{typed}\x03")
-            terminal.shown("\nCtrl-C again")
-            terminal.type("Ana: Tea?\n\n")
-            assert terminal.shown(" prompt tokens were known").endswith(f" of {asked}")
-        terminal.type("\x03")
-        terminal.shown("\nCtrl-C again")
-        terminal.type("\x03")
-        terminal.shown("interrupted")
-        assert terminal.process.wait(30) == app.INTERRUPTED
+def test_ctrl_c_at_the_prompt_drops_what_was_typed_and_twice_ends_all(
+    device: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+) -> None:
+    typed = "Ana: Wrong.\nBen: Al\n^C\nAna: Tea?\n\n^C\nAna: Cake?\n\n^C\n^C\nAna: Late.\n\n"
+    monkeypatch.setattr("sys.stdin", Interrupted(typed))
+    done = onepass(capsys, "run", device, "--max-new-tokens", "4")
+    assert done.code == app.INTERRUPTED
+    assert asked == ["Ana: Tea?", "Ana: Cake?"]
+    assert done.err.count("Ctrl-C again") == 3
 
 
 def test_what_does_not_fit_a_conversation_is_told(

@@ -12,13 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
-from transformers import LlamaConfig, StableLmConfig, StableLmForCausalLM
+from transformers import LlamaConfig
 
-from architectures import FAMILIES, build
+from architectures import build
 from device_kit import (
     CHAT,
+    PAIR,
+    STABLELM_12B,
     engine_or_skip,
-    random_calibration,
+    other_model,
+    pair,
     random_parts,
     three_parts,
     torch_log_probabilities,
@@ -35,24 +38,13 @@ from onepass.model.generate import run
 from onepass.model.load import Base, load_base
 from onepass.serve import Engine
 from onepass.serve.verify import verify
-from onepass.tasks.book import parse_task as named
+from onepass.tasks.book import parse_task
 
 engine_or_skip()
 from gguf import GGUFReader  # noqa: E402
 from gguf.quants import dequantize  # noqa: E402
 
 MESSAGE = f"Summarize.\n\n{CHAT}"
-
-
-@pytest.fixture(scope="module")
-def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
-    folder = tmp_path_factory.mktemp("families")
-    return {name: load_base(build(name, folder / name), "cpu") for name in FAMILIES}
-
-
-@pytest.fixture(params=list(FAMILIES))
-def family(request: pytest.FixtureRequest, families: dict[str, Base]) -> Base:
-    return families[request.param]
 
 
 def check_parity(base: Base, composition: Composition, folder: Path, fused: bool = False) -> None:
@@ -165,20 +157,21 @@ def test_an_adapters_file_holds_what_it_is_said_to(
 
 
 @pytest.mark.parametrize(
-    "differs",
+    ("like", "kind", "differs"),
     [
-        {"qk_layernorm": True, "use_parallel_residual": True, "num_key_value_heads": 2},
-        {"tie_word_embeddings": True, "use_qkv_bias": False},
+        pytest.param("stablelm-2", "stablelm", STABLELM_12B, id="stablelm 12b"),
+        pytest.param(
+            "stablelm-2", "stablelm", {"tie_word_embeddings": True, "use_qkv_bias": False},
+            id="stablelm tied",
+        ),
+        pytest.param("llama-3.2", "mistral", {"sliding_window": None, "head_dim": 8}, id="mistral"),
+        pytest.param("qwen2.5", "qwen3", {"head_dim": 8}, id="qwen3"),
     ],
-    ids=["12b", "tied"],
-)
-def test_the_other_stablelms_are_what_pytorch_computes(
-    differs: dict[str, Any], families: dict[str, Base], tmp_path: Path
+)  # fmt: skip
+def test_relatives_of_the_families_are_what_pytorch_computes(
+    like: str, kind: str, differs: dict[str, Any], families: dict[str, Base], tmp_path: Path
 ) -> None:
-    bare = families["stablelm-2"]
-    torch.manual_seed(3)
-    config = StableLmConfig(**{**bare.model.config.to_dict(), **differs})
-    base = replace(bare, model=StableLmForCausalLM(config).eval())
+    base = other_model(families[like], kind, **differs)
     check_parity(base, three_parts(base), tmp_path / "set")
 
 
@@ -186,23 +179,18 @@ def test_two_compositions_share_the_base_and_the_task_adapters(
     families: dict[str, Base], tmp_path: Path
 ) -> None:
     base = families["qwen2.5"]
-    summarize, spanish, _ = random_parts(base)
-    weighted = (Weighted(summarize, 0.5), Weighted(random_parts(base)[1], 0.5))
-    pair = Pass(named("summarize+translate:es"), weighted, random_calibration(base))
-    joint = Pass(named("summarize+translate:es"), (Weighted(random_parts(base)[2], stored=True),))
+    summarize, spanish, witty = map(Weighted, random_parts(base))
+    steps = (
+        Pass(parse_task("summarize"), (summarize,)),
+        Pass(parse_task("translate:es"), (spanish,)),
+    )
+    joint = (Pass(parse_task(PAIR), (replace(witty, stored=True),)),)
     made = {
         "three": three_parts(base),
-        "pair": Composition(base.shape, pair.task, (pair,), "lc++"),
-        "joint": Composition(base.shape, joint.task, (joint,), "joint-expert"),
-        "steps": Composition(
-            base.shape, pair.task,
-            (
-                Pass(named("summarize"), (Weighted(summarize),)),
-                Pass(named("translate:es"), (Weighted(spanish),)),
-            ),
-            "multi-step",
-        ),
-    }  # fmt: skip
+        "pair": pair(base),
+        "joint": Composition(base.shape, joint[0].task, joint, "joint-expert"),
+        "steps": Composition(base.shape, joint[0].task, steps, "multi-step"),
+    }
     manifest = export_gguf(made, base, tmp_path / "set", "f32", "f32")
     # The calibration of both is one content, and the third adapter is a task's already.
     assert [a.name for a in manifest.adapters] == [
@@ -263,7 +251,7 @@ def test_unsupported_models_are_refused_with_those_that_are(
     composition = three_parts(base)
 
     def refused(match: str, **changed: Any) -> None:
-        before = {name: getattr(base.model.config, name) for name in changed}
+        before = {name: getattr(base.model.config, name, None) for name in changed}
         try:
             for name, value in changed.items():
                 setattr(base.model.config, name, value)
@@ -273,7 +261,8 @@ def test_unsupported_models_are_refused_with_those_that_are(
             for name, value in before.items():
                 setattr(base.model.config, name, value)
 
-    refused("type gpt_neox .*llama, qwen2, stablelm", model_type="gpt_neox")
+    refused("type gpt_neox .*llama, mistral, qwen2, qwen3, stablelm", model_type="gpt_neox")
+    refused("sliding_window is 16", sliding_window=16)
     refused("hidden_act is gelu", hidden_act="gelu")
     refused("rope_type is yarn", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4})
     with pytest.raises(OnepassError, match="base type 'q4_k'"):
@@ -321,7 +310,7 @@ def test_llama_cpp_tokenises_as_the_base_does(
     if family_name == "qwen2.5":  # as the real one's, which llama.cpp does not know of
         backend.normalizer = normalizers.NFC()
     composition = Composition(
-        base.shape, named("summarize"), (Pass(named("summarize")),), "zero-shot"
+        base.shape, parse_task("summarize"), (Pass(parse_task("summarize")),), "zero-shot"
     )
     manifest = export_gguf({"it": composition}, base, tmp_path / "set", "f32")
     reader = gguf.GGUFReader(tmp_path / "set" / manifest.base.path)
@@ -355,7 +344,7 @@ def test_a_tokenizer_llama_cpp_does_not_have_is_refused(
         described[name] = {**described[name], **value} if name == "model" else value
     monkeypatch.setattr(module, "_backend_json", lambda base: described)
     composition = Composition(
-        base.shape, named("summarize"), (Pass(named("summarize")),), "zero-shot"
+        base.shape, parse_task("summarize"), (Pass(parse_task("summarize")),), "zero-shot"
     )
     with pytest.raises(OnepassError, match=why):
         export_gguf({"it": composition}, base, tmp_path / "set")
@@ -370,7 +359,7 @@ def test_a_template_that_changes_the_message_is_refused(
     )
     monkeypatch.setattr(base.tokenizer, "chat_template", shouting)
     composition = Composition(
-        base.shape, named("summarize"), (Pass(named("summarize")),), "zero-shot"
+        base.shape, parse_task("summarize"), (Pass(parse_task("summarize")),), "zero-shot"
     )
     with pytest.raises(OnepassError, match="does more to a message"):
         export_gguf({"it": composition}, base, tmp_path / "set")

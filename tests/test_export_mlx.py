@@ -7,7 +7,6 @@ docs/device.md, "On MLX", has the commands for an environment with it, which Lin
 import importlib
 import json
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, StableLmConfig, StableLmForCausalLM
+from transformers import AutoConfig
 
-from architectures import FAMILIES, build
+from architectures import FAMILIES
 from cli_kit import TASK, onepass, random_composition
 from conftest import MakeAdapter
-from device_kit import CHAT, random_calibration, three_parts, torch_log_probabilities
+from device_kit import (
+    CHAT,
+    STABLELM_12B,
+    other_model,
+    random_calibration,
+    random_parts,
+    three_parts,
+    torch_log_probabilities,
+)
 from onepass.adapters.adapter import Adapter, Lora, load_adapter
 from onepass.adapters.calibration import Form
 from onepass.adapters.composition import Composition, Pass, Weighted, pass_delta, save_composition
@@ -36,17 +43,6 @@ from onepass.tasks.book import parse_task
 from onepass.tasks.task import task_from
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("families")
-    return {name: build(name, folder / name) for name in FAMILIES}
-
-
-@pytest.fixture(params=list(FAMILIES))
-def family(request: pytest.FixtureRequest, families: dict[str, Path]) -> Path:
-    return families[request.param]
 
 
 @pytest.fixture
@@ -139,60 +135,51 @@ def test_it_computes_the_same_change(
     onepass(capsys, *options).succeeded()
 
 
+def check_adapter(
+    mlx_lm: Any,
+    composition: Composition,
+    base: Base,
+    folder: Path,
+    dtype: torch.dtype | None = None,
+) -> None:
+    export_mlx(composition, folder / "adapter", dtype)
+    pass_ = halved(composition) if dtype is torch.float16 else composition.passes[0]
+    check_parity(mlx_lm, base, pass_, readable(base, folder / "base"), folder / "adapter")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("form", ["lowrank", "column"])
 def test_mlx_lm_computes_what_pytorch_does(
-    form: Form, dtype: torch.dtype, mlx_lm: Any, family: Path, tmp_path: Path
+    form: Form, dtype: torch.dtype, mlx_lm: Any, family: Base, tmp_path: Path
 ) -> None:
-    base = load_base(family, "cpu")
-    composition = three_parts(base, form)
-    export_mlx(composition, tmp_path / "adapter", dtype)
-    pass_ = halved(composition) if dtype is torch.float16 else composition.passes[0]
-    model = readable(base, tmp_path / "base")
-    check_parity(mlx_lm, base, pass_, model, tmp_path / "adapter")
+    check_adapter(mlx_lm, three_parts(family, form), family, tmp_path, dtype)
 
 
 def test_layers_and_modules_without_an_adapter_stay_as_they_are(
-    mlx_lm: Any, family: Path, tmp_path: Path
+    mlx_lm: Any, family: Base, tmp_path: Path
 ) -> None:
-    base = load_base(family, "cpu")
-    random = torch.Generator().manual_seed(3)
-
-    def lora(module: str, rank: int) -> Lora:
-        out, in_ = base.shape.modules[module]
-        down = torch.randn(rank, in_, generator=random)
-        return Lora(down, torch.randn(out, rank, generator=random))
-
-    ranks = {"model.layers.0.mlp.down_proj": 5, "model.layers.1.self_attn.q_proj": 2}
-    modules = {module: lora(module, rank) for module, rank in ranks.items()}
-    pass_ = Pass(parse_task("summarize"), (Weighted(Adapter("few", modules, base.name)),))
-    composition = Composition(base.shape, pass_.task, (pass_,), "single")
-    export_mlx(composition, tmp_path / "adapter")
-    model = readable(base, tmp_path / "base")
-    check_parity(mlx_lm, base, pass_, model, tmp_path / "adapter")
+    wanted = ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj")
+    modules = {wanted[n]: random_parts(family)[n].modules[wanted[n]] for n in range(2)}
+    few = Weighted(Adapter("few", modules, family.name), 3.0)
+    pass_ = Pass(parse_task("summarize"), (few,))
+    composition = Composition(family.shape, pass_.task, (pass_,), "single")
+    check_adapter(mlx_lm, composition, family, tmp_path)
 
 
 def test_the_larger_stablelm_is_what_pytorch_computes(
-    mlx_lm: Any, families: dict[str, Path], tmp_path: Path
+    mlx_lm: Any, families: dict[str, Base], tmp_path: Path
 ) -> None:
-    bare = load_base(families["stablelm-2"], "cpu")
-    differs = {"qk_layernorm": True, "use_parallel_residual": True, "num_key_value_heads": 2}
-    torch.manual_seed(3)
-    config = StableLmConfig(**{**bare.model.config.to_dict(), **differs})
-    base = replace(bare, model=StableLmForCausalLM(config).eval())
-    composition = three_parts(base)
-    export_mlx(composition, tmp_path / "adapter")
-    model = readable(base, tmp_path / "base")
-    check_parity(mlx_lm, base, composition.passes[0], model, tmp_path / "adapter")
+    base = other_model(families["stablelm-2"], "stablelm", **STABLELM_12B)
+    check_adapter(mlx_lm, three_parts(base), base, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "form"), [*((name, "lowrank") for name in FAMILIES), ("llama-3.2", "output")]
 )
 def test_mlx_lm_runs_a_merged_model_as_it_is(
-    name: str, form: Form, mlx_lm: Any, families: dict[str, Path], tmp_path: Path
+    name: str, form: Form, mlx_lm: Any, families: dict[str, Base], tmp_path: Path
 ) -> None:
-    base = load_base(families[name], "cpu")
+    base = families[name]
     composition = three_parts(base, form)
     export_merged(composition, base, tmp_path / "merged", torch.float32)
     check_parity(mlx_lm, base, composition.passes[0], tmp_path / "merged", None)
@@ -230,14 +217,14 @@ def test_the_command_that_is_printed_says_what_generate_says(
 
 
 def test_it_tells_what_mlx_lm_would_not_read_of_the_base(
-    families: dict[str, Path], tmp_path: Path, capsys: Capture
+    family_folders: dict[str, Path], tmp_path: Path, capsys: Capture
 ) -> None:
-    assert unread_by_mlx(TINY) == unread_by_mlx(families["qwen2.5"]) == {}
-    assert unread_by_mlx(families["stablelm-2"]) == {
+    assert unread_by_mlx(TINY) == unread_by_mlx(family_folders["qwen2.5"]) == {}
+    assert unread_by_mlx(family_folders["stablelm-2"]) == {
         "rope_theta": 10000.0,
         "partial_rotary_factor": 0.25,
     }
-    folder = families["llama-3.2"]
+    folder = family_folders["llama-3.2"]
     save_composition(three_parts(load_base(folder, "cpu")), tmp_path / "three")
     out = tmp_path / "out"
     options = ("export", tmp_path / "three", "--out", out, "--format", "mlx", "--model")
@@ -251,13 +238,13 @@ def test_it_tells_what_mlx_lm_would_not_read_of_the_base(
     assert "rope" not in told
 
 
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_merged_model_has_its_rotary_positions_under_both_names(
-    family: Path, tmp_path: Path
+    name: str, families: dict[str, Base], family_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    base = load_base(family, "cpu")
-    export_merged(three_parts(base), base, tmp_path / "merged")
+    export_merged(three_parts(families[name]), families[name], tmp_path / "merged")
     assert unread_by_mlx(tmp_path / "merged") == {}
     written = read_json(tmp_path / "merged" / "config.json")
-    rope = AutoConfig.from_pretrained(family).rope_parameters
+    rope = AutoConfig.from_pretrained(family_folders[name]).rope_parameters
     assert written["rope_theta"] == rope["rope_theta"]
     assert AutoConfig.from_pretrained(tmp_path / "merged").rope_parameters == rope

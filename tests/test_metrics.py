@@ -136,20 +136,20 @@ def test_no_letters_are_in_no_language() -> None:
 
 
 @pytest.fixture
-def fake_judge(monkeypatch: pytest.MonkeyPatch) -> None:
-    def judge(text: str, meta: dict[str, str], task: object) -> SimpleNamespace:
+def fake_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    def verify(text: str, meta: dict[str, str], task: object) -> SimpleNamespace:
         assert task is SPANISH
         facts, language = meta["meaning"] in text, text.endswith("!")
         return SimpleNamespace(
-            facts=facts, language=language, tone=True, correct=facts and language, why=""
+            facts=facts, language=language, tone=True, verified=facts and language, why=""
         )
 
     module = ModuleType("onepass.smalltown.read")
-    module.judge = judge  # type: ignore[attr-defined]
+    module.verify = verify  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "onepass.smalltown.read", module)
 
 
-@pytest.mark.usefixtures("fake_judge")
+@pytest.mark.usefixtures("fake_verifier")
 def test_verdicts_become_scores_where_there_is_a_meaning() -> None:
     examples = [
         Example("1", "x", ("y",), {"meaning": "a"}),

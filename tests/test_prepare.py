@@ -97,24 +97,16 @@ def test_killed_while_our_models_work_goes_on_to_the_same(tmp_path: Path, capsys
         assert one == other
 
 
-def test_repeated_asks_nothing_and_changes_nothing(
-    tmp_path: Path, capsys: Capture, stub: Stub
-) -> None:
-    onepass(capsys, *asking(tmp_path, stub)).succeeded()
-    asked, before = len(stub.asked), contents(tmp_path / "sets")
-    done = onepass(capsys, *asking(tmp_path, stub)).succeeded()
-    assert "0 labels newly made" in done.err
-    assert len(stub.asked) == asked
-    assert contents(tmp_path / "sets") == before
-
-
-def test_a_larger_limit_asks_for_the_new_ones_only(
-    tmp_path: Path, capsys: Capture, stub: Stub
-) -> None:
+def test_only_new_labels_are_asked_for(tmp_path: Path, capsys: Capture, stub: Stub) -> None:
     onepass(capsys, *asking(tmp_path, stub, "--limit", 3)).succeeded()
     assert len(stub.asked) == 3 + 3 * 3
     onepass(capsys, *asking(tmp_path, stub)).succeeded()
     assert len(stub.asked) == len(set(stub.asked)) == 12 + 4 * 3
+    before = contents(tmp_path / "sets")
+    done = onepass(capsys, *asking(tmp_path, stub)).succeeded()
+    assert "0 labels newly made" in done.err
+    assert len(stub.asked) == 12 + 4 * 3
+    assert contents(tmp_path / "sets") == before
 
 
 def test_another_prompt_model_or_limit_is_another_label(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Prepared sets: what is written is good, and is a corpus."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,11 +20,10 @@ from onepass.prepare.sources import read_sources
 from onepass.tasks.benchmark import COMPOSITIONAL_TASKS
 from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import SPLITS, load_corpus
-from prepare_kit import SPANISH, asking, contents, rows, spanish
+from prepare_kit import SPANISH, asking, rows, spanish
 
 Capture = pytest.CaptureFixture[str]
 OURS = {"translate": "multi-step", "tone": "multi-step"}
-REAL = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture
@@ -236,30 +234,3 @@ def test_the_card_is_one_of_the_hub(tmp_path: Path, capsys: Capture, stub: Stub)
     (step,) = row["meta"]["provenance"]
     told = card.text.split(f"\n{step['prompt']}:\n")[1]
     assert "Translate the text between <text> and </text> into Spanish." in told
-
-
-# ---------------------------------------------------------------- real text
-
-
-@pytest.mark.parametrize("kind", ["dialogsum", "persona-chat"])
-def test_real_conversations(kind: str, tmp_path: Path, capsys: Capture) -> None:
-    """By the tiny base, which was made for another world: the path is what is tested."""
-    path = REAL / "dialogsum" / "dialogsum.dev.jsonl"
-    if kind == "persona-chat":
-        path = REAL / "synthetic-persona-chat" / "Synthetic-Persona-Chat_valid.csv"
-    if not path.exists():
-        pytest.skip(f"the real data set is not here: {path}")
-    main = "summarize" if kind == "dialogsum" else "reply"
-    tasks = (f"{main}+translate:fr", f"{main}+tone:casual")
-    done = onepass(
-        capsys,
-        *("data", "prepare", "--corpus", f"{kind}:{path}", "--tasks", *tasks, "--limit", 4),
-        *("--translate-with", "multi-step", "--tone-with", "multi-step", "--device", "cpu"),
-        *("--max-new-tokens", 64, "--out", tmp_path / "sets"),
-    ).succeeded()
-    _, *table = [line.split("\t") for line in done.out.splitlines()]
-    assert len(table) == len(tasks) * len(SPLITS)
-    for line in table:
-        assert line[1] == "4"
-        assert sum(map(int, line[3:])) >= 4  # each label is kept or counted
-    assert json.loads(json.dumps(contents(tmp_path / "sets")[CARD].decode()))

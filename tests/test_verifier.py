@@ -6,7 +6,7 @@ import random
 import pytest
 
 from onepass.smalltown.meaning import Meaning, draw_distinct, sample
-from onepass.smalltown.read import Verdict, judge
+from onepass.smalltown.read import Verdict, verify
 from onepass.smalltown.render import texts
 from onepass.smalltown.world import KINDS, LANGUAGES, TONES, language, town
 from onepass.tasks.book import parse_task
@@ -25,7 +25,7 @@ def task_for(kind: str, code: str, tone: str) -> Task:
 
 def verdict(text: str, meaning: Meaning, kind: str, code: str, tone: str) -> Verdict:
     meta = {"meaning": meaning.to_json(), "kind": kind}
-    return judge(text, meta, task_for(kind, code, tone))
+    return verify(text, meta, task_for(kind, code, tone))
 
 
 def meanings(count: int, seed: str) -> list[Meaning]:
@@ -41,7 +41,7 @@ def test_accepts_every_rendering(code: str, tone: str) -> None:
         kind = rng.choice(KINDS)
         text = rng.choice(texts(meaning, kind, code, tone))
         result = verdict(text, meaning, kind, code, tone)
-        assert result.correct, (text, result.why)
+        assert result.verified, (text, result.why)
         assert result.share == 1.0 or kind == "reply"
 
 
@@ -113,7 +113,7 @@ def test_refuses_corruptions(corrupt) -> None:  # type: ignore[no-untyped-def]
             if corrupted is None or corrupted == text:
                 continue
             tried += 1
-            refused += not verdict(corrupted, meaning, kind, code, tone).correct
+            refused += not verdict(corrupted, meaning, kind, code, tone).verified
     assert tried > 1000
     assert refused / tried >= 0.995
 
@@ -148,7 +148,7 @@ def test_refuses_another_language_or_tone_and_says_so(kind: str) -> None:
             continue
         for text in texts(meaning, kind, other_code, other_tone):
             result = verdict(text, meaning, kind, code, tone)
-            assert not result.correct
+            assert not result.verified
             assert result.language == (code == other_code)
             assert result.tone == (tone == other_tone)
             assert ("language: " in result.why) == (code != other_code)
@@ -160,7 +160,7 @@ def test_a_symmetric_meeting_may_be_told_from_either_side() -> None:
     a, b = meaning.slots["a"], meaning.slots["b"]
     swapped = Meaning("meet", "", {**meaning.slots, "a": b, "b": a})
     text = texts(swapped, "summary", "en", "plain")[0]
-    assert verdict(text, meaning, "summary", "en", "plain").correct
+    assert verdict(text, meaning, "summary", "en", "plain").verified
 
 
 def test_the_verdict_says_what_is_wrong_in_words() -> None:
@@ -179,5 +179,5 @@ def test_the_verdict_says_what_is_wrong_in_words() -> None:
 def test_any_text_gets_a_verdict(text: str) -> None:
     (meaning,) = meanings(10, "any")[:1]
     result = verdict(text, meaning, "summary", "es", "plain")
-    assert not result.correct
+    assert not result.verified
     assert result.why

@@ -50,6 +50,7 @@ from onepass.tasks.book import TaskField, parse_task
 from onepass.tasks.task import Task
 
 MANIFEST = "composition.json"
+COMPOSITION_FILES = FolderFiles(MANIFEST, ("adapters", "calibration-*"))
 T = TypeVar("T")
 
 __all__ = [
@@ -286,7 +287,7 @@ def save_composition(
             weight is NaN or Inf or does not fit `dtype`. What stood there before is untouched.
     """
     folder = Path(folder)
-    check_folder(folder)
+    check_replaceable(folder, COMPOSITION_FILES)
     adapters = _places(
         (w.adapter for pass_ in composition.passes for w in pass_.adapters), "adapters/{}"
     )
@@ -303,11 +304,6 @@ def save_composition(
             write_history(calibration.history, history_path(temporary / place))
         manifest = _describe(composition, adapters, calibrations)
         write_json(temporary / MANIFEST, manifest.model_dump())
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that saving a composition there would cost other files."""
-    check_replaceable(folder, FolderFiles(MANIFEST, ("adapters", "calibration-*")))
 
 
 def _places(things: Iterable[T], pattern: str) -> dict[int, tuple[T, str]]:

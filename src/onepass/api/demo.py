@@ -17,12 +17,13 @@ import torch
 
 from onepass.adapters.adapter import load_adapter
 from onepass.adapters.composition import (
+    COMPOSITION_FILES,
     Cost,
-    check_folder,
     cost,
     load_composition,
     save_composition,
 )
+from onepass.adapters.storage import check_replaceable
 from onepass.api.outputs import check_writable
 from onepass.api.resolve import read_data
 from onepass.core.errors import OnepassError
@@ -131,7 +132,7 @@ def compare(given: Ingredients, out: Path, test: int, max_new_tokens: int = 128)
     """Calibrate in two ways, and run every method on `test` conversations."""
     for method in ("lc", "lc++"):
         check_writable(out / method)
-        check_folder(out / method)
+        check_replaceable(out / method, COMPOSITION_FILES)
     for path in given.adapters.values():
         load_adapter(path)  # what is wrong with one should not first show in a second process
     with beside(given, "lc", out / "lc"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from onepass import export as exporting
 from onepass.adapters.composition import Composition, Pass
+from onepass.adapters.storage import check_replaceable
 from onepass.api.resolve import (
     BaseLike,
     TaskLike,
@@ -20,6 +21,7 @@ from onepass.api.resolve import (
 from onepass.api.use import What
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
+from onepass.export.vllm import vllm_files
 from onepass.model.assets import TINY
 from onepass.model.load import Base
 
@@ -82,7 +84,8 @@ def export(
             "together as gguf or vllm"
         )
     folder, dtype = Path(folder), save_dtype(save_as)
-    importlib.import_module(f"onepass.export.{FORMATS[format]}").check_folder(folder)
+    module = importlib.import_module(f"onepass.export.{FORMATS[format]}")
+    check_replaceable(folder, vllm_files(folder) if format == "vllm" else module.OWN_FILES)
     if format in ("gguf", "merged"):
         named, loaded = compositions_of(several, base, task, tasks)
         if format == "gguf":

@@ -9,7 +9,7 @@ from typing import Any
 from onepass import __version__
 from onepass.adapters import merging
 from onepass.adapters.adapter import ADAPTER_FILES, save_adapter
-from onepass.adapters.composition import check_folder, save_composition
+from onepass.adapters.composition import COMPOSITION_FILES, save_composition
 from onepass.adapters.storage import check_replaceable
 from onepass.api.objects import Adapter, Composition, own
 from onepass.api.outputs import check_writable, resumable
@@ -220,7 +220,7 @@ def compose(
         TrainOptions(**{k: v for k, v in options.items() if k in known}, seed=seed)
     saved_as = save_dtype(save_as)
     if out is not None:
-        check_folder(Path(out))
+        check_replaceable(Path(out), COMPOSITION_FILES)
         check_writable(Path(out))
     if isinstance(base, Path | str):
         check_loadable(base, device, dtype, quantization)

@@ -41,8 +41,8 @@ _BATCHES_AT_ONCE = 4  # of which a kill loses the answers
 class Judge:
     """A `model` that answers prompts.
 
-    name: of its files. identity: changes when its answers may. ask: told prompts and whom to tell
-    of each answer as it comes.
+    name: of its files. identity: changes when its answers may. ask: takes prompts, and a function
+    to call with each answer as it comes.
     """
 
     name: str
@@ -66,8 +66,8 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Inquiry:
-    """All there is to ask about some runs; a prompt that several outputs share is asked once.
+class Questions:
+    """The questions to a judge about some runs; a prompt that outputs share is asked once.
 
     cells: the runs, each with its predictions as (split, id, key). prompts: by key.
     """
@@ -143,8 +143,8 @@ def local_judge(
     return Judge(name or judge_name(shown), shown, identity, answer)
 
 
-def prepare(folder: Path, judge: Judge, choice: Choice) -> Inquiry:
-    """What there is to ask the judge about the predictions of a folder of runs.
+def collect(folder: Path, judge: Judge, choice: Choice) -> Questions:
+    """The questions to a judge about the predictions of a folder of runs.
 
     Raises `OnepassError` if no run is chosen, predictions are missing, or the corpus is not, or no
     longer, the one they were made on.
@@ -163,7 +163,7 @@ def prepare(folder: Path, judge: Judge, choice: Choice) -> Inquiry:
     if not chosen:
         raise OnepassError(f"no run in {folder} is like {' or '.join(only)}")
     known = read_answers(answers_path(folder, judge.name))
-    inquiry = Inquiry(folder, judge, [], {}, known)
+    questions = Questions(folder, judge, [], {}, known)
     for run in chosen:
         _check_name(judgements_path(folder, run.cell, judge.name), judge)
         rows = []
@@ -175,17 +175,17 @@ def prepare(folder: Path, judge: Judge, choice: Choice) -> Inquiry:
                 if choice.limit is not None and place >= choice.limit and key not in known:
                     break
                 rows.append((split, example.id, key))
-                inquiry.prompts[key] = prompt
-        inquiry.cells.append((run, rows))
-    return inquiry
+                questions.prompts[key] = prompt
+        questions.cells.append((run, rows))
+    return questions
 
 
-def put(inquiry: Inquiry, progress: Callable[[int], None] = lambda count: None) -> int:
-    """Ask what is open and store the judgements of each cell that is done; how many have failed.
+def ask_open(questions: Questions, progress: Callable[[int], None] = lambda count: None) -> int:
+    """Ask the open questions and store the judgements of complete cells; how many have failed.
 
     Ctrl-C, a kill and an `OnepassError` keep every answer; run again, only the rest is asked.
     """
-    judge, asked = inquiry.judge, list(inquiry.open.items())
+    judge, asked = questions.judge, list(questions.open.items())
     failed: dict[str, str] = {}
 
     def on_response(place: int, response: Response) -> None:
@@ -194,29 +194,29 @@ def put(inquiry: Inquiry, progress: Callable[[int], None] = lambda count: None) 
             failed[key] = response.error
         else:
             add(key, response.text)
-            inquiry.known[key] = response.text
+            questions.known[key] = response.text
         progress(1)
 
     try:
-        with adding_answers(answers_path(inquiry.folder, judge.name)) as add:
+        with adding_answers(answers_path(questions.folder, judge.name)) as add:
             if asked:
                 judge.ask([prompt for _, prompt in asked], on_response)
     except BaseException as stopped:
-        _store(inquiry, {})  # a cell with failures in it is not done with: it may be the server
+        _store(questions, {})  # a cell with failures in it is not done with: it may be the server
         if isinstance(stopped, KeyboardInterrupt):
             raise KeyboardInterrupt("the answers are kept; the same command goes on") from None
         raise
-    _store(inquiry, failed)
+    _store(questions, failed)
     return len(failed)
 
 
-def _store(inquiry: Inquiry, failed: dict[str, str]) -> None:
+def _store(questions: Questions, failed: dict[str, str]) -> None:
     """Write the file of each cell whose predictions all have their answer or their failure."""
-    known = inquiry.known
+    known = questions.known
     header = Header(
-        model=inquiry.judge.model, prompts=VERSION, date=datetime.now(UTC).date().isoformat()
+        model=questions.judge.model, prompts=VERSION, date=datetime.now(UTC).date().isoformat()
     )
-    for run, predictions in inquiry.cells:
+    for run, predictions in questions.cells:
         rows = []
         for split, id, key in predictions:
             if key in known:
@@ -224,7 +224,7 @@ def _store(inquiry: Inquiry, failed: dict[str, str]) -> None:
             elif key in failed:
                 rows.append(Judgement(split, id, "failed", failed[key]))
         if len(rows) == len(predictions):
-            path = judgements_path(inquiry.folder, run.cell, inquiry.judge.name)
+            path = judgements_path(questions.folder, run.cell, questions.judge.name)
             save_judgements(path, header, rows)
 
 

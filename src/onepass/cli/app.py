@@ -1,11 +1,9 @@
-"""The command `onepass`: its list of commands, and what becomes of errors.
+"""The command `onepass`: the list of its commands, and how errors are shown.
 
 To add a command `NAME`, add a row to `COMMANDS` and write the function `NAME` (dashes as
 underscores) in `onepass/cli/NAME.py`, with typer's annotations; a command with sub-commands is a
 `typer.Typer` of that name instead, made by `build_group`, and its sub-command `SUB` is the function
-`NAME_SUB` in `onepass/cli/NAME_SUB.py`. Command modules import the libraries they need inside their
-functions or at their top, as they like: neither `onepass --help` nor another command ever loads
-them.
+`NAME_SUB` in `onepass/cli/NAME_SUB.py`. A command's module is imported only when it is run.
 """
 
 import errno
@@ -28,11 +26,10 @@ from typer.core import TyperCommand, TyperGroup
 from onepass import __version__
 from onepass.core.errors import OnepassError
 
-GONE = 1  # the reader of the output, as `| head` does; typer's status for it
+GONE = 1  # broken pipe, as with `| head`; typer's status for it
 USER_ERROR = 2  # as for a wrong option
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-# What writing to an output that is full, or breaks, fails with.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # errors of a write
 
 
 @dataclass(frozen=True)
@@ -49,10 +46,10 @@ START, MAKE, COMPARE = "Start here", "Make", "Compare"
 COMMANDS = (
     Entry("demo", START, "Compose two tasks in one pass, offline, and compare the methods."),
     Entry("ls", START, "List the known tasks, methods, merges or metrics."),
-    Entry("inspect", START, "Tell what adapters are, and how well they would merge."),
+    Entry("inspect", START, "Describe adapters, and how well they would merge."),
     Entry("generate", START, "Run a composition on your own text."),
     Entry("run", START, "Run what `pack` wrote on llama.cpp: on a file, or in conversation."),
-    Entry("data", MAKE, "Export examples as JSON lines; tell what a corpus is."),
+    Entry("data", MAKE, "Export examples as JSON lines; describe a corpus."),
     Entry("pretrain", MAKE, "Train the embedded tiny base from scratch."),
     Entry("train", MAKE, "Train an adapter for one task."),
     Entry("merge", MAKE, "Merge adapters into one, by arithmetic alone."),
@@ -184,17 +181,15 @@ def build_app() -> typer.Typer:
 def main(args: list[str] | None = None) -> NoReturn:
     """Run `onepass` with `args` (default: those of the process) and exit.
 
-    Exit status: 0 done; 1 a bug, with its traceback, or silently, when whoever read the output has
-    gone; 2 a mistake in options or input, or a file or an output that cannot be used; 130 Ctrl-C.
+    Exit status: 0 done; 1 a bug, with its traceback, or a broken pipe, silently; 2 a mistake in
+    options or input, or a file or an output that cannot be used; 130 Ctrl-C.
     """
-    # What libraries announce to programmers is no matter of a user's.
-    warnings.simplefilter("ignore", FutureWarning)
+    warnings.simplefilter("ignore", FutureWarning)  # these address programmers, not users
     warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
     _prepare_streams()
     try:
         try:
-            # Not `app()`: typer would print values of local variables, here whole tensors, in a
-            # traceback.
+            # Not `app()`, whose tracebacks print local variables: here, whole tensors.
             typer.main.get_command(build_app()).main(args=args, prog_name="onepass")
         finally:
             sys.stdout.flush()
@@ -204,35 +199,25 @@ def main(args: list[str] | None = None) -> NoReturn:
 
 
 def _prepare_streams() -> None:
-    """See to it that no answer is lost for an encoding, nor for a stream that is not there.
-
-    A pipe or a file gets UTF-8, as every file here; a terminal its own encoding, and an escape for
-    what that cannot say.
+    """Have any text printed: a pipe or a file gets UTF-8, as every file here; a terminal its own
+    encoding, with escapes for what it cannot show.
     """
-    # Python leaves out a stream that is closed; the next file to be opened would take its number.
-    if sys.stdin is None:
-        sys.stdin = open(os.devnull)  # noqa: SIM115  # for as long as the process lives
-    if sys.stdout is None:
-        _complain("error", "standard output is closed; send it to a file, a pipe or /dev/null")
-        sys.exit(USER_ERROR)
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def _unusable(error: OSError) -> int:
-    """Tell of an output or a file that the system refused; the exit status."""
+    """Report an output or a file that the system refused; the exit status."""
     try:
         sys.stdout.flush()
     except OSError:
-        # What is left in the buffer goes nowhere, or the interpreter would complain of it at its
-        # end (https://docs.python.org/3/library/signal.html#note-on-sigpipe).
+        # Discard the rest of the buffer, which the interpreter would otherwise flush at exit
+        # (https://docs.python.org/3/library/signal.html#note-on-sigpipe).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if error.errno == errno.EPIPE:
         return GONE
-    # Files are written by onepass.core.files, which names them: a nameless one is the output.
+    # onepass.core.files names the files it writes: an error without a name is about the output.
     if error.filename is None and error.errno not in FULL:
         raise error
     _complain("error", f"{error.filename or 'cannot write the output'}: {error.strerror}")

@@ -24,7 +24,7 @@ from onepass.cli.show import counting, describe_spent, note, print_table
 from onepass.core.errors import OnepassError
 
 if TYPE_CHECKING:
-    from onepass.bench.judging import Inquiry
+    from onepass.bench.judging import Questions
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -107,7 +107,7 @@ def judge(
     if name is not None and not _NAME.fullmatch(name):
         raise OnepassError(f"--name {name!r} is no file name; use letters, digits, - and _")
 
-    from onepass.bench.judging import Choice, endpoint_judge, local_judge, prepare, put
+    from onepass.bench.judging import Choice, ask_open, collect, endpoint_judge, local_judge
     from onepass.serve.endpoint import Endpoint, Spent
 
     spent = Spent()
@@ -129,28 +129,31 @@ def judge(
         chosen = local_judge(
             str(judge), max_new_tokens, batch_size, name, device, dtype, quantization
         )
-    inquiry = prepare(folder, chosen, Choice(only or (), splits or (), limit, corpus))
-    todo = len(inquiry.open)
-    note(f"{inquiry.predictions} outputs, {len(inquiry.prompts)} of them different, {todo} to ask")
+    questions = collect(folder, chosen, Choice(only or (), splits or (), limit, corpus))
+    todo = len(questions.open)
+    different = len(questions.prompts)
+    note(f"{questions.predictions} outputs, {different} of them different, {todo} to ask")
     try:
         with counting("asked", todo) as progress:
-            failed = put(inquiry, progress)
+            failed = ask_open(questions, progress)
     finally:
         if server is not None and todo:
             note(describe_spent(spent, server))
     if failed:
         note(f"{failed} had no answer; the same command asks about them again")
-    _show(inquiry)
+    _show(questions)
 
 
-def _show(inquiry: "Inquiry") -> None:
+def _show(questions: "Questions") -> None:
     from onepass.bench.judge_tables import judge_tables
     from onepass.bench.judgements import load_judged, with_scores
     from onepass.bench.results import Results
     from onepass.bench.runs import load_runs
 
-    recipe, runs = load_runs(inquiry.folder)
-    judged = [each for each in load_judged(inquiry.folder, runs) if each.name == inquiry.judge.name]
+    recipe, runs = load_runs(questions.folder)
+    judged = [
+        each for each in load_judged(questions.folder, runs) if each.name == questions.judge.name
+    ]
     for table in judge_tables(Results(recipe, *with_scores(runs, judged)), judged):
         note(table.title)
         print_table([column.heading for column in table.columns], table.texts(), numbers=True)

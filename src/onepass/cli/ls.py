@@ -7,12 +7,10 @@ from typing import Annotated
 import typer
 
 from onepass.cli.options import TasksFile
-from onepass.cli.show import print_table
-
-Row = tuple[str, ...]
+from onepass.cli.show import Cells, print_table
 
 
-class Kind(StrEnum):
+class Listing(StrEnum):
     tasks = "tasks"
     methods = "methods"
     merges = "merges"
@@ -20,7 +18,7 @@ class Kind(StrEnum):
 
 
 def ls(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")], tasks: TasksFile = None
+    kind: Annotated[Listing, typer.Argument(help="What to list.")], tasks: TasksFile = None
 ) -> None:
     """List the known tasks, methods, merges or metrics.
 
@@ -32,16 +30,16 @@ def ls(
       onepass ls methods
       onepass ls tasks --tasks tasks.yaml
     """
-    print_table(*(_tasks(tasks) if kind is Kind.tasks else LISTS[kind]()))
+    print_table(*(_tasks(tasks) if kind is Listing.tasks else LISTS[kind]()))
 
 
-def _tasks(declared: Path | None) -> tuple[Row, list[Row]]:
+def _tasks(declared: Path | None) -> tuple[Cells, list[Cells]]:
     from onepass.api.resolve import as_tasks
     from onepass.tasks.benchmark import COMPOSITIONAL_TASKS
     from onepass.tasks.task import PROMPT
 
     book = as_tasks(declared)
-    rows: list[Row] = []
+    rows: list[Cells] = []
     for name in dict.fromkeys((*book.names(), *COMPOSITIONAL_TASKS)):
         task = book.parse(name)
         asked = task.instruction if task.prompt == PROMPT else task.message("{text}")
@@ -50,16 +48,16 @@ def _tasks(declared: Path | None) -> tuple[Row, list[Row]]:
     return ("task", "role", "language", "metric", "prompt"), rows
 
 
-def _methods() -> tuple[Row, list[Row]]:
+def _methods() -> tuple[Cells, list[Cells]]:
     from onepass.methods import METHODS
 
     return ("method", "what it is"), [(name, METHODS.get(name).title) for name in METHODS]
 
 
-def _merges() -> tuple[Row, list[Row]]:
+def _merges() -> tuple[Cells, list[Cells]]:
     from onepass.adapters.merging import MERGES
 
-    rows: list[Row] = []
+    rows: list[Cells] = []
     for name in MERGES:
         found = MERGES.get(name)
         options = ", ".join(f"{option}={value}" for option, value in found.options.items())
@@ -67,11 +65,11 @@ def _merges() -> tuple[Row, list[Row]]:
     return ("merge", "what it is", "options"), rows
 
 
-def _metrics() -> tuple[Row, list[Row]]:
+def _metrics() -> tuple[Cells, list[Cells]]:
     import onepass.smalltown.verified  # noqa: F401
     from onepass.evaluate.metrics import METRICS
 
     return ("metric", "what it is"), [(name, METRICS.get(name).title) for name in METRICS]
 
 
-LISTS = {Kind.methods: _methods, Kind.merges: _merges, Kind.metrics: _metrics}
+LISTS = {Listing.methods: _methods, Listing.merges: _merges, Listing.metrics: _metrics}

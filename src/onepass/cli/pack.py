@@ -1,4 +1,4 @@
-"""`onepass pack`: the set of files that a device holds; `onepass pack verify`: is it right?"""
+"""`onepass pack`: the set of files that a device holds; `onepass pack verify`: check it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -59,8 +59,8 @@ def pack(
     stored for each layer, as plain llama.cpp wants it.
 
     The set carries what PyTorch computes on the stored weights for a short conversation; `onepass
-    pack verify` compares that with llama.cpp, checks every file's checksum and whether the files
-    belong together. Run it with `onepass run`.
+    pack verify` compares that with llama.cpp, and checks every file's checksum. Run it with
+    `onepass run`.
 
     \b
     Examples:
@@ -78,11 +78,12 @@ def pack(
         raise OnepassError("say where to write the set: --out DIR")
     check_writable(out)
 
+    from onepass.adapters.storage import check_replaceable
     from onepass.export import export_gguf
-    from onepass.export.gguf.device_set import check_folder
+    from onepass.export.gguf.device_set import OWN_FILES
     from onepass.export.manifest import types_of_set
 
-    check_folder(out)
+    check_replaceable(out, OWN_FILES)
     types = types_of_set(base_type, adapter_type)
     named = named_compositions([Path(folder) for folder in compositions])
     note_rounding(named, types[0])
@@ -106,4 +107,4 @@ def _verify(folders: list[Path]) -> None:
             f"{checked.composition}\t{checked.tokens} tokens\tlargest difference "
             f"{checked.difference:.2g} of {checked.tolerance:.2g} allowed"
         )
-    note(f"{folders[0]}: every file, shape and test vector is right")
+    note(f"{folders[0]}: every file and test vector is verified")

@@ -1,10 +1,9 @@
 """`onepass run`: a device set on llama.cpp."""
 
 import io
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,14 +18,13 @@ from onepass.core.files import to_jsonl, write_text
 from onepass.tasks.data import Text
 
 if TYPE_CHECKING:
-    from onepass.export.manifest import BaseFile
     from onepass.serve import Answer, Engine
 
 COMMANDS = ("/use", "/mode", "/help")
 HELP = (
-    "/use NAME: another composition; /mode NAME: another mode; without a NAME: which there are; "
-    "/help: this. Ctrl-C ends an answer, else drops what is typed; Ctrl-C again after that, or "
-    "Ctrl-D, ends the conversation"
+    "/use NAME: another composition; /mode NAME: another mode; without NAME: list them; /help: "
+    "this. Ctrl-C ends an answer, or drops what is typed; a second Ctrl-C, or Ctrl-D, ends the "
+    "conversation"
 )
 
 
@@ -55,7 +53,7 @@ def run(
     context: Annotated[
         int | None,
         typer.Option(
-            help="Most tokens of prompt and answer; by default the base's, 4096 at most.",
+            help="Limit on the tokens of prompt and answer; by default the base's, at most 4096.",
             rich_help_panel=MACHINE,
         ),
     ] = None,
@@ -74,10 +72,10 @@ def run(
     """Run a device set on llama.cpp: on a file, or in conversation on a terminal.
 
     The compositions of a set are chosen per request by the scales of its adapters; nothing is
-    loaded twice. Several modes or compositions are shown side by side, with what they took when
-    each reads every text anew. With --out FILE or --format jsonl their answers are JSON lines of
-    id, composition, mode and prediction. In conversation an answer is shown as it is generated,
-    and Ctrl-C ends it.
+    loaded twice. Several modes or compositions are shown side by side, with time and tokens, no
+    prompt being cached. With --out FILE or --format jsonl their answers are JSON lines of id,
+    composition, mode and prediction. In conversation an answer is shown as it is generated, and
+    Ctrl-C ends it.
 
     \b
     Examples:
@@ -91,11 +89,6 @@ def run(
     from onepass.serve.modes import plan
 
     manifest = read_set(folder, check=False)  # the engine compares checksums, before it loads
-    cores = os.cpu_count() or 1
-    if threads is not None and threads > cores:
-        raise OnepassError(
-            f"--threads is {threads}, but this machine has {cores} cores; give {cores} at most"
-        )
     several = len({*(composition or [])}) > 1 or len({*(mode or [])}) > 1
     if input is None:
         if not sys.stdin.isatty():
@@ -119,16 +112,17 @@ def run(
     texts = [] if input is None else read_input(input, format, columns)
     names = composition or [manifest.compositions[0].name]
     modes = mode or ["composed"]
-    ways = list(dict.fromkeys(Way(name, each) for name in names for each in modes))
-    for way in ways:
-        plan(manifest, way.composition, way.mode)
-    check_room(manifest.base, context, max_new_tokens)
+    requests = list(dict.fromkeys(Request(name, each) for name in names for each in modes))
+    for request in requests:
+        plan(manifest, request.composition, request.mode)
     one = names if fused and "composed" in modes else []
     with Engine(folder, context=context, threads=threads, fused=one, cache=not several) as engine:
         if input is None:
-            converse(engine, ways[0], max_new_tokens)
+            converse(engine, requests[0], max_new_tokens)
         elif several:
-            done = run_ways(engine, ways, texts, max_new_tokens)
+            # The first run also reads the files, which would distort the first figure.
+            engine.run(requests[0].composition, "Hello.", requests[0].mode, 1)
+            done = {each: run_all(engine, each, texts, max_new_tokens) for each in requests}
             if as_rows:
                 write_rows(out, texts, done)
             print_figures(done, err=as_rows)
@@ -136,13 +130,13 @@ def run(
                 print_answers(texts, done)
             note(f"one engine ran all of them; its peak memory is {memory(engine)}")
         else:
-            answers = run_all(engine, ways[0], texts, max_new_tokens)
+            answers = run_all(engine, requests[0], texts, max_new_tokens)
             write_output(out, format, texts, [answer.text for answer in answers])
             note(summary(answers, engine))
 
 
 @dataclass(frozen=True)
-class Way:
+class Request:
     """A composition of the set, and the mode it is run in."""
 
     composition: str
@@ -152,31 +146,14 @@ class Way:
         return f"{self.composition}, {self.mode}"
 
 
-def check_room(base: "BaseFile", context: int | None, most: int) -> None:
-    """Refuse options that leave no token for a prompt, as the user has typed them."""
-    from onepass.serve.engine import CONTEXT
-
-    if context is None:
-        room, found = min(base.context, CONTEXT), "the context is"
-    else:
-        room, found = context, "--context is"
-    if not 1 <= room <= base.context:
-        raise OnepassError(
-            f"--context is {room}; base {base.name} takes 1 to {base.context} tokens"
-        )
-    if most >= room:
-        raise OnepassError(
-            f"--max-new-tokens is {most} and {found} {room}, which leaves no room for a text; "
-            f"give --max-new-tokens below {room}"
-        )
-
-
-def run_all(engine: "Engine", way: Way, texts: list[Text], most: int) -> list["Answer"]:
-    """The answer to each text, its notice told."""
+def run_all(
+    engine: "Engine", request: Request, texts: list[Text], max_new_tokens: int
+) -> list["Answer"]:
+    """The answer to each text; prints its notice, if any."""
     answers = []
-    with counting(str(way), len(texts)) as progress:
+    with counting(str(request), len(texts)) as progress:
         for text in texts:
-            answers.append(engine.run(way.composition, text.text, way.mode, most))
+            answers.append(engine.run(request.composition, text.text, request.mode, max_new_tokens))
             progress(1)
     for text, answer in zip(texts, answers, strict=True):
         if answer.notice:
@@ -184,61 +161,52 @@ def run_all(engine: "Engine", way: Way, texts: list[Text], most: int) -> list["A
     return answers
 
 
-Done = Mapping[Way, Sequence["Answer"]]
-"""The answers to all texts, by way."""
+Answers = Mapping[Request, Sequence["Answer"]]
+"""For each request the answers to all texts."""
 
 
-def run_ways(engine: "Engine", ways: list[Way], texts: list[Text], most: int) -> Done:
-    """Each way's answers to all texts; that it is done is told, for there may be no terminal."""
-    # The first request pays for reading the files, which no way should be charged with.
-    engine.run(ways[0].composition, "Hello.", ways[0].mode, 1)
-    done: dict[Way, list[Answer]] = {}
-    for way in ways:
-        done[way] = run_all(engine, way, texts, most)
-        seconds = sum(answer.seconds for answer in done[way])
-        note(f"{way}: {len(texts)} {'text' if len(texts) == 1 else 'texts'} in {seconds:.2f} s")
-    return done
-
-
-def write_rows(out: str, texts: list[Text], done: Done) -> None:
-    """Print a JSON line per way and text, or write them to a file."""
+def write_rows(out: str, texts: list[Text], done: Answers) -> None:
+    """Write a JSON line for each request and text."""
     rows = to_jsonl(
-        {"id": text.id, "composition": way.composition, "mode": way.mode, "prediction": answer.text}
-        for way, answers in done.items()
+        {
+            "id": text.id, "composition": request.composition, "mode": request.mode,
+            "prediction": answer.text,
+        }
+        for request, answers in done.items()
         for text, answer in zip(texts, answers, strict=True)
-    )
+    )  # fmt: skip
     if out == "-":
         sys.stdout.write(rows)
     else:
         write_text(out, rows)
 
 
-def print_figures(done: Done, err: bool) -> None:
-    """A row of what it took per way; a speed counts the seconds of reading, too."""
+def print_figures(done: Answers, err: bool) -> None:
+    """Time and tokens of each request; tokens/s includes reading the prompt."""
     rows = []
-    for way, answers in done.items():
+    for request, answers in done.items():
         seconds = sum(answer.seconds for answer in answers)
         asked = sum(answer.prompt_tokens for answer in answers)
         tokens = sum(answer.tokens for answer in answers)
         each, rate = f"{seconds / len(answers):.3f}", f"{tokens / seconds:.0f}"
-        rows.append((str(way), each, str(asked), str(tokens), rate))
+        rows.append((str(request), each, str(asked), str(tokens), rate))
     header = ("composition, mode", "seconds per text", "prompt tokens", "tokens", "tokens/s")
     print_table(header, rows, numbers=True, err=err)
 
 
-def print_answers(texts: list[Text], done: Done) -> None:
+def print_answers(texts: list[Text], done: Answers) -> None:
     """Every text's answers side by side."""
     for number, text in enumerate(texts):
         typer.echo(f"\n{text.id}")
         header = ("composition, mode", "answer")
-        print_table(header, [(str(way), answers[number].text) for way, answers in done.items()])
+        print_table(header, [(str(each), answers[number].text) for each, answers in done.items()])
 
 
-def converse(engine: "Engine", way: Way, most: int) -> None:
-    """Ask for texts and answer them, until the input ends, or Ctrl-C comes twice at the prompt."""
+def converse(engine: "Engine", request: Request, max_new_tokens: int) -> None:
+    """Answer the texts typed, until the input ends or Ctrl-C comes twice at the prompt."""
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # to be told of, when the text is whole
-    note(f"{way.composition} ({way.mode}); compositions: {compositions(engine)}\n{HELP}")
+        sys.stdin.reconfigure(errors="replace")
+    note(f"{request.composition} ({request.mode}); compositions: {compositions(engine)}\n{HELP}")
     note("Write or paste a conversation; an empty line ends it.")
     dropped = False
     while True:
@@ -247,11 +215,11 @@ def converse(engine: "Engine", way: Way, most: int) -> None:
             for line in typed():
                 dropped = False
                 if not lines and line.partition(" ")[0] in COMMANDS:
-                    way = switched(engine, way, line)
+                    request = switched(engine, request, line)
                 elif line:
                     lines.append(line)
                 elif lines:
-                    reply(engine, way, "\n".join(lines), most)
+                    reply(engine, request, "\n".join(lines), max_new_tokens)
                     lines = []
             return
         except KeyboardInterrupt:
@@ -262,21 +230,20 @@ def converse(engine: "Engine", way: Way, most: int) -> None:
 
 
 def typed() -> Iterator[str]:
-    """The lines of standard input, and an empty one behind the last, which ends its text too."""
+    """The lines of standard input, then an empty one, which ends the last text too."""
     for line in sys.stdin:
         yield line.rstrip()
         if not line.endswith("\n"):
-            break  # a terminal would go on to read behind its end
+            break  # else a terminal reads on after its end
     yield ""
 
 
-def reply(engine: "Engine", way: Way, text: str, most: int) -> None:
-    """Print the answer to a text, on a terminal as it comes; or tell why there is none."""
+def reply(engine: "Engine", request: Request, text: str, max_new_tokens: int) -> None:
+    """Print the answer to a text, on a terminal as it is generated; or print why there is none."""
     live = sys.stdout.isatty()
-    take = show if live else lambda piece: None  # even unseen, for a stream can be interrupted
+    take = show if live else lambda piece: None  # always streamed, so that Ctrl-C stops it
     try:
-        check_utf8(text)
-        answer = engine.run(way.composition, text, way.mode, most, take)
+        answer = engine.run(request.composition, text, request.mode, max_new_tokens, take)
     except KeyboardInterrupt:
         note("\ninterrupted")
     except OnepassError as error:
@@ -290,15 +257,6 @@ def reply(engine: "Engine", way: Way, text: str, most: int) -> None:
         note(summary([answer], engine))
 
 
-def check_utf8(text: str) -> None:
-    """Refuse what was read with surrogates for bytes that are no UTF-8."""
-    for line in text.split("\n"):
-        try:
-            line.encode()
-        except UnicodeEncodeError as error:
-            raise OnepassError(f"this line is not UTF-8: {line!a}; write the text again") from error
-
-
 def show(piece: str) -> None:
     typer.echo(piece, nl=False)
 
@@ -307,8 +265,8 @@ def compositions(engine: "Engine") -> str:
     return ", ".join(entry.name for entry in engine.manifest.compositions)
 
 
-def switched(engine: "Engine", way: Way, line: str) -> Way:
-    """The way after a command such as "/mode main"; a mistake is told and changes nothing."""
+def switched(engine: "Engine", request: Request, line: str) -> Request:
+    """The request after a command such as "/mode main"; a mistake is printed, changing nothing."""
     from onepass.serve.modes import MODES, plan
 
     word, _, name = line.partition(" ")
@@ -316,18 +274,17 @@ def switched(engine: "Engine", way: Way, line: str) -> Way:
     try:
         if word == "/help":
             note(HELP)
-        elif word == "/use" and not name:
-            note(f"compositions: {compositions(engine)}")
-        elif word == "/mode" and not name:
-            note(f"modes: {', '.join(MODES)}")
+        elif not name:
+            known = ("compositions", compositions(engine)), ("modes", ", ".join(MODES))
+            note(": ".join(known[word == "/mode"]))
         else:
-            other = Way(name, way.mode) if word == "/use" else Way(way.composition, name)
+            other = replace(request, **{"composition" if word == "/use" else "mode": name})
             plan(engine.manifest, other.composition, other.mode)
-            way = other
+            request = other
     except OnepassError as error:
         note(str(error))
-    note(f"{way.composition} ({way.mode})")
-    return way
+    note(f"{request.composition} ({request.mode})")
+    return request
 
 
 def summary(answers: list["Answer"], engine: "Engine") -> str:
@@ -337,7 +294,7 @@ def summary(answers: list["Answer"], engine: "Engine") -> str:
     asked = sum(answer.prompt_tokens for answer in answers)
     return (
         f"{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.0f} tokens/s; "
-        f"{cached} of {asked} prompt tokens were known; peak memory {memory(engine)}"
+        f"{cached} of {asked} prompt tokens were cached; peak memory {memory(engine)}"
     )
 
 

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from onepass.model.generate import Progress
     from onepass.serve.endpoint import Endpoint, Spent
 
-Row = Sequence[str]
+Cells = Sequence[str]
 
 
-def print_table(header: Row, rows: Iterable[Row], numbers: bool = False, err: bool = False) -> None:
+def print_table(
+    header: Cells, rows: Iterable[Cells], numbers: bool = False, err: bool = False
+) -> None:
     """A table on a terminal; in a pipe one line per row, its columns separated by tabs.
 
     `numbers`: all columns but the first are numbers, set flush right. A pipe gets a header only
@@ -63,7 +65,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def score_row(title: str, interval: "Interval") -> Row:
+def score_row(title: str, interval: "Interval") -> Cells:
     """A metric's mean and 95 % interval, in percent, and over how many examples."""
     spread = f"{percent(interval.low)} to {percent(interval.high)}"
     return title, percent(interval.mean), spread, str(interval.count)

@@ -13,7 +13,7 @@ from onepass.cli.show import percent, print_table
 from onepass.evaluate.metrics import METRICS
 from onepass.evaluate.score import score
 from onepass.evaluate.stats import mean_interval
-from onepass.smalltown.read import judge
+from onepass.smalltown.read import verify
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
 
@@ -24,7 +24,7 @@ Outputs = Mapping[str, Sequence[str]]
 def print_comparison(
     outputs: Outputs, costs: Mapping[str, Cost], examples: Sequence[Example], task: Task
 ) -> None:
-    """A row per method: scores in percent, the share correct with its 95 % interval, and costs."""
+    """A row per method: scores in percent, the share verified with its 95 % interval, and costs."""
     metrics = [task.metric, "facts", "right_language", "verified"]
     titles = [METRICS.get(name).title for name in metrics]
     rows = []
@@ -58,9 +58,9 @@ def print_conversations(outputs: Outputs, examples: Sequence[Example], task: Tas
         table.add_column(ratio=2)
         table.add_row("target", Text(example.target), "", style="bold")
         for method, texts in outputs.items():
-            verdict = judge(texts[number], example.meta, task)
+            verdict = verify(texts[number], example.meta, task)
             table.add_row(
-                method, Text(texts[number]), "correct" if verdict.correct else verdict.why
+                method, Text(texts[number]), "verified" if verdict.verified else verdict.why
             )
         console.print(table)
     console.print()

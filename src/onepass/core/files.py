@@ -1,6 +1,6 @@
 """Files that are whole or absent: written to a temporary name, synced, renamed.
 
-Also the one reader of JSON and JSON lines, whose errors name the file, the line and the field.
+Also the one reader of JSON and JSON lines, whose errors name the file and the line.
 """
 
 import hashlib
@@ -8,43 +8,31 @@ import json
 import os
 import re
 import shutil
-import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from onepass.core.errors import OnepassError
 
-
-def _umask() -> int:
-    with suppress(OSError), open("/proc/self/status") as status:
-        for line in status:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    mask = os.umask(0o077)  # elsewhere it is told only to who sets it
-    os.umask(mask)
-    return mask
-
-
-# Asked once, while there are no other threads: these would create files by the mask set meanwhile.
-_UMASK = _umask()
+_UMASK = os.umask(0o077)  # asked for at import, while there are no other threads
+os.umask(_UMASK)
+_STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}
 
 
 def _mode(target: Path, usual: int) -> int:
-    """The permissions of what becomes `target`, for temporary ones are private: those that it has,
-    or else the `usual` less the umask.
+    """Permissions for the (private) temporary that becomes `target`: those of the old one, if any,
+    else `usual` less the umask.
     """
     return target.stat().st_mode & 0o777 if target.exists() else usual & ~_UMASK
 
 
 def _sync(path: Path) -> None:
-    folder = path.is_dir()
-    if folder and not hasattr(os, "O_DIRECTORY"):
-        return  # Windows opens no folder, and syncs no file that is open for reading alone
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY if folder else os.O_RDWR)
+    if os.name == "nt" and path.is_dir():
+        return  # Windows cannot open a folder
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:
@@ -52,31 +40,12 @@ def _sync(path: Path) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a device, a pipe or a socket stands there: it takes what is written, and stays.
-
-    `OSError` where a link goes round in a circle, or the folder may not be looked into.
-    """
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
-def open_file(path: Path) -> int | None:
-    """The number of the open file of this process that `path` names, as /dev/stdout names 1."""
-    folders = {os.path.realpath(place) for place in ("/dev/fd", "/proc/self/fd")}
-    for _ in range(40):  # as many links as Linux follows
-        if path.name.isdecimal() and path.exists() and os.path.realpath(path.parent) in folders:
-            return int(path.name)
-        if not path.is_symlink():
-            break
-        path = path.parent / path.readlink()
-    return None
+    """Whether `path` is a device, a pipe or a standard stream: written to, never replaced."""
+    return str(path) in _STANDARD or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def linked(path: Path) -> Path:
-    """Where the link `path` leads, or else `path`: a name that may be replaced, unlike a link."""
+    """Where the link `path` leads, or else `path`: the name that may be replaced."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
@@ -84,19 +53,20 @@ def linked(path: Path) -> Path:
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and takes the name `path`.
 
-    On any failure the temporary file goes and what stood at `path` stays as it was. What replaces a
-    file keeps its permissions. Of a link it is the file it leads to that is replaced. A device or a
-    pipe, which no file may replace, is yielded itself. What this process has open under a name
-    such as /dev/stdout gets it all at the end, after what was written there before. An `OSError`
-    (no permission, disk full) becomes an `OnepassError` naming `path`.
+    On any failure the temporary file is removed and `path` stays as it was. A replaced file keeps
+    its permissions; a link keeps pointing at the (replaced) file. A device or a pipe is yielded
+    itself; /dev/stdout and /dev/stderr get everything at the end, after what was printed before.
+    An `OSError` (no permission, disk full) becomes an `OnepassError` naming `path`.
     """
     path = Path(path)
-    temporary: Path | None = None
     try:
-        number = open_file(path)
-        if number is not None:
-            with _sent(number) as whole:
-                yield whole
+        if str(path) in _STANDARD:
+            # Opening these by name would truncate a file that the shell opened for appending.
+            with tempfile.TemporaryDirectory() as folder:
+                yield (temporary := Path(folder, "out"))
+                sys.stdout.flush()
+                with temporary.open("rb") as file, open(os.dup(_STANDARD[str(path)]), "wb") as out:
+                    shutil.copyfileobj(file, out)
             return
         if is_stream(path):
             yield path
@@ -106,87 +76,62 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         os.close(handle)
         temporary = Path(name)
-        yield temporary
-        _sync(temporary)
-        temporary.chmod(_mode(target, 0o666))
-        temporary.replace(target)
-        _sync(target.parent)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.chmod(_mode(target, 0o666))
+            temporary.replace(target)
+            _sync(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise OnepassError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-
-
-@contextmanager
-def _sent(number: int) -> Iterator[Path]:
-    """Yield a temporary path; on success what is written there goes to the open file `number`.
-
-    To open that by its name would empty a regular file, and a socket cannot be.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        temporary = Path(folder, "out")
-        yield temporary
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()  # what was printed comes first
-        with temporary.open("rb") as whole, open(os.dup(number), "wb") as output:
-            shutil.copyfileobj(whole, output)
 
 
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it replaces the folder `path`.
 
-    On any failure the temporary folder goes and what stood at `path` stays as it was. What replaces
-    a folder keeps its permissions. Of a link it is the folder it leads to that is replaced.
+    Failures, permissions and links are treated as by `atomic_file`.
     """
     path = Path(path)
-    temporary: Path | None = None
     try:
         target = linked(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        yield temporary
-        for part in sorted(temporary.rglob("*")):
-            if part.is_file():  # safetensors makes private ones
-                part.chmod(part.stat().st_mode | 0o666 & ~_UMASK)
-            _sync(part)
-        temporary.chmod(_mode(target, 0o777))
-        if target.exists():
+        try:
+            yield temporary
+            for part in sorted(temporary.rglob("*")):
+                if part.is_file():  # safetensors creates private ones
+                    part.chmod(part.stat().st_mode | 0o666 & ~_UMASK)
+                _sync(part)
+            temporary.chmod(_mode(target, 0o777))
             _exchange(target, temporary)
-        else:
-            temporary.replace(target)
-        _sync(target.parent)
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise OnepassError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _exchange(target: Path, new: Path) -> None:
-    """Put `new` in the place of the folder `target`, which comes back if that is interrupted."""
+    """Rename `new` to `target`; an old folder of that name comes back if this is interrupted."""
     away = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
     old = away / target.name
     try:
-        target.replace(old)
+        if target.exists():
+            target.replace(old)
         new.replace(target)
     except BaseException:
-        if not target.exists():
-            try:
-                old.replace(target)
-            except OSError as error:
-                raise OnepassError(
-                    f"cannot put {target} back ({error.strerror or error}): it is now {old}"
-                ) from error
-        shutil.rmtree(away, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.replace(target)  # if even that fails, `old` must not be removed
+        shutil.rmtree(away)
         raise
     shutil.rmtree(away)
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write UTF-8, with question marks for what it cannot hold, as in odd names of files."""
+    """Write UTF-8; what it cannot encode, as in odd file names, becomes a question mark."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace")
 
@@ -196,7 +141,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_text(path: Path | str) -> str:
-    """The text of a UTF-8 file; an `OnepassError` when it is missing or is not UTF-8."""
+    """The text of a UTF-8 file; an `OnepassError` if it is missing or is not UTF-8."""
     path = Path(path)
     try:
         return path.read_text(encoding="utf-8-sig")  # with or without a byte-order mark
@@ -209,14 +154,13 @@ def read_text(path: Path | str) -> str:
 
 
 def inside(manifest: Path, place: str) -> Path:
-    """The path of an entry of a manifest, relative to the folder that this is in.
+    """The path that an entry of a manifest names, relative to the manifest's folder.
 
-    Refused where it, or a link on its way, leaves that folder.
+    An `OnepassError` if it is no path, or leaves that folder (through a link, too).
     """
     try:
         path = (manifest.parent / place).resolve()
-        with suppress(FileNotFoundError, NotADirectoryError):
-            path.stat()  # a name that the system does not take shows here at the latest
+        path.exists()  # raises if the name is too long
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OnepassError(f"{manifest}: {place[:60]!r} is no path to a file ({reason})") from error
@@ -237,7 +181,7 @@ def sha256(path: Path) -> str:
 
 
 def read_json(path: Path | str) -> Any:
-    """The value in a JSON file; an `OnepassError` naming the line or the field that is wrong."""
+    """The value in a JSON file; an `OnepassError` naming the line that is wrong."""
     return _parsed(read_text(path), path)
 
 
@@ -256,43 +200,25 @@ def read_jsonl(path: Path | str) -> list[tuple[int, dict[str, Any]]]:
     return rows
 
 
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # half of a surrogate pair, or a pair
 
 
 def _parsed(text: str, path: Path | str, line: int | None = None) -> Any:
-    """The JSON value that is all of `text`, the file's or a line's."""
-    where = f"{path}, line {line}" if line else f"{path}"
+    """The JSON value that is the whole of `text`: a file, or one line of it."""
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"{path}, line {line or error.lineno}"
-        raise OnepassError(f"{where}: not JSON ({error.msg})") from error
-    except ValueError as error:  # a number of thousands of digits
-        raise OnepassError(f"{where}: not JSON ({error})") from error
-    except RecursionError as error:
-        raise OnepassError(f"{where}: not JSON that can be read (nested too deep)") from error
-    if _HALF.search(text):
-        _check_whole(value, where)
+        if _HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # no file, terminal or tokenizer takes it
+        found = ascii(error.object[max(0, error.start - 20) : error.end])
+        where = f"{path}, line {line}" if line else path
+        raise OnepassError(f"{where}: half a character at the end of {found}") from error
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of 5,000 digits
+        line = line or getattr(error, "lineno", 1)
+        raise OnepassError(
+            f"{path}, line {line}: not JSON ({getattr(error, 'msg', error)})"
+        ) from error
     return value
-
-
-def _check_whole(value: Any, where: str) -> None:
-    """Refuse a text with half of a surrogate pair, which no file, terminal or tokenizer takes."""
-    todo = [("", value)]
-    while todo:
-        field, value = todo.pop()
-        if isinstance(value, dict):
-            todo += [(f"{field}.{key!a}", key) for key in value]
-            todo += [(f"{field}.{key}", each) for key, each in value.items()]
-        elif isinstance(value, list):
-            todo += [(f"{field}.{place}", each) for place, each in enumerate(value)]
-        elif isinstance(value, str):
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                raise OnepassError(
-                    f'{where}: "{field[1:]}" has half a character: {error.reason}; write it whole'
-                ) from error
 
 
 def to_jsonl(rows: Iterable[dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onepass.export.gguf import export_gguf
+    from onepass.export.gguf.device_set import export_gguf
     from onepass.export.merged import export_merged
     from onepass.export.mlx import export_mlx
     from onepass.export.peft import export_peft
@@ -18,6 +18,6 @@ __all__ = ["export_gguf", "export_merged", "export_mlx", "export_peft", "export_
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        module = importlib.import_module(f"onepass.export.{name.removeprefix('export_')}")
-        return getattr(module, name)
+        place = "gguf.device_set" if name == "export_gguf" else name.removeprefix("export_")
+        return getattr(importlib.import_module(f"onepass.export.{place}"), name)
     raise AttributeError(f"module 'onepass.export' has no attribute {name!r}")

@@ -22,6 +22,7 @@ from onepass.model.load import Base
 
 CARD, CONFIG = "onepass.json", "config.json"
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+OWN_FILES = FolderFiles(CARD, FILES)
 # The switches of Llama-like configurations, and the projections they give biases to.
 _SWITCHES = {
     "attention_bias": {"q_proj", "k_proj", "v_proj", "o_proj"},
@@ -44,7 +45,7 @@ def export_merged(
             biases that the base's architecture has no place for, or the folder cannot be written.
     """
     folder = Path(folder)
-    check_folder(folder)
+    check_replaceable(folder, OWN_FILES)
     pass_ = single_pass(composition)
     check_base(composition, base.shape)
     config = deepcopy(base.model.config)
@@ -70,11 +71,6 @@ def export_merged(
         written = read_json(temporary / CONFIG)
         write_json(temporary / CONFIG, {**written, **older_names(written)})
         write_json(temporary / CARD, card)
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that writing a model there would cost other files."""
-    check_replaceable(folder, FolderFiles(CARD, FILES))
 
 
 def _state(base: Base, dtype: torch.dtype) -> dict[str, Tensor]:

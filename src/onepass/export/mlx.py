@@ -20,6 +20,7 @@ from onepass.export.rotary import older_names
 from onepass.export.single import card_of, single_lora
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapters.safetensors", "onepass.json"
+OWN_FILES = FolderFiles(CONFIG, (WEIGHTS, CARD))
 # The rope_theta that mlx-lm (0.32.2) takes where a config.json has none on its top level.
 _ASSUMED = {"llama": 10000.0, "qwen2": 1000000.0}
 
@@ -34,7 +35,7 @@ def export_mlx(
     """
     folder = Path(folder)
     modules = single_lora(composition)
-    check_folder(folder)
+    check_replaceable(folder, OWN_FILES)
     rank = max(lora.rank for lora in modules.values())
     tensors = {}
     for module, lora in modules.items():
@@ -56,11 +57,6 @@ def export_mlx(
         write_tensors(tensors, temporary / WEIGHTS, dtype, {"format": "mlx"})
         write_json(temporary / CONFIG, config)
         write_json(temporary / CARD, {"base": composition.base.name, **card_of(composition)})
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that writing an adapter there would cost other files."""
-    check_replaceable(folder, FolderFiles(CONFIG, (WEIGHTS, CARD)))
 
 
 def unread_by_mlx(model: Path) -> dict[str, Any]:

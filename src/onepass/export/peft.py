@@ -6,8 +6,9 @@ import torch
 
 from onepass.adapters.adapter import ADAPTER_FILES, Adapter, save_adapter
 from onepass.adapters.composition import Composition
-from onepass.adapters.storage import check_replaceable
 from onepass.export.single import card_of, single_lora
+
+OWN_FILES = ADAPTER_FILES
 
 
 def export_peft(
@@ -23,8 +24,3 @@ def export_peft(
     modules = single_lora(composition)
     name = f"{composition.method}({composition.task.name})"
     save_adapter(Adapter(name, modules, composition.base.name, card_of(composition)), folder, dtype)
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that writing an adapter there would cost other files."""
-    check_replaceable(folder, ADAPTER_FILES)

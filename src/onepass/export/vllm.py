@@ -48,7 +48,7 @@ def export_vllm(
             of a rank that vLLM does not take, or the folder cannot be written.
     """
     folder = Path(folder)
-    check_folder(folder)
+    check_replaceable(folder, vllm_files(folder))
     adapters = _adapters(compositions)
     ranks = [
         max(lora.rank for lora in single_lora(adapter).values()) for adapter in adapters.values()
@@ -83,13 +83,13 @@ def serve_command(model: str, adapters: list[str], rank: int) -> str:
     )
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds more than what was written here before."""
+def vllm_files(folder: Path) -> FolderFiles:
+    """What such a folder consists of; the names of its adapters are in its card."""
     written: list[str] = []
     if (folder / CARD).is_file():
-        with suppress(KeyError, TypeError):  # a card of something else names nothing
+        with suppress(KeyError, TypeError):  # a card of something else
             written = [name for e in read_json(folder / CARD)["served"] for name in e["models"]]
-    check_replaceable(folder, FolderFiles(CARD, (SERVE, README, *written)))
+    return FolderFiles(CARD, (SERVE, README, *written))
 
 
 def pass_names(name: str, composition: Composition) -> list[str]:

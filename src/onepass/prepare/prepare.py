@@ -11,6 +11,7 @@ named as the corpus of all of them:
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from onepass.prepare.labeller import FAILED, Identity, Label, Labeller, Options
 from onepass.prepare.labellers import LABELLERS
 from onepass.prepare.sets import Prepared, Set
 from onepass.prepare.sources import Source, read_sources
-from onepass.prepare.store import Store, opened, today
+from onepass.prepare.store import Store, today
 from onepass.tasks.benchmark import COMPOSITIONAL_TASKS
 from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import SPLITS, example_rows
@@ -60,16 +61,16 @@ class Plan:
 def prepare(
     plan: Plan, options: Options, out: Path, command: str = "", progress: bool = False
 ) -> Prepared:
-    """Write the folder `out`; the same plan again asks no labeller anything.
+    """Write the folder `out`; nothing is labelled twice, in a later call either.
 
-    Raises `OnepassError` for what cannot be done, and where an endpoint has failed to make some
+    Raises `OnepassError` for what cannot be done, and if an endpoint has failed to make some
     labels; those that were made are kept, and the same plan goes on from there.
     """
     tasks = list(plan.tasks or map(parse_task, COMPOSITIONAL_TASKS))
     _check(tasks, plan)
-    _check_folder(out, plan.splits)
-    # Where the tasks are named, who is to label is known before the corpora are read.
-    staff = _staff(tasks, plan, options) if plan.tasks else None
+    _check_own(out, plan.splits)
+    # If the tasks are named, check their labellers before reading the corpora.
+    workers = _workers(tasks, plan, options) if plan.tasks else None
     mains = list(dict.fromkeys(task.main for task in tasks if task.main))
     sources = read_sources(
         plan.corpora, mains, plan.splits, plan.limit, labelled=not plan.from_conversations
@@ -82,18 +83,18 @@ def prepare(
                 " name a corpus that has, beside it"
             )
     tasks = [task for task in tasks if task.parts[0].name in served]
-    labellers, identities = staff or _staff(tasks, plan, options)
+    labellers, identities = workers or _workers(tasks, plan, options)
     _sweep(out)
-    with opened(out / CACHE) as store:
-        desk = _Desk(labellers, identities, store, plan, progress)
+    with closing(Store(out / CACHE)) as store:
+        queue = _Queue(labellers, identities, store, plan.allow_missing, progress)
         outcomes = {
-            task.name: desk.run(_chain(task, plan), _texts(task, sources, plan)) for task in tasks
+            task.name: queue.run(_chain(task, plan), _texts(task, sources, plan)) for task in tasks
         }
-    if desk.failed and not plan.allow_missing:
-        first = next(iter(desk.failed.values()))
+    if queue.failed and not plan.allow_missing:
+        first = next(iter(queue.failed.values()))
         raise OnepassError(
-            f"{len(desk.failed)} labels failed, the first because: {first}. The others are kept in "
-            f"{out / CACHE}: the same command asks for these only, and with --allow-missing it "
+            f"{len(queue.failed)} labels failed, the first because: {first}. The others are kept "
+            f"in {out / CACHE}: the same command asks for these only, and with --allow-missing it "
             "writes the sets without them"
         )
     sets = []
@@ -108,7 +109,7 @@ def prepare(
         _write_lines(out / f"{split}.jsonl", (row for some in rows for row in some))
     dates = {date for some in outcomes.values() for each in some.values() for date in each.dates}
     dates = dates - {""} or {today()}  # what failed has none
-    prepared = Prepared(sets, desk.made, identities, (min(dates), max(dates)))
+    prepared = Prepared(sets, queue.made, identities, (min(dates), max(dates)))
     write_text(out / CARD, card_text(prepared, command))
     return prepared
 
@@ -135,10 +136,10 @@ def _chain(task: Task, plan: Plan) -> tuple[Task, ...]:
     return task.parts if plan.from_conversations else task.auxiliaries
 
 
-def _staff(
+def _workers(
     tasks: Sequence[Task], plan: Plan, options: Options
 ) -> tuple[dict[str, Labeller], dict[str, Identity]]:
-    """The labeller of each single task that these need, and what its labels depend on."""
+    """The labeller and the identity of each single task that these need."""
     parts = dict.fromkeys(part for task in tasks for part in _chain(task, plan))
     makers = {part: _labeller(part, plan) for part in parts}
     made = {name: LABELLERS.get(name)(options) for name in dict.fromkeys(makers.values())}
@@ -172,31 +173,27 @@ def _starts(example: Example, plan: Plan) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out at the end of a chain: a text, or a problem; the date of each step."""
+    """The result of a chain: a text, or a problem; the date of each step."""
 
     text: str
     problem: str = ""
     dates: tuple[str, ...] = ()
 
 
-class _Desk:
-    """Where labels are asked for: the store first, then the labeller."""
+@dataclass
+class _Queue:
+    """Labels texts: from the store, else by the labeller. `made`: how many new labels were kept."""
 
-    def __init__(
-        self,
-        labellers: Mapping[str, Labeller],
-        identities: Mapping[str, Identity],
-        store: Store,
-        plan: Plan,
-        progress: bool,
-    ) -> None:
-        self.labellers, self.identities, self.store = labellers, identities, store
-        self.allow_missing, self.progress = plan.allow_missing, progress
-        self.made = 0
-        self.failed: dict[tuple[str, str], str] = {}
+    labellers: Mapping[str, Labeller]
+    identities: Mapping[str, Identity]
+    store: Store
+    allow_missing: bool
+    progress: bool
+    made: int = 0
+    failed: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def run(self, chain: Sequence[Task], texts: Sequence[str]) -> dict[str, Outcome]:
-        """The outcome for each text; a label that a filter takes out goes no step further."""
+        """The outcome for each text; a filtered label goes no step further."""
         outcomes = {text: Outcome(text) for text in texts}
         language = "en"
         for part in chain:
@@ -210,7 +207,7 @@ class _Desk:
         return outcomes
 
     def labels(self, part: Task, texts: Sequence[str]) -> dict[str, Label]:
-        """The labels of a single task; what failed is noted and has no label."""
+        """The labels of a single task; those that failed are noted in `failed`."""
         identity, found = self.identities[part.name], {}
         keys = {text: identity.key(text) for text in texts}
         for text, key in keys.items():
@@ -249,7 +246,7 @@ class _Desk:
 
 
 def _storable(label: Label) -> Label:
-    """Dated, and without halves of characters, which no file could hold."""
+    """Dated, and encodable in UTF-8."""
     return replace(label, text=whole(label.text), date=today())
 
 
@@ -294,7 +291,7 @@ def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _check_folder(out: Path, splits: Sequence[str]) -> None:
+def _check_own(out: Path, splits: Sequence[str]) -> None:
     """Refuse a folder that holds anything but a preparation of these splits."""
     if out.exists() and not out.is_dir():
         raise OnepassError(f"cannot write {out}: a file of that name exists; choose another")

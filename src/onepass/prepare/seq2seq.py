@@ -33,7 +33,7 @@ CODES = {
     "fr": ("fra_Latn", "__fr__", "fr_XX"),
     "de": ("deu_Latn", "__de__", "de_DE"),
 }
-"""The tokens by which NLLB, M2M100 and mBART are told a language."""
+"""The tokens of NLLB, M2M100 and mBART for a language."""
 
 _MARIAN_CODES = {
     "es": (">>spa<<", ">>es<<"),
@@ -68,7 +68,7 @@ class Seq2Seq:
 
     def identity(self, part: Task) -> Identity:
         language, name = self._model(part)
-        check_folder(name)
+        check_weights(name)
         settings = {
             "to": language,
             "weights": weights_hash(name),
@@ -82,7 +82,7 @@ class Seq2Seq:
         if name not in self.loaded:
             self.loaded[name] = load_translator(name, self.options.device)
         translator, size = self.loaded[name], self.options.batch_size
-        if language not in self.options.translators and not translator.told(language):
+        if language not in self.options.translators and not translator.takes(language):
             raise OnepassError(
                 f"the translator {name} has no token for {language}, so it knows one pair of "
                 "languages only; name that, as in --translator es=MODEL fr=MODEL de=MODEL"
@@ -120,8 +120,8 @@ class Translator:
         codes = _MARIAN_CODES[language]
         return next((f"{code} " for code in codes if code in self.vocabulary), "")
 
-    def told(self, language: str) -> bool:
-        """Whether it can be told which language to translate into."""
+    def takes(self, language: str) -> bool:
+        """Whether the target language can be chosen."""
         return bool(self.code(language) or self.prefix(language))
 
 
@@ -185,7 +185,7 @@ def _translate_lines(
     return done
 
 
-def check_folder(name: str) -> None:
+def check_weights(name: str) -> None:
     """Refuse a folder that holds no model, or one stored as a pickle only."""
     folder = Path(name).expanduser()
     if folder.exists() or name.startswith((".", "~", "/")) or name.count("/") > 1:
@@ -208,7 +208,7 @@ _CONVERT = (
 
 def load_translator(name: str, device: str = "auto") -> Translator:
     """The model in a local folder or under a hub name; only safetensors, and float32."""
-    check_folder(name)
+    check_weights(name)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     source = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     try:

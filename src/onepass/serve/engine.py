@@ -3,8 +3,8 @@
     with Engine("device") as engine:
         print(engine.run("sum-es", "Ana: Tea at five?\\nBen: Yes!").text)
 
-Each request names the scale of every adapter, so that another composition costs no reload. Each
-combination of scales keeps a slot of its own with the prompt it read last, as far as slots go.
+Each request names the scale of every adapter, so that another composition needs no reload. The
+most recent combinations of scales, one per slot, keep the prompt that they read last.
 """
 
 import math
@@ -14,10 +14,8 @@ import time
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from onepass.core.errors import OnepassError
@@ -28,43 +26,42 @@ from onepass.serve.answer import Answer, Completion
 from onepass.serve.modes import plan
 from onepass.serve.plain import fused_name, plain_files
 from onepass.serve.process import EngineProcess
-from onepass.serve.shapes import check_adapters, check_shapes
-from onepass.serve.stream import UNTOLD, OnText, finite, gather, stripped
+from onepass.serve.stream import OnText, finite, gather, stripped
 from onepass.tasks.prompt import fit_prompt
 
-CONTEXT = 4096  # by default at most so many tokens, for a real base's context costs much memory
-SLOTS = 256  # llama.cpp's most
+CONTEXT = 4096  # tokens, the default's upper bound: the context of a real base costs much memory
+SLOTS = 256  # llama.cpp's upper bound
 _FIELDS = [
     "content", "tokens", "tokens_predicted", "tokens_evaluated", "timings/cache_n", "stop",
     "stop_type", "completion_probabilities",
 ]  # fmt: skip
-"""Of the reply to a completion; llama.cpp would repeat the prompt and all settings besides."""
+"""Of the reply to a completion; by default llama.cpp repeats the prompt and all settings too."""
 
 
 class Engine:
     """llama.cpp with a device set loaded. Close it, or use it as a context manager.
 
-    `manifest` is the set's, and `adapters` are the names that scales are given by, in their order.
+    `manifest` is the set's; `adapters` are the names by which scales are given, in their order.
 
-    Requests from several threads are answered one after another. What interrupts one with `on_text`
-    (Ctrl-C, or an error in it) ends llama.cpp's work on it, and the next is answered as ever; one
-    without is generated to its end all the same, and the next with its scales has to wait.
+    Requests from several threads are answered one after another. Ctrl-C, or an error in `on_text`,
+    ends llama.cpp's work on a request with `on_text`; one without is generated to its end, and the
+    next with the same scales has to wait.
 
     Args:
         folder: what `onepass pack` or `onepass export --format gguf` wrote.
-        context: most tokens of prompt and answer together; by default the base's, 4,096 at most.
+        context: limit on the tokens of prompt and answer; by default the base's, at most 4,096.
         slots: how many combinations of scales keep their prompt cache; each costs a context.
-        threads: of the engine, as many as the machine has cores at most; by default its own choice.
+        threads: at most one per core; by default llama.cpp's own choice.
         exact: a 32-bit cache and plain attention, for comparison with PyTorch; slower.
-        fused: compositions to run as one adapter each, which is faster: what the set holds so, or
-            is put together in about the time it takes to read the parts.
+        fused: compositions to run as one adapter each, which is faster; fused here unless the set
+            holds them fused, in about the time it takes to read the parts.
         check: compare the checksums of all files first.
-        cache: whether a prompt that begins as the slot's last one is read from there on only.
+        cache: whether the common beginning of a slot's last prompt and the next is read only once.
         timeout: seconds to wait for an answer, or for the next piece of one.
 
     Raises:
-        OnepassError: the set is damaged, there is no room to expand its compact files, or llama.cpp
-            cannot load it.
+        OnepassError: an option makes no sense, the set is damaged, there is no room to expand its
+            compact files, or llama.cpp cannot load it.
     """
 
     def __init__(
@@ -95,12 +92,11 @@ class Engine:
         cores = os.cpu_count() or 1
         if threads is not None and not 1 <= threads <= cores:
             raise OnepassError(f"threads {threads}: expected 1 to {cores}, this machine's cores")
-        check_adapters(folder, self.manifest)
         self._cache = cache
         self._slots: dict[tuple[float, ...], int] = {}
         self._slot_count = slots
-        self._sound: set[tuple[float, ...]] = set()  # scales that have been seen to give numbers
-        self._busy = threading.RLock()  # `on_text` may ask something itself
+        self._finite: set[tuple[float, ...]] = set()  # scales that gave finite numbers before
+        self._lock = threading.RLock()  # reentrant: `on_text` may use the engine
         with plain_files(folder, self.manifest, fused) as adapters:
             self.adapters = list(adapters)
             paths = [str(path) for path in adapters.values()]
@@ -112,11 +108,7 @@ class Engine:
                 "threads": threads,
                 "exact": exact,
             }
-            try:
-                self._process = EngineProcess(settings, timeout)
-            except OnepassError:
-                check_shapes(folder, self.manifest)  # a file that is to blame is told of by name
-                raise
+            self._process = EngineProcess(settings, timeout)
         try:
             self._check_order(paths)
         except OnepassError:
@@ -126,16 +118,11 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End the engine's process; more than once does no harm."""
+        """End the engine's process; may be called again."""
         self._process.close()
 
     @property
@@ -148,7 +135,7 @@ class Engine:
         return self._process.closed
 
     def peak_memory(self) -> int | None:
-        """The most memory the engine has used so far, in bytes; None where no one tells."""
+        """The most memory the engine has used so far, in bytes; None if unknown."""
         return self._process.peak_memory()
 
     def run(
@@ -159,11 +146,11 @@ class Engine:
         max_new_tokens: int = 128,
         on_text: OnText | None = None,
     ) -> Answer:
-        """Do a composition's task to a text, in one of `modes.MODES`, greedily.
+        """The greedy answer of a composition to a text, in one of `modes.MODES`.
 
-        A text too long for the context loses its oldest turns, which the answer's notice tells.
-        on_text: is given the last pass's text, whole characters at a time, as it is generated; the
-        pieces together are the answer's text.
+        A text too long for the context loses its oldest turns; the answer's notice says so.
+        on_text: called with the last pass's text, whole characters at a time, as it is generated;
+        the pieces together are the answer's text.
 
         Raises:
             OnepassError: there is no such composition or mode, the text is empty, there is no room
@@ -178,8 +165,9 @@ class Engine:
         for number, pass_ in enumerate(passes, start=1):
             prompt, notice = self.fitted(pass_, text, max_new_tokens)
             notices += [notice] if notice else []
-            take = on_text and (stripped(on_text) if number == len(passes) else _unheard)
-            done.append(self._complete(prompt, pass_.scales, max_new_tokens, on_text=take))
+            # All passes are streamed, since llama.cpp only stops work on a stream.
+            take = on_text and (stripped(on_text) if number == len(passes) else lambda piece: None)
+            done.append(self.complete(prompt, pass_.scales, max_new_tokens, on_text=take))
             text = done[-1].text.strip()
         return Answer(
             text,
@@ -200,26 +188,10 @@ class Engine:
     ) -> Completion:
         """The greedy answer to a prompt of token ids, with these scales by name of adapter.
 
-        to_the_end: go on behind tokens that end an answer, as measurements of speed want it.
-        on_text: is given the text, whole characters at a time, as it is generated. Where a
-        character took several tokens, all is generated once more in the end, for their ids.
+        to_the_end: ignore tokens that end an answer, for measurements of speed. on_text: called
+        with the text as it is generated; the ids inside a character are then `UNKNOWN`.
         """
         _positive("max_new_tokens", max_new_tokens)
-        done = self._complete(prompt, scales, max_new_tokens, to_the_end, on_text)
-        if UNTOLD in done.ids:
-            again = self._complete(prompt, scales, max_new_tokens, to_the_end)
-            done = replace(done, ids=again.ids)
-        return done
-
-    def _complete(
-        self,
-        prompt: Sequence[int],
-        scales: Mapping[str, float],
-        max_new_tokens: int,
-        to_the_end: bool = False,
-        on_text: OnText | None = None,
-    ) -> Completion:
-        """As `complete`, but ids may be `UNTOLD` with `on_text`."""
         stop = () if to_the_end else self.manifest.prompt.stop
         reply = self._ask(
             prompt,
@@ -234,12 +206,12 @@ class Engine:
         counts = int(reply["tokens_evaluated"]), int(reply["timings/cache_n"])
         ends = [place for place, token in enumerate(ids) if token in stop]
         if ends and (ends[0] + 1 < len(ids) or reply["stop_type"] != "eos"):
-            # A stop token that the engine does not know as one.
+            # llama.cpp does not know it as a stop token.
             ids = ids[: ends[0] + 1]
             text = self._process.ask("/detokenize", {"tokens": ids[:-1]})["content"]
         elif on_text and not ends and len(ids) < reply["tokens_predicted"]:
-            # It ends inside a character, and the stream lacks the text since the last whole one.
-            whole = self._complete(prompt, scales, max_new_tokens, to_the_end)
+            # It ends inside a character, of which the stream has no text.
+            whole = self.complete(prompt, scales, max_new_tokens, to_the_end)
             on_text(whole.text.removeprefix(text))
             ids, text = whole.ids, whole.text
         return Completion(ids, text, *counts)
@@ -247,14 +219,14 @@ class Engine:
     def log_probabilities(
         self, prompt: Sequence[int], scales: Mapping[str, float], top: int | None = None
     ) -> dict[int, float]:
-        """The natural log-probability of each next token, of the `top` likeliest or of all.
+        """The natural log-probability of each next token: of the `top` likeliest, or of all.
 
         Raises:
             OnepassError: an adapter is unknown, the numbers overflow, or the engine fails.
         """
         every = self.manifest.base.vocabulary
         count = every if top is None else min(_positive("top", top), every)
-        # The engine tells nothing where the answer ends at once: have it say an ordinary token.
+        # It returns none if the answer ends at once: force an ordinary token.
         word = self.tokenize("a")[0]
         reply = self._ask(
             prompt,
@@ -268,7 +240,7 @@ class Engine:
         return {int(row["id"]): float(row["logprob"]) for row in first["top_logprobs"]}
 
     def tokenize(self, text: str) -> list[int]:
-        """The ids of a plain text, in the Unicode form that the base's own tokenizer uses."""
+        """The ids of a plain text, normalised as the base's own tokenizer does."""
         form = self.manifest.prompt.normalization
         text = unicodedata.normalize(form, text) if form else text
         body = {"content": text, "add_special": False, "parse_special": False}
@@ -309,7 +281,7 @@ class Engine:
         read: Callable[[Iterator[Any]], Any] | None = None,
         **more: Any,
     ) -> Any:
-        """The reply to a request for a completion; `read` makes one of the events of a stream."""
+        """The reply to a request for a completion; `read` turns a stream of events into one."""
         strangers = sorted(scales.keys() - set(self.adapters))
         if strangers:
             raise unknown("adapter of this set", strangers[0], self.adapters)
@@ -318,17 +290,17 @@ class Engine:
             if not math.isfinite(scale):
                 raise OnepassError(f"the scale of adapter {name!r} is {scale}; it must be finite")
         checked = partial(finite, scales=scales)
-        with self._busy:
-            # To be told it costs time for each token, so only until these scales have done well.
-            told = {} if vector in self._sound else {"n_probs": 1, "post_sampling_probs": True}
+        with self._lock:
+            # Probabilities cost time for each token, so only until these scales gave finite ones.
+            probe = {} if vector in self._finite else {"n_probs": 1, "post_sampling_probs": True}
             body = {
                 "prompt": list(prompt),
-                # Each named, because llama.cpp takes an empty list for the scales it started with.
+                # All of them: llama.cpp takes an empty list for the scales it started with.
                 "lora": [{"id": number, "scale": scale} for number, scale in enumerate(vector)],
                 "id_slot": self._slot(vector),
                 "temperature": 0.0,
                 "cache_prompt": self._cache,
-                **told,
+                **probe,
                 **more,
             }
             if read is None:
@@ -337,11 +309,11 @@ class Engine:
                 stream = self._process.stream("/completion", {**body, "stream": True})
                 with closing(stream) as events:
                     reply = read(map(checked, events))
-            self._sound.add(vector)
+            self._finite.add(vector)
             return reply
 
     def _slot(self, vector: tuple[float, ...]) -> int:
-        """The slot of these scales: theirs, a free one, or that of those asked for longest ago."""
+        """The slot of these scales: their own, a free one, or the least recently used one."""
         slot = self._slots.pop(vector, None)
         if slot is None and len(self._slots) < self._slot_count:
             slot = len(self._slots)
@@ -357,10 +329,6 @@ class Engine:
                 f"llama.cpp has loaded the adapters in another order, {', '.join(loaded)}; "
                 "their scales would be mixed up"
             )
-
-
-def _unheard(piece: str) -> None:
-    """Has a pass streamed only so that it can be interrupted."""
 
 
 def _positive(name: str, number: int) -> int:

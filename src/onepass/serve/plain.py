@@ -12,14 +12,7 @@ from onepass.core.errors import OnepassError
 from onepass.core.files import inside
 from onepass.export.gguf.compact import expand
 from onepass.export.gguf.fuse import fuse
-from onepass.export.manifest import MANIFEST, BaseFile, CompositionEntry, Manifest
-
-_SMALL = 1 << 28  # bytes that an expanded file may have on any base
-
-
-def largest(base: BaseFile) -> int:
-    """How many bytes an adapter of this base may have: as many as the base itself, or few."""
-    return max(base.bytes, _SMALL)
+from onepass.export.manifest import MANIFEST, CompositionEntry, Manifest
 
 
 def fused_name(composition: str) -> str:
@@ -51,7 +44,7 @@ def plain_files(
         try:
             for number, name in enumerate(compact):
                 target = temporary / f"{number}.gguf"
-                expand(paths[name], target, manifest.base.blocks, largest(manifest.base))
+                expand(paths[name], target, manifest.base.blocks)
                 paths[name] = target
             for number, entry in enumerate(to_fuse):
                 target = temporary / f"fused-{number}.gguf"

@@ -1,4 +1,4 @@
-"""llama.cpp's server in a process of its own, spoken to over HTTP on this machine."""
+"""llama.cpp's server in a process of its own, reached by HTTP on this machine."""
 
 import json
 import secrets
@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import weakref
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -20,49 +19,43 @@ from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
 from onepass.serve import child
 
-_PATIENCE = 5.0  # seconds in which a process that does not answer may turn out to have ended
-_IDLE = 2.0  # seconds after which a connection is opened anew; the server closes it after 5
+_GRACE = 5.0  # seconds to wait for the exit status of a process that does not answer
 _EVENT = b"data: "
-_ERROR = " E "  # in a line of llama.cpp's log: an error, after the time
-
-Idle = list[tuple[HTTPConnection, float]]
-"""Connections that wait for another request, and since when."""
+_ERROR = " E "  # marks an error in a line of llama.cpp's log, after the time
 
 
 class EngineProcess:
-    """A running server with these `settings` (see `child._serve`); `close` it, or let it go.
+    """A running server with these `settings` (see `child._serve`), until closed or collected.
 
-    Requests may come from several threads. `url` is where the server listens, and `key` what it
-    wants as a bearer token. `timeout` is in seconds, for an answer or for the next piece of a
-    streamed one.
+    `url` is its address, `key` its bearer token. `timeout`: seconds to wait for an answer, or for
+    the next piece of a streamed one. Requests may come from several threads.
 
     Raises:
-        OnepassError: it did not start, with what llama.cpp said.
+        OnepassError: it did not start; the message quotes llama.cpp.
     """
 
     def __init__(self, settings: dict[str, Any], timeout: float) -> None:
         optional("xllamacpp", "device")
         self._timeout = timeout
-        self._idle: Idle = []
         self._log = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
-            # By its path, and nothing beside it: it needs none of onepass, and starts at once.
+            # By its path: it imports nothing of onepass, and starts at once.
             [sys.executable, "-P", child.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
             encoding="utf-8",
-            start_new_session=True,  # Ctrl-C is for us; we end it
+            start_new_session=True,  # so that Ctrl-C does not reach it
         )
-        self._end = weakref.finalize(self, _end, self._process, self._log, self._idle)
-        # A port of this machine is open to all its users, and to the pages their browsers show.
+        self._end = weakref.finalize(self, _end, self._process, self._log)
+        # All users of this machine, and the pages in their browsers, can reach its ports.
         self.key = secrets.token_urlsafe()
         started = self._begin({**settings, "key": self.key})
         if started is None:
             complaints = self._complaints()
             self.close()
-            # The first error is the cause; those after it tell what else it kept from happening.
+            # The first error is the cause, the others are its consequences.
             causes = [line for line in complaints if _ERROR in line] or complaints[-1:]
             raise OnepassError(
                 f"llama.cpp cannot load {settings['model']} with {len(settings['adapters'])} "
@@ -84,8 +77,7 @@ class EngineProcess:
         self._end()
 
     def peak_memory(self) -> int | None:
-        """The most bytes it has held so far; None if it has ended, or where no one tells."""
-        # One that has ended may have left its number to another.
+        """The most bytes it has held so far; None if unknown or ended (its pid may be reused)."""
         return memory.peak_memory(self.pid) if self._process.poll() is None else None
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -94,20 +86,19 @@ class EngineProcess:
         Raises:
             OnepassError: the server refuses, does not answer in time, or has ended.
         """
-        with self._answer(path, body, keep=True) as answer:
+        with self._answer(path, body) as answer:
             return json.loads(answer.read())
 
     def stream(self, path: str, body: dict[str, Any]) -> Generator[Any, None, None]:
         """The JSON events of a streamed answer to a POST of `body`, as they come.
 
-        Close it to read no further: the server then stops its work.
+        Closing the generator early makes the server stop its work.
 
         Raises:
             OnepassError: as `ask`, at any event.
         """
         event: dict[str, Any] = {}
-        # Not kept: llama.cpp closes a connection after a stream, and does not say so.
-        with self._answer(path, body, keep=False) as answer:
+        with self._answer(path, body) as answer:
             for line in answer:
                 if line.startswith(_EVENT):
                     event = json.loads(line.removeprefix(_EVENT))
@@ -118,11 +109,12 @@ class EngineProcess:
                 raise HTTPException("the stream was cut off")
 
     @contextmanager
-    def _answer(self, path: str, body: dict[str, Any] | None, keep: bool) -> Iterator[HTTPResponse]:
-        """The answer to a request, to be read to its end; keep: its connection, for the next."""
-        if not self._end.alive:
+    def _answer(self, path: str, body: dict[str, Any] | None) -> Iterator[HTTPResponse]:
+        """The response to a request, on a connection of its own, to be read to its end."""
+        if self.closed:
             raise OnepassError("the engine is closed; open it again")
-        connection, kept = self._connection(), False
+        # http.client ignores the proxies of the environment, as it should on this machine.
+        connection = HTTPConnection(urlsplit(self.url).netloc, timeout=self._timeout)
         try:
             method, data = ("GET", None) if body is None else ("POST", json.dumps(body))
             headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
@@ -131,9 +123,6 @@ class EngineProcess:
                 if answer.status != HTTPStatus.OK:
                     raise _refusal(answer.read())
                 yield answer
-            if keep:
-                self._idle.append((connection, time.monotonic()))
-                kept = True
         except TimeoutError as error:
             raise OnepassError(
                 f"the engine has not answered for {self._timeout:g} s; ask for fewer tokens, "
@@ -142,22 +131,10 @@ class EngineProcess:
         except (OSError, HTTPException, ValueError) as error:
             raise self._ended() from error
         finally:
-            if not kept:
-                connection.close()
-
-    def _connection(self) -> HTTPConnection:
-        """One that waits for a request, else a new one."""
-        try:
-            connection, since = self._idle.pop()
-        except IndexError:
-            # Straight to this machine, whatever proxy the environment names.
-            return HTTPConnection(urlsplit(self.url).netloc, timeout=self._timeout)
-        if time.monotonic() - since > _IDLE:
-            connection.close()  # it opens again by itself
-        return connection
+            connection.close()
 
     def _begin(self, settings: dict[str, Any]) -> Any:
-        """Give the process its settings: what it answers, or None if it ends instead."""
+        """Send the settings; the process's answer, or None if it ends instead."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -172,13 +149,13 @@ class EngineProcess:
 
     def _ended(self) -> OnepassError:
         try:
-            status = self._process.wait(_PATIENCE)
+            status = self._process.wait(_GRACE)
         except subprocess.TimeoutExpired:
             return OnepassError("the engine does not answer any more; close it and open it again")
         if not self._end.alive:
             return OnepassError("the engine was closed before it had answered; open it again")
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        # One that is killed has no time to complain; what it said before is about something else.
+        # A killed process logs no reason; earlier complaints are about something else.
         killed = status in (-9, -signal.SIGTERM)  # Windows has no name for 9
         complaints = [] if killed else self._complaints()
         self.close()
@@ -186,7 +163,7 @@ class EngineProcess:
         return OnepassError(f"the engine {how}{said}; open it again")
 
     def _complaints(self) -> list[str]:
-        """The lines of llama.cpp's log that tell of something wrong."""
+        """The lines of llama.cpp's log that report something wrong."""
         lines: list[str] = []
         with suppress(ValueError):  # another thread has just closed it
             self._log.seek(0)
@@ -195,14 +172,12 @@ class EngineProcess:
         return [line for line in lines if any(sign in line for sign in signs)]
 
 
-def _end(process: "subprocess.Popen[str]", log: IO[str], idle: Idle) -> None:
-    for connection, _ in idle:
-        connection.close()
+def _end(process: "subprocess.Popen[str]", log: IO[str]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            with suppress(OSError):  # what was still to be written to one that has ended
+            with suppress(OSError):  # unwritten data for a process that has ended
                 pipe.close()
-    process.kill()  # it has nothing to keep, and may be in the middle of an answer, or stopped
+    process.kill()  # it has nothing to save, and may be busy or stopped
     process.wait()
     log.close()
 

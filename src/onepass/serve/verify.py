@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onepass.core.errors import OnepassError
-from onepass.export.manifest import SAMPLE, TOKENS, Vector, read_set, tolerance
+from onepass.export.manifest import SAMPLE, TOKENS, Vector, read_set
 from onepass.serve.engine import Engine
 from onepass.serve.plain import fused_name
-from onepass.serve.shapes import check_shapes
 
 _FLOOR = -10.0  # what an engine says less of than of its likeliest tokens counts as this
 _ASKED = 64  # likeliest tokens to ask an engine for
@@ -28,16 +27,15 @@ class Checked:
 
 
 def verify(folder: Path | str, threads: int | None = None) -> list[Checked]:
-    """Check a set's files, their shapes, its prompts, and each of its test vectors on the engine.
+    """Check a set's files, its prompts, and each of its test vectors on the engine.
 
     Raises:
-        OnepassError: a file is damaged or does not belong to the others, a composition has no test
-            vector, its prompt is not the vector's, or the engine's log-probabilities differ from
-            PyTorch's by more than the types of the files allow.
+        OnepassError: a file is damaged, a composition has no test vector, its prompt is not the
+            vector's, or the engine's log-probabilities differ from PyTorch's by more than the types
+            of the files allow.
     """
     folder = Path(folder)
     manifest = read_set(folder)
-    allowed = tolerance(manifest.base.type, check_shapes(folder, manifest))
     names = {vector.composition for vector in manifest.vectors}
     for entry in manifest.compositions:
         if entry.name not in names:
@@ -52,7 +50,7 @@ def verify(folder: Path | str, threads: int | None = None) -> list[Checked]:
         for vector in manifest.vectors:
             try:
                 _check_prompt(engine, vector)
-                checked.append(_compare(engine, vector, min(vector.tolerance, allowed)))
+                checked.append(_compare(engine, vector))
             except OnepassError as error:
                 raise OnepassError(
                     f"{folder}, composition {vector.composition!r}: {error}"
@@ -71,7 +69,7 @@ def _check_prompt(engine: Engine, vector: Vector) -> None:
             )
 
 
-def _compare(engine: Engine, vector: Vector, tolerance: float) -> Checked:
+def _compare(engine: Engine, vector: Vector) -> Checked:
     entry = engine.manifest.composition(vector.composition)
     forms: list[Mapping[str, float]] = [entry.passes[0].scales]
     if fused_name(entry.name) in engine.adapters:
@@ -85,9 +83,10 @@ def _compare(engine: Engine, vector: Vector, tolerance: float) -> Checked:
             found = engine.log_probabilities(prompt, scales, top=_ASKED)
             for token, value in expected.items():
                 worst = max(worst, abs(found.get(token, _FLOOR) - value))
-    if worst > tolerance:
+    if worst > vector.tolerance:
         raise OnepassError(
             f"the engine's log-probabilities differ by {worst:.3g} from PyTorch's, "
-            f"{tolerance:.3g} is allowed; write the set again, and report it if that does not help"
+            f"{vector.tolerance:.3g} is allowed; write the set again, and report it if that does "
+            "not help"
         )
-    return Checked(vector.composition, len(vector.tokens), worst, tolerance)
+    return Checked(vector.composition, len(vector.tokens), worst, vector.tolerance)

@@ -74,11 +74,11 @@ class PretrainOptions:
     processes: int = 2
 
 
-Row = tuple[list[int], int]
+Encoded = tuple[list[int], int]
 """Token ids, and how many of them are prompt."""
 
 
-def _encode(tokenizer: Any, documents: list[Document]) -> list[Row]:
+def _encode(tokenizer: Any, documents: list[Document]) -> list[Encoded]:
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     texts = text_ids(tokenizer, [document.text for document in documents])
     asked = [document.prompt for document in documents if document.prompt]
@@ -92,7 +92,7 @@ def _encode(tokenizer: Any, documents: list[Document]) -> list[Row]:
 
 def _batches(
     tokenizer: Any, documents: Documents, options: PretrainOptions, rank: int
-) -> Iterator[list[Row]]:
+) -> Iterator[list[Encoded]]:
     """Endless batches of documents of similar length."""
     number = 0
     while True:
@@ -100,7 +100,7 @@ def _batches(
         stream = documents(seed)
         rows = _encode(tokenizer, [next(stream) for _ in range(_BUFFER)])
         rows = sorted((r for r in rows if len(r[0]) <= options.context), key=lambda r: len(r[0]))
-        batches, batch = [], list[Row]()
+        batches, batch = [], list[Encoded]()
         for row in rows:
             if (len(batch) + 1) * len(row[0]) > options.batch_tokens:
                 batches.append(batch)
@@ -112,7 +112,7 @@ def _batches(
         number += 1
 
 
-def _loss(model: LlamaForCausalLM, batch: list[Row], pad: int) -> Tensor:
+def _loss(model: LlamaForCausalLM, batch: list[Encoded], pad: int) -> Tensor:
     """The weighted mean cross-entropy (nats per token) of a batch."""
     longest = max(len(ids) for ids, _ in batch)
     ids = torch.full((len(batch), longest), pad)

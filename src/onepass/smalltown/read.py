@@ -57,7 +57,7 @@ class Verdict:
     why: str
 
     @property
-    def correct(self) -> bool:
+    def verified(self) -> bool:
         return self.facts and self.language and self.tone
 
 
@@ -253,7 +253,7 @@ def facts_share(text: str, meaning: Meaning, code: str) -> float:
     return kept / len(slots)
 
 
-def judge(text: str, meta: Mapping[str, Any], task: Task) -> Verdict:
+def verify(text: str, meta: Mapping[str, Any], task: Task) -> Verdict:
     """The verdict on an output of `task` for an Example whose `meta` holds "meaning" and "kind"."""
     meaning, kind = Meaning.from_json(meta["meaning"]), str(meta["kind"])
     in_language = wanted(task).language

@@ -17,15 +17,15 @@ def verified(
 ) -> list[float | None]:
     """1.0 where the verdict holds in this `respect`, 0.0 where not, None without a meaning.
 
-    `respect` is "facts", "language", "tone", or "correct" for all three.
+    `respect` is "facts", "language", "tone", or "verified" for all three.
     """
     if not any("meaning" in example.meta for example in examples):
         return [None] * len(examples)
     # The verifier reads the benchmark's lexicons, which other data should not pay for.
-    from onepass.smalltown.read import judge
+    from onepass.smalltown.read import verify
 
     return [
-        float(getattr(judge(prediction, example.meta, task), respect))
+        float(getattr(verify(prediction, example.meta, task), respect))
         if "meaning" in example.meta
         else None
         for prediction, example in zip(predictions, examples, strict=True)
@@ -33,7 +33,7 @@ def verified(
 
 
 for _name, _title, _respect in (
-    ("verified", "correct", "correct"),
+    ("verified", "verified", "verified"),
     ("facts", "facts", "facts"),
     ("right_language", "in language", "language"),
     ("right_tone", "in tone", "tone"),

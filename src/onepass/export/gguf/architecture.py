@@ -23,11 +23,11 @@ _ALL = _ATTENTION | {"o_proj", "gate_proj", "up_proj", "down_proj"}
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family of models; `name` is both Hugging Face's model_type and llama.cpp's architecture.
+    """A family of models; `name` is llama.cpp's.
 
     norm: the field that holds the epsilon, and where the configuration has it. biases: the
     projections that may have one. permuted: q and k rows are stored as neighbours. scaled_rope:
-    factors of the rotary frequencies are read. output: needed even where it is the embedding.
+    factors of the rotary frequencies are read. output: needed even if it is the embedding.
     """
 
     name: str
@@ -42,9 +42,12 @@ _RMS = ("add_layer_norm_rms_eps", "rms_norm_eps")
 _LAYER = ("add_layer_norm_eps", "layer_norm_eps")
 ARCHITECTURES = {
     "llama": Architecture("llama", _RMS, _ALL, permuted=True, scaled_rope=True),
+    "mistral": Architecture("llama", _RMS, _ALL, permuted=True, scaled_rope=True),
     "qwen2": Architecture("qwen2", _RMS, _ATTENTION),
+    "qwen3": Architecture("qwen3", _RMS, frozenset()),
     "stablelm": Architecture("stablelm", _LAYER, _ATTENTION, output=True),
 }
+"""By Hugging Face's model_type."""
 
 
 def architecture_of(config: Any) -> Architecture:
@@ -63,10 +66,10 @@ def architecture_of(config: Any) -> Architecture:
         raise OnepassError(
             f"hidden_act is {config.hidden_act}; llama.cpp computes {kind} models with silu"
         )
-    if getattr(config, "use_sliding_window", False):
+    if getattr(config, "sliding_window", None):
         raise OnepassError(
-            f"use_sliding_window is on; llama.cpp gives {kind} models no sliding window, "
-            "so long inputs would come out differently"
+            f"sliding_window is {config.sliding_window}; llama.cpp gives {kind} models none, so "
+            "long inputs would come out differently"
         )
     return ARCHITECTURES[kind]
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onepass import __version__
-from onepass.adapters.adapter import Adapter
+from onepass.adapters.adapter import Adapter, projection
 from onepass.adapters.composition import Composition, Pass, check_base, pass_bias
 from onepass.adapters.storage import FolderFiles, check_replaceable
 from onepass.core.errors import OnepassError
@@ -38,7 +37,7 @@ from onepass.export.vector import make_vectors
 from onepass.model.attach import folded
 from onepass.model.load import Base
 
-FILES = ("base-*.gguf", "adapters", "fused")
+OWN_FILES = FolderFiles(MANIFEST, ("base-*.gguf", "adapters", "fused"))
 Told = Callable[[str], None]
 
 
@@ -70,7 +69,7 @@ def export_gguf(
     """
     folder = Path(folder)
     base_type, adapter_type = types_of_set(base_type, adapter_type)
-    check_folder(folder)
+    check_replaceable(folder, OWN_FILES)
     for composition in compositions.values():
         _check(composition, base, merged, alone=len(compositions) == 1)
     architecture = architecture_of(base.model.config)
@@ -97,26 +96,21 @@ def export_gguf(
             blocks=base.model.config.num_hidden_layers,
             merged=to_fold is not None,
         )
-        shelf = _Shelf(temporary, base, adapter_type, compactly, told)
-        entries = [shelf.entry(name, each, fused) for name, each in left.items()]
+        writer = _AdapterWriter(temporary, base, adapter_type, compactly, told)
+        entries = [writer.entry(name, each, fused) for name, each in left.items()]
         if to_fold is not None:
             cost = {"marginal_bytes": base_file.bytes}  # another one takes another base
             entries = [entry.model_copy(update=cost) for entry in entries]
         manifest = Manifest(
             onepass=__version__,
             base=base_file,
-            adapters=list(shelf.files.values()),
+            adapters=list(writer.files.values()),
             compositions=entries,
             prompt=prompt,
             vectors=made,
         )
         write_json(temporary / MANIFEST, manifest.model_dump())
     return manifest
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that writing a set there would cost other files."""
-    check_replaceable(folder, FolderFiles(MANIFEST, FILES))
 
 
 def _check(composition: Composition, base: Base, merged: bool, alone: bool) -> None:
@@ -142,19 +136,18 @@ def _check(composition: Composition, base: Base, merged: bool, alone: bool) -> N
 
 
 def _to_fold(compositions: Mapping[str, Composition], base: Base, merged: bool) -> Pass | None:
-    """The pass that is summed into the base: the only one there is, if so wished or biased."""
-    for composition in compositions.values():
-        for pass_ in composition.passes:
-            biased = pass_bias(pass_, base.shape)
-            allowed = architecture_of(base.model.config).biases
-            for module in biased:
-                if module.rpartition(".")[2] not in allowed:
-                    raise OnepassError(
-                        f"{module} of {base.name} has no place for a bias in llama.cpp's "
-                        f"{base.model.config.model_type}; calibrate with --form column instead"
-                    )
-            if biased or merged:
-                return pass_
+    """The pass that is summed into the base, if there is one: with `merged`, or with biases."""
+    allowed = architecture_of(base.model.config).biases
+    for pass_ in (pass_ for composition in compositions.values() for pass_ in composition.passes):
+        biased = pass_bias(pass_, base.shape)
+        for module in biased:
+            if projection(module) not in allowed:
+                raise OnepassError(
+                    f"{module} of {base.name} has no place for a bias in llama.cpp's "
+                    f"{base.model.config.model_type}; calibrate with --form column instead"
+                )
+        if biased or merged:
+            return pass_
     return None
 
 
@@ -163,8 +156,8 @@ def _bare(pass_: Pass) -> Pass:
 
 
 @dataclass
-class _Shelf:
-    """The adapters written so far, each content once, by its digest."""
+class _AdapterWriter:
+    """Writes the adapters of a set, each content once; `files` are those written, by digest."""
 
     folder: Path
     base: Base
@@ -213,7 +206,10 @@ class _Shelf:
         if key not in self.files:
             name = _free(file_name(adapter.name), [file.name for file in self.files.values()])
             place = f"adapters/{name}.gguf"
-            self._write(replace(adapter, name=name), place)
+            self.told(place)
+            (self.folder / "adapters").mkdir(exist_ok=True)
+            config = self.base.model.config
+            write_lora(replace(adapter, name=name), config, self.folder / place, self.type)
             compacted = self.compactly and compact(self.folder / place)
             self.files[key] = AdapterFile(
                 **describe(self.folder, place),  # type: ignore[arg-type]
@@ -225,7 +221,7 @@ class _Shelf:
         return self.files[key]
 
     def _parts(self, composition: Composition) -> dict[str, str]:
-        """The adapter of each single task: those that say theirs, else in the task's order."""
+        """The adapter of each single task, by the adapters' cards, else in the task's order."""
         wanted = [part.name for part in composition.task.parts]
         given = [w.adapter for p in composition.passes for w in p.adapters if not w.stored]
         given = list({_digest(adapter): adapter for adapter in given}.values())
@@ -237,8 +233,9 @@ class _Shelf:
         return {part: names[part] for part in wanted}
 
     def _fused(self, name: str, passes: Sequence[PassEntry]) -> File | None:
-        """The whole pass as one adapter; None where there is none that does it."""
-        if len(passes) > 1 or not any(passes[0].scales.values()):
+        """The whole pass as one adapter; None for several passes, or none with an adapter."""
+        scales = passes[0].scales
+        if len(passes) > 1 or not any(scales.values()):
             return None
         free = _free(file_name(name), self.fused)
         self.fused.append(free)
@@ -246,29 +243,16 @@ class _Shelf:
         self.told(place)
         (self.folder / "fused").mkdir(exist_ok=True)
         # Of the files, not of the composition: each adapter keeps the rounding it has by itself.
+        config, sources = self.base.model.config, []
         with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
-            sources = [
-                (self._plain(file, Path(temporary)), passes[0].scales[file.name])
-                for file in self.files.values()
-                if file.name in passes[0].scales
-            ]
-            architecture = architecture_of(self.base.model.config).name
-            fuse(sources, self.folder / place, architecture, name)
+            for number, file in enumerate(f for f in self.files.values() if f.name in scales):
+                path = self.folder / file.path
+                if file.compact:
+                    path = Path(temporary, f"{number}.gguf")
+                    expand(self.folder / file.path, path, config.num_hidden_layers)
+                sources.append((path, scales[file.name]))
+            fuse(sources, self.folder / place, architecture_of(config).name, name)
         return File(**describe(self.folder, place))  # type: ignore[arg-type]
-
-    def _plain(self, file: AdapterFile, temporary: Path) -> Path:
-        """The file of an adapter, a compact one expanded."""
-        path = self.folder / file.path
-        if not file.compact:
-            return path
-        target = temporary / f"{file.name}.gguf"
-        expand(path, target, self.base.model.config.num_hidden_layers, sys.maxsize)
-        return target
-
-    def _write(self, adapter: Adapter, place: str) -> None:
-        self.told(place)
-        (self.folder / place).parent.mkdir(exist_ok=True)
-        write_lora(adapter, self.base.model.config, self.folder / place, self.type)
 
 
 def _task_name(adapter: Adapter) -> str:
@@ -288,12 +272,12 @@ def _digest(adapter: Adapter) -> str:
 
 
 def file_name(name: str) -> str:
-    """A name any file system takes: letters, digits and ".+-_" as they are, all else a dash."""
+    """`name` for any file system: characters but letters, digits and ".+-_" become dashes."""
     return re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "unnamed"
 
 
 def _free(name: str, taken: Iterable[str]) -> str:
-    """The name, or the first with a number that no other is, for file systems without capitals."""
+    """The name, numbered if it is taken, in capitals or not."""
     folded = {each.casefold() for each in taken}
     number, free = 1, name
     while free.casefold() in folded:

@@ -1,4 +1,4 @@
-"""A GGUF file written one tensor at a time, and in which type each tensor of a base is stored."""
+"""GGUF files: written one tensor at a time, and read; the type of each tensor of a base."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,12 @@ from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
 from onepass.model.blocks import BLOCK, Array
 
-Raw = NDArray[np.uint8]
-
 FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
 """What `gguf.LlamaFileType` calls a base of each type."""
+
+LARGEST = {"F32": np.inf, "F16": 65504.0, "Q8_0": 127 * 65504.0, "Q4_0": 8 * 65504.0}
+"""The largest number of each type of tensor; blocks have 16-bit scales."""
+_SHORT = 1 << 22
 
 
 def storage_type(name: str, shape: Sequence[int], base_type: str) -> str:
@@ -34,7 +36,7 @@ def storage_type(name: str, shape: Sequence[int], base_type: str) -> str:
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor to be written: `make` gives its numbers, of `shape`, when its turn comes.
+    """A tensor to be written: `make` returns its numbers, of `shape`, when its turn comes.
 
     Or the bytes that are stored of them, as uint8.
     """
@@ -42,7 +44,7 @@ class Planned:
     name: str
     shape: tuple[int, ...]
     type: str
-    make: Callable[[], Array | Raw]
+    make: Callable[[], Array | NDArray[np.uint8]]
 
 
 def describe_lora(writer: Any, name: str) -> None:
@@ -80,16 +82,29 @@ def write_gguf(
 
 
 def _stored(tensor: Planned, gguf: Any, path: Path) -> NDArray[Any]:
+    """The numbers in the tensor's type; as bytes if numpy has no such type."""
     made = tensor.make()
     if made.dtype == np.uint8:
         return made
     values = np.ascontiguousarray(made, dtype=np.float32)
     assert values.shape == tensor.shape, (tensor.name, values.shape, tensor.shape)
-    with np.errstate(over="ignore"):
-        stored: NDArray[Any] = gguf.quants.quantize(values, gguf.GGMLQuantizationType[tensor.type])
-    if tensor.type == "F16" and not np.isfinite(stored).all():
+    largest = np.abs(values).max()
+    if not largest <= LARGEST[tensor.type]:
         raise OnepassError(
-            f"{path.name}, tensor {tensor.name}: values up to {np.abs(values).max():.3g} "
-            "do not fit F16; store it as F32"
+            f"{path.name}, tensor {tensor.name}: values up to {largest:.3g} do not fit "
+            f"{tensor.type}; store it as F32"
         )
-    return stored
+    # The package quantises sixteen rows at a time: small matrices as one row, which is faster.
+    rows = values.reshape(1, -1) if values.size < _SHORT else values
+    stored: NDArray[Any] = gguf.quants.quantize(rows, gguf.GGMLQuantizationType[tensor.type])
+    return stored.reshape(*values.shape[:-1], -1)
+
+
+def read_gguf(path: Path) -> Any:
+    """A `gguf.GGUFReader`; an `OnepassError` if it is no GGUF file, or is damaged."""
+    try:
+        return optional("gguf", "device").GGUFReader(path)
+    except (ValueError, LookupError, OverflowError) as error:
+        raise OnepassError(f"{path} is no GGUF file, or is cut short ({error})") from error
+    except OSError as error:
+        raise OnepassError(f"cannot read {path}: {error.strerror or error}") from error
