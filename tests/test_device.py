@@ -15,16 +15,21 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from device_kit import CHAT, PAIR, engine_or_skip, opened, pair
+from device_kit import CHAT, PAIR, engine_or_skip, opened, pair, random_parts
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
+from onepass.export import export_gguf
 from onepass.export.manifest import read_set
+from onepass.model.chat import prompt_ids
 from onepass.model.generate import run
 from onepass.model.load import Base
 from onepass.serve import Engine
 from onepass.serve.child import SPINS
 from onepass.serve.modes import plan
+from onepass.serve.verify import verify
 from onepass.tasks.book import parse_task as named
+from onepass.tasks.prompt import build_prompt
+from onepass.tasks.task import Task
 
 engine_or_skip()
 
@@ -244,3 +249,25 @@ def test_an_engine_does_not_outlive_who_opened_it(whole: Path) -> None:
         [sys.executable, "-c", code, str(whole)], capture_output=True, text=True, check=False
     )
     assert gone(int(done.stdout))
+
+
+def test_a_system_message_and_a_longest_answer_go_along(qwen: Base, tmp_path: Path) -> None:
+    """The set's frame for it gives the ids that PyTorch reads, alone and as a step."""
+    brief = Task("brief", "Say it briefly.", system="You are brief.\nVery.", max_new_tokens=3)
+    task = brief + named("translate:es")
+    first, second = random_parts(qwen, 2)
+    parts = (Weighted(first, 0.5), Weighted(second, 0.5))
+    composition = Composition(qwen.shape, task, (Pass(task, parts),), "linear")
+    export_gguf({"it": composition}, qwen, tmp_path / "set", "f32", "f32", vectors=True)
+    assert list(read_set(tmp_path / "set").systems) == [brief.system]
+    assert verify(tmp_path / "set", threads=1)
+    with Engine(tmp_path / "set", threads=1) as engine:
+        message = build_prompt(task, CHAT)
+        assert (
+            engine.prompt_ids(message, task.system)
+            == (prompt_ids(qwen.tokenizer, [message], task.system)[0])
+        )
+        answer = engine.run("it", CHAT)
+        assert answer.text == run(qwen, composition, [CHAT]).texts[0]
+        assert answer.tokens <= 3
+        assert engine.run("it", CHAT, max_new_tokens=1).tokens == 1

@@ -11,12 +11,9 @@ from onepass.cli.device_set import (
     AdapterType,
     BaseType,
     Merged,
-    base_of,
-    named_compositions,
-    note_rounding,
     show_set,
 )
-from onepass.cli.options import refuse
+from onepass.cli.options import FoundModel, OneTask, TasksFile, refuse
 from onepass.cli.show import note
 from onepass.core.errors import OnepassError
 
@@ -25,19 +22,19 @@ VERIFY = "verify"
 
 def pack(
     ctx: typer.Context,
-    compositions: Annotated[
+    whats: Annotated[
         list[str],  # not paths, which are equal for verify and ./verify
         typer.Argument(
-            metavar="COMPOSITION... | verify DIR",
-            help="Folders that `calibrate` wrote; or the word verify and a folder written here. "
+            metavar="COMPOSITION|ADAPTER... | verify DIR",
+            help="Folders that `calibrate`, `train` or `merge` wrote; or the word verify and a "
+            "folder written here. "
             "A composition in a folder verify is ./verify.",
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="The base; by default the compositions' own."),
-    ] = None,
+    task: OneTask = None,
+    tasks: TasksFile = None,
+    model: FoundModel = None,
     base_type: BaseType = "q4_0",
     adapter_type: AdapterType = None,
     merged: Merged = False,
@@ -68,9 +65,9 @@ def pack(
       onepass pack COMPOSITION --out device --base-type f16 --model MODEL_FOLDER
       onepass pack verify device
     """
-    if compositions[0] == VERIFY:
-        refuse(ctx, set(ctx.params) - {"compositions"}, "says nothing about pack verify")
-        _verify([Path(folder) for folder in compositions[1:]])
+    if whats[0] == VERIFY:
+        refuse(ctx, set(ctx.params) - {"whats"}, "says nothing about pack verify")
+        _verify([Path(folder) for folder in whats[1:]])
         return
     if merged:
         refuse(ctx, ["adapter_type", "fused", "plain"], NO_ADAPTERS)
@@ -79,19 +76,21 @@ def pack(
     check_writable(out)
 
     from onepass.adapters.storage import check_replaceable
-    from onepass.export import export_gguf
+    from onepass.api.exporting import compositions_of, named_by_folder, write_set
     from onepass.export.gguf.device_set import OWN_FILES
     from onepass.export.manifest import types_of_set
 
     check_replaceable(out, OWN_FILES)
-    types = types_of_set(base_type, adapter_type)
-    named = named_compositions([Path(folder) for folder in compositions])
-    note_rounding(named, types[0])
-    base = base_of(named, model)
-    manifest = export_gguf(
-        named, base, out, *types, fused, merged, vectors=True, compactly=not plain, told=note
-    )
-    show_set(out, manifest)
+    types_of_set(base_type, adapter_type)
+    named, base = compositions_of(named_by_folder(whats), model, task, tasks)
+    written = write_set(
+        named, base, out, base_type, adapter_type, fused=fused, merged=merged, vectors=True,
+        compactly=not plain, told=note,
+    )  # fmt: skip
+    for remark in written.remarks:
+        note(f"note: {remark}")
+    assert written.manifest is not None
+    show_set(out, written.manifest)
     note(f"check it: onepass pack verify {out}")
     note(f"run it: onepass run {out}")
 

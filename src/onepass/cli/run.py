@@ -11,7 +11,7 @@ import typer
 
 from onepass.api.outputs import check_writable
 from onepass.cli.generate import Format, format_of, read_input, write_output
-from onepass.cli.options import MACHINE, Columns, MaxNewTokens
+from onepass.cli.options import MACHINE, Columns, LongestOutput
 from onepass.cli.show import counting, note, print_table
 from onepass.core.errors import OnepassError
 from onepass.core.files import to_jsonl, write_text
@@ -49,7 +49,7 @@ def run(
     ] = Format.auto,
     columns: Columns = None,
     out: Annotated[str, typer.Option("--out", "-o", help="A file, or - to print.")] = "-",
-    max_new_tokens: MaxNewTokens = 128,
+    max_new_tokens: LongestOutput = None,
     context: Annotated[
         int | None,
         typer.Option(
@@ -147,7 +147,7 @@ class Request:
 
 
 def run_all(
-    engine: "Engine", request: Request, texts: list[Text], max_new_tokens: int
+    engine: "Engine", request: Request, texts: list[Text], max_new_tokens: int | None
 ) -> list["Answer"]:
     """The answer to each text; prints its notice, if any."""
     answers = []
@@ -202,7 +202,7 @@ def print_answers(texts: list[Text], done: Answers) -> None:
         print_table(header, [(str(each), answers[number].text) for each, answers in done.items()])
 
 
-def converse(engine: "Engine", request: Request, max_new_tokens: int) -> None:
+def converse(engine: "Engine", request: Request, max_new_tokens: int | None) -> None:
     """Answer the texts typed, until the input ends or Ctrl-C comes twice at the prompt."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
@@ -238,7 +238,7 @@ def typed() -> Iterator[str]:
     yield ""
 
 
-def reply(engine: "Engine", request: Request, text: str, max_new_tokens: int) -> None:
+def reply(engine: "Engine", request: Request, text: str, max_new_tokens: int | None) -> None:
     """Print the answer to a text, on a terminal as it is generated; or print why there is none."""
     live = sys.stdout.isatty()
     take = show if live else lambda piece: None  # always streamed, so that Ctrl-C stops it

@@ -174,6 +174,8 @@ class Manifest(_Strict):
     adapters: list[AdapterFile]
     compositions: list[CompositionEntry] = Field(min_length=1)
     prompt: Prompt
+    systems: dict[str, Prompt] = {}
+    """By system message, how a user message after it becomes token ids."""
     vectors: list[Vector] = []
 
     def composition(self, name: str) -> CompositionEntry:
@@ -182,6 +184,14 @@ class Manifest(_Strict):
             if entry.name == name:
                 return entry
         raise unknown("composition of this set", name, [entry.name for entry in self.compositions])
+
+    def frame(self, system: str = "") -> Prompt:
+        """What stands around a user message after a system message; `OnepassError` if unknown."""
+        if not system:
+            return self.prompt
+        if system not in self.systems:
+            raise OnepassError(f"the set has no frame for the system message {system!r:.60}")
+        return self.systems[system]
 
     def files(self) -> Iterator[File]:
         """Every file of the set."""

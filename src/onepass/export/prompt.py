@@ -16,14 +16,16 @@ _SAMPLES = (
 )
 
 
-def prompt_frame(base: Base, normalization: Any = None) -> Prompt:
-    """The frame of a message to this base, checked on samples against its chat template.
+def prompt_frame(base: Base, normalization: Any = None, system: str = "") -> Prompt:
+    """The frame of a user message to this base, after a `system` message if there is one.
+
+    It is checked on samples against the base's chat template.
 
     Raises:
         OnepassError: the template does more to a message than put something around it.
     """
     tokenizer = base.tokenizer
-    head, mark, tail = prompt_text(tokenizer, _MARK).partition(_MARK)
+    head, mark, tail = prompt_text(tokenizer, _MARK, system).partition(_MARK)
     added = list(tokenizer.added_tokens_decoder.values())
     control = [token.content for token in added]
     begin = max((head.rfind(t) + len(t) for t in control if t in head), default=0)
@@ -39,7 +41,8 @@ def prompt_frame(base: Base, normalization: Any = None) -> Prompt:
     )
     for sample in _SAMPLES:
         middle = chain.from_iterable(text_ids(tokenizer, frame.pieces(sample)))
-        if not mark or [*frame.before, *middle, *frame.after] != prompt_ids(tokenizer, [sample])[0]:
+        (wanted,) = prompt_ids(tokenizer, [sample], system)
+        if not mark or [*frame.before, *middle, *frame.after] != wanted:
             raise OnepassError(
                 f"the chat template of {base.name} does more to a message than put text around "
                 f"it (seen with {sample[:30]!r}); a device set cannot say that, export it as merged"

@@ -19,9 +19,6 @@ from onepass.model.frozen import frozen
 from onepass.model.load import Base
 from onepass.model.tokens import fit_prompts
 
-MAX_NEW_TOKENS = 128
-"""The longest answer to a task that does not state its own."""
-
 Progress = Callable[[int], None]
 """Called with the number of prompts just finished."""
 
@@ -101,7 +98,7 @@ def run(
     """Do the composition's task to each raw input text.
 
     Each pass builds its prompts from what the pass before gave. `max_new_tokens` of a pass defaults
-    to its task's, or else `MAX_NEW_TOKENS`. A text too long for the context loses its oldest turns,
+    to its task's, or else 128. A text too long for the context loses its oldest turns,
     as its notice says. `progress` counts each text once per pass.
     """
     check_base(composition, base.shape)
@@ -110,7 +107,7 @@ def run(
     tokens = 0
     notices: list[list[str]] = [[] for _ in texts]
     for pass_ in composition.passes:
-        longest = max_new_tokens or pass_.task.max_new_tokens or MAX_NEW_TOKENS
+        longest = pass_.task.longest(max_new_tokens)
         fitted = fit_prompts(base, pass_.task, current, longest, pass_.shots)
         for told, prompt in zip(notices, fitted, strict=True):
             told += [prompt.notice] if prompt.notice else []

@@ -120,6 +120,7 @@ def ask(
     on_response: Callable[[int, Response], None] | None = None,
     spent: Spent | None = None,
     extra: Mapping[str, Any] | None = None,
+    system: str = "",
 ) -> list[Response]:
     """The greedy answer to each prompt, sent as a user message of its own.
 
@@ -127,6 +128,7 @@ def ask(
         thread and one at a time; store the response there.
     spent: counts against the limits of the endpoint, and grows.
     extra: further fields of the request, which not every server takes.
+    system: a system message before each prompt; "" for none.
 
     A failed attempt (busy or broken server, cut connection, timeout, unreadable answer) is repeated
     up to `endpoint.retries` times. An answer that is cut off before any text, as with a model that
@@ -140,7 +142,7 @@ def ask(
     if not prompts:
         return []
     fields = {"max_tokens": max_new_tokens, "extra_body": dict(extra or {})}
-    client = _Client(endpoint, fields, Spent() if spent is None else spent)
+    client = _Client(endpoint, fields, Spent() if spent is None else spent, system)
     return asyncio.run(client.answer_all(prompts, on_response or (lambda index, response: None)))
 
 
@@ -160,8 +162,11 @@ class _Failed(Exception):
 class _Client:
     """One call of `ask`: the package's client, and the counts over all prompts."""
 
-    def __init__(self, endpoint: Endpoint, fields: dict[str, Any], spent: Spent) -> None:
+    def __init__(
+        self, endpoint: Endpoint, fields: dict[str, Any], spent: Spent, system: str
+    ) -> None:
         self.endpoint, self.fields, self.spent = endpoint, fields, spent
+        self.before = [{"role": "system", "content": whole(system)}] if system else []
         self.openai = optional("openai", "endpoint")
         self.models: list[str] = []
         self.failed_in_a_row = 0
@@ -264,7 +269,7 @@ class _Client:
             async with asyncio.timeout(longest):
                 answer = await self.client.chat.completions.create(
                     model=limits.model,
-                    messages=[{"role": "user", "content": whole(prompt)}],
+                    messages=[*self.before, {"role": "user", "content": whole(prompt)}],
                     temperature=0.0,
                     **self.fields,
                 )

@@ -143,12 +143,13 @@ class Engine:
         composition: str,
         text: str,
         mode: str = "composed",
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         on_text: OnText | None = None,
     ) -> Answer:
         """The greedy answer of a composition to a text, in one of `modes.MODES`.
 
         A text too long for the context loses its oldest turns; the answer's notice says so.
+        max_new_tokens: the longest output of a pass; by default its task's, or else 128.
         on_text: called with the last pass's text, whole characters at a time, as it is generated;
         the pieces together are the answer's text.
 
@@ -163,11 +164,12 @@ class Engine:
         notices = []
         passes = self._plan(composition, mode)
         for number, pass_ in enumerate(passes, start=1):
-            prompt, notice = self.fitted(pass_, text, max_new_tokens)
+            longest = pass_.task.longest(max_new_tokens)
+            prompt, notice = self.fitted(pass_, text, longest)
             notices += [notice] if notice else []
             # All passes are streamed, since llama.cpp only stops work on a stream.
             take = on_text and (stripped(on_text) if number == len(passes) else lambda piece: None)
-            done.append(self.complete(prompt, pass_.scales, max_new_tokens, on_text=take))
+            done.append(self.complete(prompt, pass_.scales, longest, on_text=take))
             text = done[-1].text.strip()
         return Answer(
             text,
@@ -246,9 +248,9 @@ class Engine:
         body = {"content": text, "add_special": False, "parse_special": False}
         return [int(token) for token in self._process.ask("/tokenize", body)["tokens"]]
 
-    def prompt_ids(self, message: str) -> list[int]:
+    def prompt_ids(self, message: str, system: str = "") -> list[int]:
         """The ids of a user message in its frame, up to where the answer begins."""
-        frame = self.manifest.prompt
+        frame = self.manifest.frame(system)
         middle = [token for piece in frame.pieces(message) for token in self.tokenize(piece)]
         return [*frame.before, *middle, *frame.after]
 
@@ -264,7 +266,7 @@ class Engine:
                 f"max_new_tokens is {max_new_tokens}, but the context is {self.context} tokens; "
                 "allow fewer"
             )
-        ids = cache(self.prompt_ids)
+        ids = cache(partial(self.prompt_ids, system=pass_.task.system))
         fitted = fit_prompt(pass_.task, text, lambda message: len(ids(message)), room)
         return ids(fitted.prompt), fitted.notice
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from onepass.adapters.composition import Composition
 from onepass.core.errors import OnepassError
 from onepass.model.chat import PINNED
-from onepass.model.generate import MAX_NEW_TOKENS, Generated, Progress
+from onepass.model.generate import Generated, Progress
 from onepass.serve.endpoint import Endpoint, ask
 from onepass.tasks.prompt import build_prompt
 
@@ -42,11 +42,12 @@ def run_served(
     tokens = 0
     for pass_, name in zip(composition.passes, served, strict=True):
         places = list(current)
-        longest = max_new_tokens or pass_.task.max_new_tokens or MAX_NEW_TOKENS
+        longest = pass_.task.longest(max_new_tokens)
         responses = ask(
             replace(endpoint, model=name),
             [build_prompt(pass_.task, current[place], pass_.shots) for place in places],
             max_new_tokens=longest,
+            system=pass_.task.system,
             on_response=lambda place, response: progress(1) if progress else None,
             extra={"chat_template_kwargs": PINNED},
         )

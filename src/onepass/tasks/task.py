@@ -21,6 +21,8 @@ Role = Literal["main", "auxiliary"]
 
 PROMPT = "{instruction}\n\n{text}"
 """The usual user message: what to do, an empty line, the text."""
+MAX_NEW_TOKENS = 128
+"""The longest answer, in tokens, to a task that does not state its own."""
 BARE = "{text}"
 """The message without an instruction: the text alone."""
 
@@ -116,6 +118,10 @@ class Task:
     def __add__(self, other: "Task") -> "Task":
         """Both at once: `summarize + italian`."""
         return combine([*self.parts, *other.parts])
+
+    def longest(self, given: int | None = None) -> int:
+        """The longest answer in tokens: what is given, or the task's own, or `MAX_NEW_TOKENS`."""
+        return given if given is not None else self.max_new_tokens or MAX_NEW_TOKENS
 
     def bare(self) -> "Task":
         """The same task with a prompt that is the text alone."""

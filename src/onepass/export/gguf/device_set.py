@@ -73,7 +73,9 @@ def export_gguf(
     for composition in compositions.values():
         _check(composition, base, merged, alone=len(compositions) == 1)
     architecture = architecture_of(base.model.config)
-    prompt = prompt_frame(base, normalization(base))
+    form = normalization(base)
+    prompt = prompt_frame(base, form)
+    systems = {system: prompt_frame(base, form, system) for system in _systems(compositions)}
     with atomic_folder(folder) as temporary:
         to_fold = _to_fold(compositions, base, merged)
         place = f"base-{base_type}.gguf"
@@ -107,6 +109,7 @@ def export_gguf(
             adapters=list(writer.files.values()),
             compositions=entries,
             prompt=prompt,
+            systems=systems,
             vectors=made,
         )
         write_json(temporary / MANIFEST, manifest.model_dump())
@@ -149,6 +152,16 @@ def _to_fold(compositions: Mapping[str, Composition], base: Base, merged: bool) 
         if biased or merged:
             return pass_
     return None
+
+
+def _systems(compositions: Mapping[str, Composition]) -> list[str]:
+    """The system messages of all that may be run: the passes, the task, and its parts alone."""
+    tasks = [
+        task
+        for each in compositions.values()
+        for task in (each.task, *each.task.parts, *(pass_.task for pass_ in each.passes))
+    ]
+    return sorted({task.system for task in tasks if task.system})
 
 
 def _bare(pass_: Pass) -> Pass:
