@@ -32,7 +32,7 @@ from one_billion import NAME, SCALES, write_one_billion
 
 from onepass.adapters.adapter import Adapter, Lora, load_adapter
 from onepass.adapters.composition import Composition, Pass, Weighted
-from onepass.bench.environment import environment
+from onepass.comparison.environment import environment
 from onepass.core.files import write_text
 from onepass.export import export_gguf
 from onepass.methods import METHODS, Setting

@@ -215,7 +215,7 @@ def main() -> None:
         import peft
         import torch
 
-        from onepass.bench.environment import environment
+        from onepass.comparison.environment import environment
         from onepass.core.files import write_text
 
         setting = {

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from onepass.adapters.adapter import Adapter, save_adapter
-from onepass.bench.recipe import Recipe, load_recipe
+from onepass.comparison.recipe import Recipe, load_recipe
 
 TASKS = ["summarize+translate:es", "reply+tone:witty"]
 

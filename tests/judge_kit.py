@@ -7,8 +7,8 @@ from statistics import fmean
 
 import yaml
 
-from onepass.bench.materials import inputs_identity
-from onepass.bench.runs import Run, RunCost, SplitResult, pack, save_run
+from onepass.comparison.materials import inputs_identity
+from onepass.comparison.runs import Run, RunCost, SplitResult, pack, save_run
 from onepass.evaluate.score import score
 from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus

@@ -33,10 +33,11 @@ def test_names_are_there_without_loading_anything_heavy() -> None:
     code = (
         "import sys, onepass as op; assert 'torch' not in sys.modules; names = dir(op)\n"
         "wanted = 'Base Task load_base load_adapter train merge inspect calibrate compose load '\n"
-        "wanted += 'generate score bench OnepassError'\n"
+        "wanted += 'generate score bench describe OnepassError'\n"
         "assert set(wanted.split()) <= set(names), names\n"
         "assert all(getattr(op, name) is not None for name in names)\n"
         "assert all(getattr(op, name).__doc__ for name in wanted.split())\n"
+        "assert all(callable(getattr(op, name)) for name in wanted.split())\n"  # no module of it
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'calibrat'"):

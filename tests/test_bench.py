@@ -20,14 +20,15 @@ from onepass.adapters.adapter import load_adapter
 from onepass.adapters.composition import Composition
 from onepass.adapters.history import HISTORY, read_history
 from onepass.adapters.merging import linear, sparse
-from onepass.bench import job as job_module
-from onepass.bench.bench import make_plan, run_bench
-from onepass.bench.cells import Cell, jobs_of
-from onepass.bench.job import do_job
-from onepass.bench.recipe import Recipe
-from onepass.bench.report import make_report, report_markdown
-from onepass.bench.runs import FAILURES, STATE, Run, load_run, load_runs, pack, unpack
-from onepass.bench.workers import (
+from onepass.cli.app import build_app
+from onepass.comparison import job as job_module
+from onepass.comparison.bench import make_plan, run_bench
+from onepass.comparison.cells import Cell, jobs_of
+from onepass.comparison.job import do_job
+from onepass.comparison.recipe import Recipe
+from onepass.comparison.report import make_report, report_markdown
+from onepass.comparison.runs import FAILURES, STATE, Run, load_run, load_runs, pack, unpack
+from onepass.comparison.workers import (
     Event,
     Failed,
     Finished,
@@ -36,7 +37,6 @@ from onepass.bench.workers import (
     in_processes,
     in_this_process,
 )
-from onepass.cli.app import build_app
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS, Setting, calibration, merges, shared
 from onepass.methods.setting import source_digest

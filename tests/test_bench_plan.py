@@ -13,13 +13,13 @@ from bench_kit import TASKS, write_recipe
 from cli_kit import Done, onepass
 from onepass.adapters.adapter import load_adapter
 from onepass.adapters.composition import Composition
-from onepass.bench.adapters import missing, train_missing, with_places
-from onepass.bench.bench import make_plan
-from onepass.bench.changes import changed_text
-from onepass.bench.estimate import estimate
-from onepass.bench.materials import fingerprint
-from onepass.bench.recipe import Recipe, corpus_for, load_recipe, parse_recipe, recipe_from
-from onepass.bench.runs import load_run
+from onepass.comparison.adapters import missing, train_missing, with_places
+from onepass.comparison.bench import make_plan
+from onepass.comparison.changes import changed_text
+from onepass.comparison.estimate import estimate
+from onepass.comparison.materials import fingerprint
+from onepass.comparison.recipe import Recipe, corpus_for, load_recipe, parse_recipe, recipe_from
+from onepass.comparison.runs import load_run
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS, Setting
 from onepass.model.attach import folded

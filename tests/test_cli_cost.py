@@ -8,7 +8,7 @@ import pytest
 
 from bench_kit import TASKS, write_recipe
 from cli_kit import onepass
-from onepass.bench.runs import load_runs
+from onepass.comparison.runs import load_runs
 
 PAPER = {  # arXiv 2507.16083, table 2: inferences, additional parameters, MB
     "multi-step": (2, "0", 0.00),

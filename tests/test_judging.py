@@ -15,9 +15,9 @@ import pytest
 from cli_kit import Done, onepass, rows_of, write_rows
 from endpoint_kit import Stub, completion, serving
 from judge_kit import COUNT, METHODS, TASKS, material, wise, write_runs
-from onepass.bench import judgements, materials
-from onepass.bench.report import make_report
-from onepass.bench.table import Table, to_csv
+from onepass.comparison import judgements, materials
+from onepass.comparison.report import make_report
+from onepass.comparison.table import Table, to_csv
 from onepass.serve import endpoint as endpoint_module
 from onepass.tasks.book import parse_task
 from onepass.tasks.corpus import load_corpus

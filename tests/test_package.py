@@ -150,7 +150,7 @@ def test_layers_are_those_of_the_design() -> None:
     assert plain == [
         "cli | playground",
         "api",
-        "bench | prepare",
+        "comparison | prepare",
         "serve",
         "export",
         "methods | smalltown",

@@ -10,8 +10,8 @@ from huggingface_hub import DatasetCard
 
 from cli_kit import FAST, onepass, write_rows
 from endpoint_kit import Stub, completion, serving
-from onepass.bench.materials import split_examples, train_examples
-from onepass.bench.recipe import load_recipe
+from onepass.comparison.materials import split_examples, train_examples
+from onepass.comparison.recipe import load_recipe
 from onepass.evaluate.score import score
 from onepass.prepare import filters
 from onepass.prepare.labeller import Options

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from onepass.bench.changes import changed_text
-from onepass.bench.materials import train_examples
-from onepass.bench.recipe import Recipe, load_recipe, recipe_from
+from onepass.comparison.changes import changed_text
+from onepass.comparison.materials import train_examples
+from onepass.comparison.recipe import Recipe, load_recipe, recipe_from
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS
 from onepass.tasks.benchmark import COMPOSITIONAL_TASKS

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from onepass.bench.report import make_report, read_reference, report_markdown, write_report
-from onepass.bench.runs import Run, RunCost, SplitResult, pack, save_run
-from onepass.bench.table import to_csv
 from onepass.cli.app import build_app
+from onepass.comparison.report import make_report, read_reference, report_markdown, write_report
+from onepass.comparison.runs import Run, RunCost, SplitResult, pack, save_run
+from onepass.comparison.table import to_csv
 from onepass.core.errors import OnepassError
 from onepass.tasks.book import parse_task
 

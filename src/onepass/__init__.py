@@ -16,6 +16,7 @@ from onepass.core.errors import OnepassError
 
 if TYPE_CHECKING:
     from onepass.api.benching import bench as bench
+    from onepass.api.describe import describe as describe
     from onepass.api.make import calibrate as calibrate
     from onepass.api.make import compose as compose
     from onepass.api.make import merge as merge
@@ -40,7 +41,8 @@ __version__ = "0.1.0"
 _NAMES = {
     "Adapter": "api.objects", "Base": "model.load", "Composition": "api.objects",
     "Task": "tasks.task", "Tasks": "tasks.book", "bench": "api.benching", "calibrate": "api.make",
-    "compose": "api.make", "generate": "api.use", "inspect": "api.use",
+    "compose": "api.make", "describe": "api.describe",
+    "generate": "api.use", "inspect": "api.use",
     "load": "api.use", "load_adapter": "api.objects", "load_base": "model.load",
     "load_corpus": "api.resolve",
        "merge": "api.make", "parse_task": "tasks.book", "read_tasks": "tasks.book",

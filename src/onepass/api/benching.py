@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from onepass.adapters.adapter import Adapter
-from onepass.bench.adapters import missing, train_missing, with_places
-from onepass.bench.bench import Plan, make_plan, run_bench
-from onepass.bench.cells import methods_like
-from onepass.bench.changes import changed_text
-from onepass.bench.recipe import Recipe, recipe_from
-from onepass.bench.report import Report, make_report
-from onepass.bench.runs import open_folder
-from onepass.bench.workers import Event, Failed, in_processes, in_this_process
+from onepass.comparison.adapters import missing, train_missing, with_places
+from onepass.comparison.bench import Plan, make_plan, run_bench
+from onepass.comparison.cells import methods_like
+from onepass.comparison.changes import changed_text
+from onepass.comparison.recipe import Recipe, recipe_from
+from onepass.comparison.report import Report, make_report
+from onepass.comparison.runs import open_folder
+from onepass.comparison.workers import Event, Failed, in_processes, in_this_process
 from onepass.core.errors import OnepassError
 from onepass.core.files import read_text
 from onepass.model.load import check_loadable

@@ -14,7 +14,7 @@ from onepass.cli.plan import print_plan
 
 if TYPE_CHECKING:
     from onepass.adapters.adapter import Adapter
-    from onepass.bench.workers import Event
+    from onepass.comparison.workers import Event
 
 FAILED = 1
 
@@ -123,7 +123,7 @@ def bench(
 @contextmanager
 def _following(total: int, done: int, console: Console) -> "Iterator[Callable[[Event], None]]":
     """Show the progress while the block lasts; yields what takes the events."""
-    from onepass.bench.workers import Failed, Finished, Progressed, Started
+    from onepass.comparison.workers import Failed, Finished, Progressed, Started
     from onepass.model.progress import progress_bar
 
     running: Counter[str] = Counter()

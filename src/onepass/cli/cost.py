@@ -52,7 +52,7 @@ def cost(
       onepass cost runs/smalltown
     """
     from onepass.adapters.composition import MANIFEST
-    from onepass.bench.runs import RECIPE
+    from onepass.comparison.runs import RECIPE
 
     given = list(models or [])
     compositions = [name for name in given if Path(name, MANIFEST).is_file()]
@@ -75,9 +75,9 @@ def cost(
 
 
 def _print_measured(folder: Path) -> None:
-    from onepass.bench.results import Results
-    from onepass.bench.runs import load_runs
-    from onepass.bench.tables import measured
+    from onepass.comparison.results import Results
+    from onepass.comparison.runs import load_runs
+    from onepass.comparison.tables import measured
 
     table = measured(Results(*load_runs(folder)))
     print_table([column.heading for column in table.columns], table.texts(), numbers=True)

@@ -24,7 +24,7 @@ from onepass.cli.show import counting, describe_spent, note, print_table
 from onepass.core.errors import OnepassError
 
 if TYPE_CHECKING:
-    from onepass.bench.judging import Questions
+    from onepass.comparison.judging import Questions
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -107,7 +107,7 @@ def judge(
     if name is not None and not _NAME.fullmatch(name):
         raise OnepassError(f"--name {name!r} is no file name; use letters, digits, - and _")
 
-    from onepass.bench.judging import Choice, ask_open, collect, endpoint_judge, local_judge
+    from onepass.comparison.judging import Choice, ask_open, collect, endpoint_judge, local_judge
     from onepass.serve.endpoint import Endpoint, Spent
 
     spent = Spent()
@@ -145,10 +145,10 @@ def judge(
 
 
 def _show(questions: "Questions") -> None:
-    from onepass.bench.judge_tables import judge_tables
-    from onepass.bench.judgements import load_judged, with_scores
-    from onepass.bench.results import Results
-    from onepass.bench.runs import load_runs
+    from onepass.comparison.judge_tables import judge_tables
+    from onepass.comparison.judgements import load_judged, with_scores
+    from onepass.comparison.results import Results
+    from onepass.comparison.runs import load_runs
 
     recipe, runs = load_runs(questions.folder)
     judged = [

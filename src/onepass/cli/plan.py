@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from onepass.cli.show import note, print_table
 
 if TYPE_CHECKING:
-    from onepass.bench.bench import Plan
-    from onepass.bench.recipe import Recipe
+    from onepass.comparison.bench import Plan
+    from onepass.comparison.recipe import Recipe
 
 HEADER = (
     "method", "cells", "trainings", "examples seen", "tokens trained on", "read", "written",
@@ -28,7 +28,7 @@ def print_plan(
 
     only: what the `plan` was made with.
     """
-    from onepass.bench.estimate import estimate
+    from onepass.comparison.estimate import estimate
 
     found = estimate(plan, recipe, folder, only, flops)
     rows = []

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from onepass.api.outputs import check_writable
 
 if TYPE_CHECKING:
-    from onepass.bench.table import Table
+    from onepass.comparison.table import Table
 
 
 _WIDEST = 400
@@ -43,8 +43,8 @@ def report(
     ] = None,
 ) -> None:
     """Print the tables of finished runs."""
-    from onepass.bench.report import make_report, report_markdown, write_report
-    from onepass.bench.table import to_csv
+    from onepass.comparison.report import make_report, report_markdown, write_report
+    from onepass.comparison.table import to_csv
 
     if out is not None:
         check_writable(out)

@@ -4,7 +4,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from onepass.bench.table import Table, Value
+from onepass.comparison.table import Table, Value
 from onepass.core.files import atomic_file
 from onepass.core.optional import optional
 

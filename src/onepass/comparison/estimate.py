@@ -15,12 +15,12 @@ from statistics import fmean
 import torch
 
 from onepass.adapters.cost import lora_parameters
-from onepass.bench.adapters import missing, training_examples
-from onepass.bench.bench import Plan
-from onepass.bench.cells import Job, jobs_of, seen_examples, tested_examples, trained_examples
-from onepass.bench.materials import split_examples
-from onepass.bench.recipe import Recipe
-from onepass.bench.runs import RUN, Run, load_run
+from onepass.comparison.adapters import missing, training_examples
+from onepass.comparison.bench import Plan
+from onepass.comparison.cells import Job, jobs_of, seen_examples, tested_examples, trained_examples
+from onepass.comparison.materials import split_examples
+from onepass.comparison.recipe import Recipe
+from onepass.comparison.runs import RUN, Run, load_run
 from onepass.core.errors import OnepassError
 from onepass.model.chat import prompt_ids, text_ids
 from onepass.model.load import load_skeleton, load_tokenizer

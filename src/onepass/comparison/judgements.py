@@ -22,8 +22,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from onepass.bench.cells import Cell
-from onepass.bench.runs import Run, SplitResult, pack
+from onepass.comparison.cells import Cell
+from onepass.comparison.runs import Run, SplitResult, pack
 from onepass.core.errors import OnepassError
 from onepass.core.files import read_jsonl, to_jsonl, write_jsonl
 

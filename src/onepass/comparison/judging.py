@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from onepass.bench.cells import matches
-from onepass.bench.judgements import (
+from onepass.comparison.cells import matches
+from onepass.comparison.judgements import (
     Header,
     Judgement,
     adding_answers,
@@ -19,9 +19,9 @@ from onepass.bench.judgements import (
     read_judgements,
     save_judgements,
 )
-from onepass.bench.materials import base_identity, inputs_identity, split_examples
-from onepass.bench.recipe import Recipe
-from onepass.bench.runs import PREDICTIONS, Run, load_runs
+from onepass.comparison.materials import base_identity, inputs_identity, split_examples
+from onepass.comparison.recipe import Recipe
+from onepass.comparison.runs import PREDICTIONS, Run, load_runs
 from onepass.core.errors import OnepassError
 from onepass.core.files import read_jsonl
 from onepass.evaluate.judge.prompts import VERSION, judge_prompt

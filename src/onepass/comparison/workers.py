@@ -17,9 +17,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 
-from onepass.bench.cells import Job
-from onepass.bench.job import do_job
-from onepass.bench.recipe import Recipe
+from onepass.comparison.cells import Job
+from onepass.comparison.job import do_job
+from onepass.comparison.recipe import Recipe
 from onepass.core.errors import OnepassError
 
 _POSIX = hasattr(signal, "pthread_sigmask")

@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from onepass.bench.judgements import Judged
-from onepass.bench.results import VERIFIED, Results, interval
-from onepass.bench.runs import Run
-from onepass.bench.table import Column, Table, Value
-from onepass.bench.tables import GROUP_TITLES
+from onepass.comparison.judgements import Judged
+from onepass.comparison.results import VERIFIED, Results, interval
+from onepass.comparison.runs import Run
+from onepass.comparison.table import Column, Table, Value
+from onepass.comparison.tables import GROUP_TITLES
 from onepass.evaluate.judge.agreement import Agreement, agreement
 from onepass.tasks.benchmark import TASK_GROUPS, task_group
 

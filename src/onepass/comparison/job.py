@@ -15,9 +15,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from onepass.adapters.composition import Composition, cost
-from onepass.bench.cells import Cell, Job
-from onepass.bench.environment import environment, forget_peak_memory, peak_memory
-from onepass.bench.materials import (
+from onepass.comparison.cells import Cell, Job
+from onepass.comparison.environment import environment, forget_peak_memory, peak_memory
+from onepass.comparison.materials import (
     adapters_for,
     base_of,
     fingerprint,
@@ -26,8 +26,8 @@ from onepass.bench.materials import (
     train_examples,
     validation_examples,
 )
-from onepass.bench.recipe import Recipe
-from onepass.bench.runs import CODE, STATE, Run, RunCost, SplitResult, done_run, pack, save_run
+from onepass.comparison.recipe import Recipe
+from onepass.comparison.runs import CODE, STATE, Run, RunCost, SplitResult, done_run, pack, save_run
 from onepass.core.errors import OnepassError
 from onepass.evaluate.score import score
 from onepass.methods import METHODS, Setting

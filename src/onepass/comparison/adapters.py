@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from onepass.adapters.adapter import Adapter, save_adapter
-from onepass.bench.cells import jobs_of
-from onepass.bench.materials import base_of, columns_of, corpus_examples, forget, read_examples
-from onepass.bench.recipe import Recipe, Training, corpus_for
-from onepass.bench.runs import STATE
+from onepass.comparison.cells import jobs_of
+from onepass.comparison.materials import base_of, columns_of, corpus_examples, forget, read_examples
+from onepass.comparison.recipe import Recipe, Training, corpus_for
+from onepass.comparison.runs import STATE
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS
 from onepass.model.training.adapter import default_rate, train_adapter

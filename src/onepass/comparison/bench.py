@@ -5,11 +5,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onepass.bench.cells import Job, jobs_of
-from onepass.bench.materials import fingerprint
-from onepass.bench.recipe import Recipe
-from onepass.bench.runs import FAILURES, STATE, Run, changed_code, done_run, open_folder
-from onepass.bench.workers import Backend, Events, Failed, Finished
+from onepass.comparison.cells import Job, jobs_of
+from onepass.comparison.materials import fingerprint
+from onepass.comparison.recipe import Recipe
+from onepass.comparison.runs import FAILURES, STATE, Run, changed_code, done_run, open_folder
+from onepass.comparison.workers import Backend, Events, Failed, Finished
 from onepass.core.files import write_text
 
 

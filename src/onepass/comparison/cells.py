@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onepass.bench.recipe import Recipe
+from onepass.comparison.recipe import Recipe
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS
 from onepass.tasks.task import slug

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from onepass.adapters.adapter import CONFIG, WEIGHTS, Adapter, load_adapter
-from onepass.bench.cells import SHOWN_EXAMPLES, Cell, Job, jobs_of
-from onepass.bench.recipe import Recipe
+from onepass.comparison.cells import SHOWN_EXAMPLES, Cell, Job, jobs_of
+from onepass.comparison.recipe import Recipe
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS
 from onepass.model.identity import hash_files, model_identity

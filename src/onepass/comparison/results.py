@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from onepass.bench.recipe import Recipe
-from onepass.bench.runs import Run
+from onepass.comparison.recipe import Recipe
+from onepass.comparison.runs import Run
 from onepass.evaluate.stats import Interval, Paired, mean_interval, paired_test
 from onepass.tasks.book import parse_task
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from onepass.bench.recipe import recipe_fields
+from onepass.comparison.recipe import recipe_fields
 from onepass.core.errors import OnepassError
 from onepass.tasks.corpus import CORPORA
 

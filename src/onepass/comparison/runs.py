@@ -16,8 +16,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from onepass.adapters.history import HISTORY, History, write_history
-from onepass.bench.cells import Cell
-from onepass.bench.recipe import Recipe, parse_recipe
+from onepass.comparison.cells import Cell
+from onepass.comparison.recipe import Recipe, parse_recipe
 from onepass.core.errors import OnepassError
 from onepass.core.files import (
     atomic_folder,

@@ -8,13 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 
-from onepass.bench import tables
-from onepass.bench.curves import draw_curves
-from onepass.bench.judge_tables import judge_tables
-from onepass.bench.judgements import load_judged, with_scores
-from onepass.bench.results import Results, interval
-from onepass.bench.runs import FAILURES, changed_code, load_runs
-from onepass.bench.table import Column, Table, Value, to_csv, to_markdown
+from onepass.comparison import tables
+from onepass.comparison.curves import draw_curves
+from onepass.comparison.judge_tables import judge_tables
+from onepass.comparison.judgements import load_judged, with_scores
+from onepass.comparison.results import Results, interval
+from onepass.comparison.runs import FAILURES, changed_code, load_runs
+from onepass.comparison.table import Column, Table, Value, to_csv, to_markdown
 from onepass.core.errors import OnepassError
 from onepass.core.files import read_text, write_text
 from onepass.evaluate.stats import spearman
@@ -133,7 +133,7 @@ Published = Mapping[str, Mapping[str, float]]
 
 def read_reference(path: Path | str | None = None) -> Published:
     """The LLM-judge columns of each published method; default: those of the embedded table 1."""
-    where = Path(path) if path else Path(str(files("onepass.bench"))) / PUBLISHED
+    where = Path(path) if path else Path(str(files("onepass.comparison"))) / PUBLISHED
     rows = list(csv.DictReader(read_text(where).splitlines()))
     judged = [name for name in (rows[0] if rows else {}) if name.endswith(_COLUMN)]
     if not judged or "method" not in rows[0]:

@@ -2,7 +2,7 @@
 
 from statistics import fmean
 
-from onepass.bench.results import (
+from onepass.comparison.results import (
     OWN,
     VERIFIED,
     Results,
@@ -11,8 +11,8 @@ from onepass.bench.results import (
     metric_for,
     task_means,
 )
-from onepass.bench.runs import Run
-from onepass.bench.table import Column, Table, Value
+from onepass.comparison.runs import Run
+from onepass.comparison.table import Column, Table, Value
 from onepass.methods import METHODS
 from onepass.tasks.benchmark import TASK_GROUPS, task_group
 
