@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 import onepass
 from onepass.cli import app, data
+from onepass.cli.app import COMMANDS, load_command
 from onepass.core.errors import OnepassError
 
 ROOT = Path(__file__).parent.parent
@@ -204,3 +205,13 @@ def test_a_wheel_holds_every_data_file(tmp_path: Path) -> None:
     metadata = f"onepass-{onepass.__version__}.dist-info"
     assert f"{metadata}/licenses/LICENSE" in sizes
     assert f"{metadata}/entry_points.txt" in sizes
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in COMMANDS])
+def test_help_fits_a_terminal_of_80_columns(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """No example is broken by the terminal."""
+    command = load_command(name)
+    for each in (command, *getattr(command, "commands", {}).values()):
+        for line in (each.help or "").splitlines():
+            if line.lstrip().startswith(("onepass ", "--")):
+                assert len(line) <= 76, line

@@ -70,12 +70,14 @@ def bench(
     A changed method is only reported; --redo METHOD then runs its cells again.
     A recipe with a section `train` has the adapters that are missing trained first.
 
-    
+    \b
     Examples:
       onepass bench recipes/smalltown.yaml --workers 2
-      onepass bench recipes/smalltown.yaml --only 'lc*' --only linear/summarize+translate:es
+      onepass bench recipes/smalltown.yaml --only 'lc*'
+          --only linear/summarize+translate:es
       onepass bench recipes/paper/all.yaml --plan
-      onepass bench recipes/paper/all.yaml --set base=MODEL_FOLDER --out runs/model
+      onepass bench recipes/paper/all.yaml --set base=MODEL_FOLDER
+          --out runs/model
     """
     from onepass.api.benching import default_workers, open_bench
     from onepass.model.load import check_loadable

@@ -72,10 +72,13 @@ def calibrate(
     \b
     Examples:
       onepass calibrate summarize+translate:es
-      onepass calibrate summarize+translate:es --kind lc --examples 2000 --test 100
-      onepass calibrate summarize+tone:witty --adapters SUMMARIZE_ADAPTER WITTY_ADAPTER
+      onepass calibrate summarize+translate:es --kind lc --examples 2000
+          --test 100
+      onepass calibrate summarize+tone:witty
+          --adapters SUMMARIZE_ADAPTER WITTY_ADAPTER
           --data examples.jsonl
-      onepass calibrate title+translate:it --tasks tasks.yaml --adapters TITLE ITALIAN
+      onepass calibrate title+translate:it --tasks tasks.yaml
+          --adapters TITLE ITALIAN
           --data both.csv --columns input=text target=titolo
       onepass calibrate reply+translate:de --base-quantization q4_0
     """

@@ -33,7 +33,8 @@ def data_export(
     Examples:
       onepass data export summarize+translate:es --limit 3
       onepass data export reply --split test --limit 100 --out test.jsonl
-      onepass data export summarize --corpus dialogsum:DIALOGSUM_FOLDER --out train.jsonl
+      onepass data export summarize --corpus dialogsum:DIALOGSUM_FOLDER
+          --out train.jsonl
     """
     wanted = as_task(task, tasks)
     if out != "-":

@@ -150,12 +150,16 @@ def data_prepare(
 
     \b
     Examples:
-      onepass data prepare --out sets --translate-with multi-step --tone-with multi-step --limit 20
-      onepass data prepare --out sets --corpus dialogsum:FOLDER --tasks summarize+translate:es
+      onepass data prepare --out sets --translate-with multi-step
+          --tone-with multi-step --limit 20
+      onepass data prepare --out sets --corpus dialogsum:FOLDER
+          --tasks summarize+translate:es
           --translate-with seq2seq --translator es=OPUS_MT_FOLDER
-      onepass data prepare --out sets --corpus dialogsum:FOLDER persona-chat:FOLDER
+      onepass data prepare --out sets
+          --corpus dialogsum:FOLDER persona-chat:FOLDER
           --translate-with seq2seq --translator NLLB_FOLDER
-          --tone-with endpoint --endpoint http://127.0.0.1:8000/v1 --endpoint-model MODEL
+          --tone-with endpoint --endpoint http://127.0.0.1:8000/v1
+          --endpoint-model MODEL
     """
     check_writable(out)
 

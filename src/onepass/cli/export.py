@@ -69,11 +69,14 @@ def export(
     \b
     Examples:
       onepass export COMPOSITION --out adapter
-      onepass export COMPOSITION --out model --format merged --model MODEL_FOLDER
+      onepass export COMPOSITION --out model --format merged
+          --model MODEL_FOLDER
       onepass export ADAPTER --task summarize --out device --format gguf
-      onepass export COMPOSITION OTHER --out device --format gguf --base-type q4_0
+      onepass export COMPOSITION OTHER --out device --format gguf
+          --base-type q4_0
       onepass export COMPOSITION --out mlx --format mlx
-      onepass export COMPOSITION OTHER --out served --format vllm && served/serve.sh
+      onepass export COMPOSITION OTHER --out served --format vllm
+          && served/serve.sh
     """
     check_writable(out)
     about = f"says nothing about --format {target}"

@@ -83,9 +83,12 @@ def judge(
     \b
     Examples:
       onepass judge runs/smalltown --judge MODEL_FOLDER
-      onepass judge runs/smalltown --judge MODEL_FOLDER --device cuda:1 --base-quantization 4bit
-      onepass judge runs/smalltown --endpoint http://127.0.0.1:8000/v1 --judge-model NAME
-      onepass judge runs/smalltown --endpoint URL --judge-model NAME --limit 50 --only 'lc*'
+      onepass judge runs/smalltown --judge MODEL_FOLDER --device cuda:1
+          --base-quantization 4bit
+      onepass judge runs/smalltown --endpoint http://127.0.0.1:8000/v1
+          --judge-model NAME
+      onepass judge runs/smalltown --endpoint URL --judge-model NAME
+          --limit 50 --only 'lc*'
           --input-price 0.6 --output-price 2.4 --max-cost 5
     """
     if (judge is None) == (endpoint is None):

@@ -53,7 +53,8 @@ def merge(
     \b
     Examples:
       onepass merge SUMMARIZE_ADAPTER SPANISH_ADAPTER --out merged
-      onepass merge A B C --method ties --option density=0.2 --rank 16 --out merged
+      onepass merge A B C --method ties --option density=0.2 --rank 16
+          --out merged
       onepass merge A B --weights 1 q_proj=0.5,*=0.25 --out merged
     """
     given = [_weight(text) for text in weights] if weights else None

@@ -62,7 +62,8 @@ def pack(
     \b
     Examples:
       onepass pack COMPOSITION OTHER --out device
-      onepass pack COMPOSITION --out device --base-type f16 --model MODEL_FOLDER
+      onepass pack COMPOSITION --out device --base-type f16
+          --model MODEL_FOLDER
       onepass pack verify device
     """
     if whats[0] == VERIFY:

@@ -81,8 +81,10 @@ def run(
     Examples:
       onepass run device
       onepass run device --input conversation.txt
-      onepass run device --input conversation.txt --mode zero-shot main multi-step composed
-      onepass run device --composition sum-es sum-fr --input test.jsonl --out predictions.jsonl
+      onepass run device --input conversation.txt
+          --mode zero-shot main multi-step composed
+      onepass run device --composition sum-es sum-fr --input test.jsonl
+          --out predictions.jsonl
     """
     from onepass.export.manifest import read_set
     from onepass.serve import Engine

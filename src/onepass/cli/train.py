@@ -60,7 +60,8 @@ def train(
       onepass train summarize
       onepass train translate:es --examples 5000 --rank 16 --test 200
       onepass train summarize --model MODEL_FOLDER --corpus dialogsum:FOLDER
-      onepass train title --tasks tasks.yaml --model MODEL_FOLDER --corpus titles.csv
+      onepass train title --tasks tasks.yaml --model MODEL_FOLDER
+          --corpus titles.csv
           --columns input=text target=title
     """
     from onepass.api.make import train as train_adapter
