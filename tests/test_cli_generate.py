@@ -136,9 +136,9 @@ def test_targets_score_full_marks_and_their_swap_none(tmp_path: Path, capsys: Ca
         file = write_rows(tmp_path / "predictions.jsonl", rows)
         done = onepass(capsys, "score", file, "--task", TASK).succeeded()
         found.append(dict(line.split("\t", 1) for line in done.out.splitlines()))
-    assert set(found[0]) > {"R-L", "chrF", "facts", "in language", "correct"}
-    assert found[0]["correct"] == "100.0\t100.0 to 100.0\t20"
-    assert found[1]["correct"] == "0.0\t0.0 to 0.0\t20"
+    assert set(found[0]) > {"R-L", "chrF", "facts", "in language", "verified"}
+    assert found[0]["verified"] == "100.0\t100.0 to 100.0\t20"
+    assert found[1]["verified"] == "0.0\t0.0 to 0.0\t20"
 
 
 def test_score_takes_predictions_of_any_file_in_any_order(tmp_path: Path, capsys: Capture) -> None:

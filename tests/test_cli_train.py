@@ -44,7 +44,7 @@ def test_train_leaves_an_adapter_with_its_card(
     assert adapter.card["steps"] == 2
     assert "validation loss" in done.err
     assert "R-L" in done.out
-    assert "correct" not in done.out  # the verifier has nothing to say on other data
+    assert "verified" not in done.out  # the verifier has nothing to say on other data
     assert not Path(f"{out}.state").exists()
 
 
@@ -55,7 +55,7 @@ def test_training_on_smalltown_is_judged_by_the_verifier(
         capsys, "train", "translate:es", "--model", base_folder, "--out", tmp_path / "adapter",
         "--rank", 2, "--examples", 8, "--test", 2, "--max-tokens", 190, *FAST,
     ).succeeded()  # fmt: skip
-    assert [line.split("\t")[0] for line in done.out.splitlines()][-1] == "correct"
+    assert [line.split("\t")[0] for line in done.out.splitlines()][-1] == "verified"
 
 
 def test_an_interrupted_training_ends_as_one_that_was_not(

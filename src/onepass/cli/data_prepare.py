@@ -146,7 +146,7 @@ def data_prepare(
 
     Labels are kept as they come in OUT/.cache: a command that was stopped goes on where it was, and
     one that is repeated asks nothing again. OUT is a corpus for all its tasks (`--corpus OUT`), and
-    has a dataset card with what was left out and why. docs/prepare.md tells of the labellers.
+    has a dataset card with what was left out and why. docs/prepare.md describes the labellers.
 
     \b
     Examples:

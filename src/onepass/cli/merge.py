@@ -48,7 +48,7 @@ def merge(
     """Merge adapters of one base into one, without loading the base.
 
     Ranks, alphas and target modules may differ. The result is a PEFT adapter with scaling 1; its
-    card.json tells how it was made, and how far a forced rank is from the exact result.
+    card.json says how it was made, and how far a forced rank is from the exact result.
 
     \b
     Examples:

@@ -96,7 +96,7 @@ MaxTokens = Annotated[
 Precision = Annotated[
     str, typer.Option(help="auto, float32 or bfloat16.", rich_help_panel=TRAINING)
 ]
-Seed = Annotated[int, typer.Option(help="Of all that is random.", rich_help_panel=TRAINING)]
+Seed = Annotated[int, typer.Option(help="Random seed.", rich_help_panel=TRAINING)]
 
 SaveAs = Annotated[str, typer.Option(help="float16, bfloat16 or float32, of the saved weights.")]
 Device = Annotated[

@@ -64,9 +64,11 @@ def train(
           --corpus titles.csv
           --columns input=text target=title
     """
+    from onepass.adapters.shape import BaseShape
     from onepass.api.make import train as train_adapter
     from onepass.api.resolve import as_task
     from onepass.cli.held_out import print_card_scores
+    from onepass.model.targets import describe_targets
     from onepass.tasks.task import slug
 
     wanted, renamed = as_task(task, tasks), o.parse_columns(columns)
@@ -80,8 +82,10 @@ def train(
         patience=patience, max_tokens=max_tokens, precision=precision, seed=seed,
     )  # fmt: skip
     loss = adapter.card["validation_loss"]
+    covered = BaseShape("", {module: lora.shape for module, lora in adapter.modules.items()})
+    note(f"{out}: {adapter!r}")
     note(
-        f"{out}: {adapter!r}, {adapter.card['steps']} steps, "
+        f"it changes {describe_targets(covered)}; {adapter.card['steps']} steps, "
         + ("not validated" if loss is None else f"validation loss {loss:.4f} nats per token")
     )
     print_card_scores(adapter.card)

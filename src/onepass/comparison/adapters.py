@@ -80,7 +80,7 @@ def train_missing(
     """Train each adapter that is `missing`, and save it in its place.
 
     `folder` is that of the runs, which keeps the state of the training in flight: stopped, it goes
-    on when called again. `on_done` is told each task and its adapter.
+    on when called again. `on_done` is called with each task and its adapter.
     """
     train = _training(recipe)
     read_examples(recipe)  # what is wrong with any of them should be known before hours of work

@@ -206,7 +206,7 @@ def generalisation(results: Results) -> Table | None:
         rows.append(row)
     note = f"Percent {results.headline}, with the 95 % interval"
     if results.headline != OWN:
-        note += "; beside it the task's ROUGE, which tells more where hardly anything is right"
+        note += "; beside it the task's ROUGE, which says more where hardly anything is verified"
     return Table("Split by split", columns, rows, f"{note}.")
 
 

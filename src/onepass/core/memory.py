@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def peak_memory(pid: int | None = None) -> int | None:
-    """The most bytes that this process, or that of a `pid`, has held; None where no one tells.
+    """The most bytes that this process, or that of a `pid`, has held; None if unknown.
 
-    Linux tells of both, since the program was started or `forget_peak_memory` was last called;
-    macOS tells a process of itself alone, since it was started; Windows tells neither.
+    Linux knows both, since the program started or `forget_peak_memory` was last called; macOS knows
+    this process alone, since it started; Windows knows neither.
     """
     if sys.platform == "linux":
         # Not getrusage: it counts in what the parent held, and what was to be forgotten.

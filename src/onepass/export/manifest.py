@@ -287,7 +287,7 @@ def _check_sense(manifest: Manifest) -> None:
         if len(vector.top) != len(vector.tokens):
             raise OnepassError(
                 f"a test vector of composition {vector.composition!r} has {len(vector.tokens)} "
-                f"tokens, but `top` tells of {len(vector.top)}; write the set again"
+                f"tokens, but `top` has {len(vector.top)}; write the set again"
             )
 
 

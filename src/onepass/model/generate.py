@@ -109,14 +109,14 @@ def run(
     for pass_ in composition.passes:
         longest = pass_.task.longest(max_new_tokens)
         fitted = fit_prompts(base, pass_.task, current, longest, pass_.shots)
-        for told, prompt in zip(notices, fitted, strict=True):
-            told += [prompt.notice] if prompt.notice else []
+        for notes, prompt in zip(notices, fitted, strict=True):
+            notes += [prompt.notice] if prompt.notice else []
         with merged(base, pass_):
             prompts = [prompt.prompt for prompt in fitted]
             done = generate(base, prompts, longest, batch_size, progress, pass_.task.system)
         current, tokens = done.texts, tokens + done.tokens
     seconds = time.perf_counter() - began
-    return Generated(current, tokens, seconds, ["; ".join(told) for told in notices])
+    return Generated(current, tokens, seconds, ["; ".join(notes) for notes in notices])
 
 
 def _decode(
