@@ -165,9 +165,14 @@ def test_a_base_of_the_same_shape_is_found_by_the_test_vector(device: Path, tmp_
 @pytest.mark.parametrize(
     ("change", "why"),
     [
+        (put("base.type", "f16"), r"says 1 for general.file_type of base-f32.gguf, which has 0"),
+        (put("base.vocabulary", 32), r"says 32 for qwen2.vocab_size of .*, which has 320"),
+        (put("base.context", 10**12), r"qwen2.context_length of .*, which has 256"),
+        (put("base.blocks", 3), r"says 3 for qwen2.block_count of .*, which has 2"),
+        (put("vectors.0.tolerance", 0.9), "allows 0.9, files of these types 0.001"),
         (put("vectors", []), "composition 'three': it has no test vector"),
         (lambda manifest: manifest["vectors"].pop(0), "'three': it has no test vector"),
-        (put("vectors.1.top.0", {}), "'pair': its test vector tells nothing of a token"),
+        (put("vectors.1.top.0", {}), "'pair': its test vector says nothing of a token"),
         (put(INSTRUCTION, "Sing."), "'pair': the prompt of its test vector is not"),
         (put("compositions.1.passes.0.task", "sing"), "manifest.json: unknown task 'sing'"),
         (put("compositions.1.passes.0.task", "summarize"), "'pair': the prompt of its test vector"),
@@ -215,3 +220,14 @@ def test_numbers_that_overflow_are_refused_whole_and_in_pieces(device: Path) -> 
                 engine.run("three", CHAT, max_new_tokens=4, on_text=on_text)
         assert engine.run("pair", CHAT, max_new_tokens=4).tokens
     assert not pieces
+
+
+def test_exchanged_adapters_are_found_by_their_names(device: Path) -> None:
+    def exchange(manifest: dict[str, Any]) -> None:
+        one, other = manifest["adapters"][:2]
+        for field in ("path", "bytes", "sha256"):
+            one[field], other[field] = other[field], one[field]
+
+    edit(device, exchange)
+    with pytest.raises(OnepassError, match=r"for general.name of adapters/.*; write the set again"):
+        verify(device, threads=1)

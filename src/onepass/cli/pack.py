@@ -56,8 +56,8 @@ def pack(
     stored for each layer, as plain llama.cpp wants it.
 
     The set carries what PyTorch computes on the stored weights for a short conversation; `onepass
-    pack verify` compares that with llama.cpp, and checks every file's checksum. Run it with
-    `onepass run`.
+    pack verify` compares that with llama.cpp, and checks every file's checksum and header. Run
+    it with `onepass run`.
 
     \b
     Examples:

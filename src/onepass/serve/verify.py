@@ -5,7 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onepass.core.errors import OnepassError
-from onepass.export.manifest import SAMPLE, TOKENS, Vector, read_set
+from onepass.core.files import inside
+from onepass.core.optional import optional
+from onepass.export.gguf.file import FILE_TYPES, read_gguf
+from onepass.export.manifest import (
+    MANIFEST,
+    SAMPLE,
+    TOKENS,
+    Manifest,
+    Vector,
+    read_set,
+    tolerance,
+)
 from onepass.serve.engine import Engine
 from onepass.serve.plain import fused_name
 
@@ -30,12 +41,13 @@ def verify(folder: Path | str, threads: int | None = None) -> list[Checked]:
     """Check a set's files, its prompts, and each of its test vectors on the engine.
 
     Raises:
-        OnepassError: a file is damaged, a composition has no test vector, its prompt is not the
-            vector's, or the engine's log-probabilities differ from PyTorch's by more than the types
-            of the files allow.
+        OnepassError: a file is damaged or is not what the manifest says, a composition has no test
+            vector, its prompt is not the vector's, or the engine's log-probabilities differ from
+            PyTorch's by more than the types of the files allow.
     """
     folder = Path(folder)
     manifest = read_set(folder)
+    _check_headers(folder, manifest)
     names = {vector.composition for vector in manifest.vectors}
     for entry in manifest.compositions:
         if entry.name not in names:
@@ -58,6 +70,38 @@ def verify(folder: Path | str, threads: int | None = None) -> list[Checked]:
     return checked
 
 
+def _check_headers(folder: Path, manifest: Manifest) -> None:
+    """Refuse files whose own headers say something else than the manifest: exchanged files, too."""
+    base, kinds = manifest.base, optional("gguf", "device").LlamaFileType
+    said = [
+        (base.path, "general.architecture", base.architecture),
+        (base.path, "general.file_type", int(kinds[FILE_TYPES[base.type]])),
+        (base.path, f"{base.architecture}.vocab_size", base.vocabulary),
+        (base.path, f"{base.architecture}.context_length", base.context),
+    ]
+    # Sets of format 1 say 0 blocks.
+    said += [(base.path, f"{base.architecture}.block_count", base.blocks)] if base.blocks else []
+    said += [(adapter.path, "general.name", adapter.name) for adapter in manifest.adapters]
+    said += [(e.fused.path, "general.name", e.name) for e in manifest.compositions if e.fused]
+    readers = {place: read_gguf(inside(folder / MANIFEST, place)) for place, _, _ in said}
+    for place, key, expected in said:
+        field = readers[place].get_field(key)
+        found = None if field is None else field.contents()
+        if found != expected:
+            raise OnepassError(
+                f"{folder / MANIFEST} says {expected!r} for {key} of {place}, which has {found!r}; "
+                "write the set again"
+            )
+    types = {t.tensor_type.name.lower() for r in readers.values() for t in r.tensors}
+    for vector in manifest.vectors:
+        allowed = tolerance(base.type, types)
+        if vector.tolerance > allowed:
+            raise OnepassError(
+                f"{folder / MANIFEST}: the test vector of {vector.composition!r} allows "
+                f"{vector.tolerance}, files of these types {allowed}; write the set again"
+            )
+
+
 def _check_prompt(engine: Engine, vector: Vector) -> None:
     """Refuse a vector whose prompt is not the one that the engine runs the composition with."""
     for number, pass_ in enumerate(engine.manifest.composition(vector.composition).passes):
@@ -77,7 +121,7 @@ def _compare(engine: Engine, vector: Vector) -> Checked:
     worst = 0.0
     for place, expected in enumerate(vector.top):
         if not expected:
-            raise OnepassError("its test vector tells nothing of a token; write the set again")
+            raise OnepassError("its test vector says nothing of a token; write the set again")
         prompt = [*vector.prompt, *vector.tokens[:place]]
         for scales in forms:
             found = engine.log_probabilities(prompt, scales, top=_ASKED)
