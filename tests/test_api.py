@@ -78,7 +78,7 @@ def test_all_kinds_of_rows_give_the_same_composition(base: Base, parts: list[Any
     import datasets
 
     dicts = [{"input": text, "target": target} for text, target in ROWS]
-    frame = type("Frame", (), {"to_dict": lambda self, orient: dicts, "columns": ["input"]})()
+    frame = pytest.importorskip("pandas").DataFrame(dicts)
     made = [
         op.calibrate(TASK, parts, rows, base=base, **QUICK)
         for rows in (ROWS, dicts, datasets.Dataset.from_list(dicts), frame)
