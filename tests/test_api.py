@@ -132,6 +132,8 @@ def test_an_adapter_and_a_merge_are_run_and_scored_as_they_are(
         tmp_path / "own", texts, base=base, max_new_tokens=4
     )  # its card has the task
     assert found == op.generate(trained, texts, base=base, max_new_tokens=4)
+    assert op.generate(trained, [{"say": text} for text in texts], columns={"input": "say"},
+                       base=base, max_new_tokens=4) == found  # fmt: skip
     merged = op.merge(parts, "ties")
     with pytest.raises(op.OnepassError, match="does not say what task"):
         op.generate(merged, texts, base=base)
@@ -150,17 +152,23 @@ def test_a_task_states_its_longest_answer(base: Base) -> None:
 
 
 def test_bad_input_is_refused_before_the_work(base: Base, parts: list[Any], tmp_path: Path) -> None:
+    saved = op.compose("linear", TASK, parts, base=base).save(tmp_path / "saved")
+    merged = op.merge(parts).save(tmp_path / "merged")
     for call, message in (
         (lambda: op.train("summarise", ROWS, base=base), "did you mean 'summarize'"),
         (lambda: op.train("summarize", ROWS, base=base, learningrate=1), "'learning_rate'"),
         (lambda: op.train("summarize", ROWS, base=base, validation=5), "the validation examples"),
+        (lambda: op.train("summarize", ROWS, base=base, test=5), "test is 5, but rows in memory"),
         (lambda: op.train("summarize", [], base=base), "no examples"),
+        (lambda: op.train(op.Task("t", "Do.", metric="chrff"), ROWS, base=base), "'t'.* 'chrf'"),
         (lambda: op.calibrate(TASK, parts[:1], ROWS, base=base), "1 adapters, but .* has 2 parts"),
         (lambda: op.calibrate(TASK, {"sumarize": parts[0]}, ROWS, base=base), "'summarize'"),
         (lambda: op.calibrate(TASK, parts, ROWS, base=base, kind="lc", rank=2), "biases have none"),
         (lambda: op.calibrate(TASK, None, ROWS, base=base), "only the base tiny has embedded"),
         (lambda: op.load(tmp_path), "no composition"),
         (lambda: op.load_adapter(tmp_path), "adapter_config.json"),
+        (lambda: op.load(merged), "no composition: .* holds an adapter"),
+        (lambda: op.inspect(saved), "saved is a composition, not an adapter"),
         (lambda: op.compose("linear", TASK, parts, base=base).export("onnx", tmp_path), "'onnx'"),
     ):
         with pytest.raises(op.OnepassError, match=message):

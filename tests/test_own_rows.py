@@ -177,7 +177,10 @@ class TestColumns:
         [
             ({"input": "chta"}, "no column 'chta' for input; the columns are key, chat, short"),
             ({"inputs": "chat"}, "unknown name for a column 'inputs': did you mean 'input'"),
-            ({"input": "chat", "task": ""}, 'no "target"; found'),
+            (
+                {"input": "chat", "task": ""},
+                'no "target"; found key, chat, short, summary, input; name',
+            ),
             ({}, '"task" names other; --columns task= leaves that out'),
         ],
     )
@@ -242,6 +245,8 @@ class TestTexts:
         file = tmp_path / "chat.txt"
         file.write_bytes("\ufeffa\u2028b\r\n\r\nc\x85d".encode())
         assert texts_of(file) == [("chat.txt", "a\u2028b\n\nc\x85d")]
+        with pytest.raises(OnepassError, match="is a file, not a text; give Path"):
+            texts_of(str(file))
         lines = texts_of(file, format="lines")
         assert lines == [("line 1", "a\u2028b"), ("line 3", "c\x85d")]
 

@@ -173,7 +173,14 @@ def test_parts_that_no_output_can_satisfy_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a: [", "x: 1", "- {name: a, instruction: A.}\n- {name: a, instruction: B.}"]
+    "text",
+    [
+        "a: [",
+        "x: 1",
+        "- title",
+        "- name: title+reply",
+        "- {name: a, instruction: A.}\n- {name: a, instruction: B.}",
+    ],
 )
 def test_a_file_of_tasks_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "tasks.yaml").write_text(text, encoding="utf-8")

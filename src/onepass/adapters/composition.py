@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
 from torch import Tensor
 
 from onepass.adapters.adapter import (
+    CONFIG,
     Adapter,
     Lora,
     adapter_bytes,
@@ -347,7 +348,8 @@ def load_composition(folder: Path | str) -> Composition:
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
-        raise OnepassError(f"{folder} is no composition: it has no {MANIFEST}")
+        hint = "; it holds an adapter" if (folder / CONFIG).is_file() else ""
+        raise OnepassError(f"{folder} is no composition: it has no {MANIFEST}{hint}")
     manifest = read_manifest(_Manifest, folder / MANIFEST)
     adapters = {
         place: load_adapter(inside(folder / MANIFEST, place))

@@ -24,8 +24,8 @@ from onepass.api.resolve import (
     as_base,
     as_task,
     base_name,
-    read_data,
     save_dtype,
+    tested_data,
     training_data,
     with_card,
 )
@@ -77,7 +77,8 @@ def train(
         task: a task, or the name of one that is known or declared in `tasks`.
         data: a corpus name or path, or rows in memory; see docs/data.md.
         base: what is trained on; `device`, `dtype` and `quantization` are for loading it.
-        validation: examples to stop early by, or how many of the corpus's (default 500).
+        validation: examples to stop early by, or how many of the corpus's (default 500); rows in
+            memory are all trained on.
         examples: at most so many of the training examples.
         test: score the result on so many examples of the corpus's test split; the card has them.
         columns: which column of the rows is "input", which "target".
@@ -99,7 +100,7 @@ def train(
     if not isinstance(base, Base):
         check_loadable(base, device, dtype, quantization)
     training, held_out = training_data(data, wanted, examples, validation, columns)
-    tested = read_data(data, wanted, "test", test, columns) if test else []
+    tested = tested_data(data, wanted, test, columns)
     loaded = as_base(base, (), device, dtype, quantization)
     if options.get("learning_rate") is None:
         made = replace(made, learning_rate=default_rate(loaded))
@@ -232,7 +233,7 @@ def compose(
     training, held_out = (
         training_data(data, wanted, examples, validation, columns) if given else ([], [])
     )
-    tested = read_data(data, wanted, "test", test, columns) if test else []
+    tested = tested_data(data, wanted, test, columns)
     loaded = as_base(base, recorded, device, dtype, quantization)
     with _kept(out) as state:
         setting = Setting(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from onepass.adapters import adapter as plain_adapter
 from onepass.adapters import composition as plain_composition
 from onepass.adapters.inspect import Facts, Meeting
-from onepass.api.resolve import BaseLike, TaskLike, save_dtype
+from onepass.api.resolve import BaseLike, TaskLike, as_adapter, save_dtype
 from onepass.core.errors import OnepassError
 from onepass.evaluate.stats import Interval, mean_interval
 from onepass.model.attach import attached
@@ -95,7 +95,7 @@ def load_adapter(name: Path | str) -> Adapter:
 
     Raises `OnepassError` for one that is missing or damaged, and for a kind that is no plain LoRA.
     """
-    return own(Adapter, plain_adapter.load_adapter(name))
+    return own(Adapter, as_adapter(name))
 
 
 def own(kind: type[T], plain: Any) -> T:

@@ -21,6 +21,7 @@ from onepass.adapters.composition import (
 from onepass.adapters.shape import for_base
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
+from onepass.evaluate.metrics import METRICS
 from onepass.model.assets import embedded_adapter
 from onepass.model.load import Base, check_machine, load_base
 from onepass.tasks.book import Tasks, read_tasks
@@ -52,12 +53,24 @@ def as_tasks(tasks: TasksLike) -> Tasks:
 
 
 def as_task(task: TaskLike, tasks: TasksLike = None) -> Task:
-    """The task, by name if that is what is given."""
-    return task if isinstance(task, Task) else as_tasks(tasks).parse(task)
+    """The task, by name if that is what is given; an `OnepassError` for an unknown metric."""
+    found = task if isinstance(task, Task) else as_tasks(tasks).parse(task)
+    try:
+        METRICS.get(found.metric)
+    except OnepassError as error:
+        raise OnepassError(f"task {found.name!r}: {error}") from error
+    return found
 
 
 def as_adapter(adapter: AdapterLike) -> Adapter:
-    return adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
+    if isinstance(adapter, Adapter):
+        return adapter
+    if Path(adapter, MANIFEST).is_file():
+        raise OnepassError(
+            f"{adapter} is a composition, not an adapter; export it in the format peft to make it "
+            "one"
+        )
+    return load_adapter(adapter)
 
 
 def adapters_of(
@@ -247,7 +260,21 @@ def training_data(
                 "give the validation examples themselves"
             )
         return training, []
-    return training, read_data(validation, task, "validation", None, columns)
+    one_file = isinstance(validation, str | Path) and Path(validation).is_file()
+    split = "all" if one_file else "validation"
+    return training, read_data(validation, task, split, None, columns)
+
+
+def tested_data(
+    data: Data, task: Task, count: int, columns: Mapping[str, str] | None
+) -> list[Example]:
+    """The first `count` examples of the test split; rows in memory, all trained on, have none."""
+    if count and not _has_splits(data):
+        raise OnepassError(
+            f"test is {count}, but rows in memory have no split to take them from; keep some back "
+            "and use score"
+        )
+    return read_data(data, task, "test", count, columns)
 
 
 def save_dtype(name: str) -> torch.dtype:

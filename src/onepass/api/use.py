@@ -42,13 +42,16 @@ def load(folder: Path | str) -> Composition:
 def generate(what: What, texts: str, **options: Any) -> str: ...
 @overload
 def generate(what: What, texts: Any, **options: Any) -> list[str]: ...
-def generate(what: What, texts: Any, **options: Any) -> str | list[str]:
+def generate(
+    what: What, texts: Any, *, columns: Mapping[str, str] | None = None, **options: Any
+) -> str | list[str]:
     """The outputs of a composition, or of an adapter, for texts; one text gives one output.
 
-    texts: a text, or several (a list, rows with an input, a data frame, a path to a file of rows).
+    texts: a text, or several (a list, rows with an input, a data frame, the `Path` of a file).
+    columns: which column of rows is the "input".
     options: as for `outputs`. A text too long for the base loses its oldest lines, with a warning.
     """
-    named = texts_of(texts)
+    named = texts_of(texts, columns)
     done = outputs(what, [each.text for each in named], **options)
     for each, notice in zip(named, done.notices, strict=True):
         if notice:

@@ -39,8 +39,15 @@ class Tasks:
                     self._add(part, place, again=True)
             else:
                 self._add(each if isinstance(each, Task) else task_from(each, place), place)
-        for name in self._given:
-            self.parse(name)
+        self.check(self._given, where)
+
+    def check(self, names: Iterable[str], where: str) -> None:
+        """Raise `OnepassError`, naming `where`, for a name that `parse` refuses."""
+        for name in names:
+            try:
+                self.parse(name)
+            except OnepassError as error:
+                raise OnepassError(f"{where}: {error}" if where else str(error)) from error
 
     def _add(self, task: Task, place: str, again: bool = False) -> None:
         known = self._single.get(task.name)
@@ -98,7 +105,9 @@ def read_tasks(path: Path | str) -> Tasks:
     rows = data.get("tasks") if isinstance(data, Mapping) else data
     if not isinstance(rows, list):
         raise OnepassError(f"{path}: expected a list of tasks, each with a name; see docs/tasks.md")
-    return Tasks([row for row in rows if not isinstance(row, str)], str(path))
+    found = Tasks([row for row in rows if not isinstance(row, str)], str(path))
+    found.check((row for row in rows if isinstance(row, str)), str(path))
+    return found
 
 
 def parse_yaml(text: str, path: Path | str) -> Any:

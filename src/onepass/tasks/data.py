@@ -3,6 +3,7 @@
 Rows in memory are read as those of a file are, with the same ids and the same splits.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,9 +67,12 @@ def texts_of(
     """The inputs in `data`, which need no targets; rows are as for `corpus_of`.
 
     A str is a text itself, a list of str are texts. A `Path` is a file, read by `format` (one of
-    `FORMATS`), or a folder of rows. Raises `OnepassError` where there is no text.
+    `FORMATS`), or a folder of rows. Raises `OnepassError` where there is no text, and for a str
+    that is the name of a file.
     """
     if isinstance(data, str):
+        if os.path.isfile(data):
+            raise OnepassError(f"{data!r} is a file, not a text; give Path({data!r}) to read it")
         return [Text(next(iter(texts_of([data]))).id, data)]
     if isinstance(data, Path) and not data.is_dir():
         if format == "auto":

@@ -122,7 +122,7 @@ def renamed(rows: Iterable[Row], columns: Mapping[str, str]) -> Iterable[Row]:
     if "target" in columns:
         hidden.add("targets")
     if {"input", "target", "messages"} & columns.keys():
-        hidden |= {*known} - {"input", "target", "targets", "id", "task", "meta"}
+        hidden |= {layout.source for layout in LAYOUTS} - {"input"} | {"output"}
     if "messages" in columns:
         hidden |= {"input", "target", "targets"}
     given = {ours: theirs for ours, theirs in columns.items() if theirs}
