@@ -168,6 +168,7 @@ def test_bad_input_is_refused_before_the_work(base: Base, parts: list[Any], tmp_
         (lambda: op.load(tmp_path), "no composition"),
         (lambda: op.load_adapter(tmp_path), "adapter_config.json"),
         (lambda: op.load(merged), "no composition: .* holds an adapter"),
+        (lambda: op.load(saved).attached("tiny").__enter__(), "transformers model, found 'tiny'"),
         (lambda: op.inspect(saved), "saved is a composition, not an adapter"),
         (lambda: op.compose("linear", TASK, parts, base=base).export("onnx", tmp_path), "'onnx'"),
     ):

@@ -87,6 +87,8 @@ class Composition(plain_composition.Composition):
 
 def _unchecked(model: Any, name: str) -> Base:
     """A base for attaching alone, which needs no tokenizer."""
+    if not hasattr(model, "named_modules"):
+        raise OnepassError(f"attached takes a Base or a transformers model, found {model!r:.60}")
     return Base(model, None, name, model.device)
 
 
