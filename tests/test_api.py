@@ -14,6 +14,7 @@ import onepass as op
 from conftest import MakeAdapter
 from onepass.adapters.composition import cost, pass_delta
 from onepass.adapters.lowrank import relative_error
+from onepass.core.files import write_jsonl
 from onepass.model.attach import folded
 from onepass.model.load import Base
 from onepass.tasks.example import Example
@@ -188,3 +189,16 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     scores = dict(re.findall(r"^(\S+) Scores\(rougeL ([\d.]+) %", done.stdout, re.MULTILINE))
     assert float(scores["lc++"]) > 2 * float(scores["linear"])
     assert float(scores["lc++"]) > 50
+
+
+def test_a_corpus_without_a_validation_split_is_trained_on_without_one(
+    base: Base, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        rows = [{"input": text, "target": target} for text, target in ROWS]
+        write_jsonl(tmp_path / "rows" / f"{split}.jsonl", rows)
+    adapter = op.train("summarize", tmp_path / "rows", base=base, rank=2, test=3, **QUICK)
+    assert (adapter.card["examples"], adapter.card["validation_examples"]) == (8, 0)
+    assert adapter.card["test"]["rougeL"]["count"] == 3
+    with pytest.raises(op.OnepassError, match="no split 'validation'"):
+        op.train("summarize", tmp_path / "rows", base=base, validation=2, **QUICK)

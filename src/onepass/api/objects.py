@@ -146,8 +146,7 @@ class Inspection:
 
     def __repr__(self) -> str:
         names = ", ".join(each.name for each in self.facts)
-        said = "; ".join(hint for hints in self.hints for hint in hints)
-        return f"Inspection({names}{': ' + said if said else ''})"
+        return f"Inspection({names}; {sum(map(len, self.hints))} hints)"
 
     def _repr_html_(self) -> str:
         rows = [

@@ -26,7 +26,7 @@ from onepass.model.assets import embedded_adapter
 from onepass.model.load import Base, check_machine, load_base
 from onepass.tasks.book import Tasks, read_tasks
 from onepass.tasks.corpus import load_corpus as load_corpus
-from onepass.tasks.data import examples_of
+from onepass.tasks.data import corpus_of, examples_of
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task, task_from
 
@@ -130,9 +130,9 @@ def as_base(
     except OnepassError as error:
         if base is not None:
             raise
+        reason = str(error).partition("; ")[0]
         raise OnepassError(
-            f"the adapters were made for the base {found}; say where that is with --model, or "
-            f"base=... ({error})"
+            f"made for the base {found}; say where that is with --model, or base=... ({reason})"
         ) from error
 
 
@@ -237,6 +237,14 @@ def _has_splits(data: Data) -> bool:
     return isinstance(data, str | Path | Mapping) or hasattr(data, "examples")
 
 
+def _has_validation(data: Data, columns: Mapping[str, str] | None) -> bool:
+    """Whether there is a validation split: in a corpus that has one, or is split here."""
+    source = getattr(corpus_of(data, columns), "source", None) if _has_splits(data) else None
+    if source is None:  # the embedded corpus has one, rows in memory none
+        return _has_splits(data)
+    return bool(source.whole or "validation" in source.splits())
+
+
 def training_data(
     data: Data,
     task: Task,
@@ -246,14 +254,15 @@ def training_data(
 ) -> tuple[list[Example], list[Example]]:
     """Training and validation examples.
 
-    validation: examples, or how many of the corpus's split are taken (default `VALIDATION`; rows in
-    memory have no such split, so that by default nothing is validated).
+    validation: examples, or how many of the corpus's split are taken. By default `VALIDATION` of a
+    corpus that has one, none of others and of rows in memory, all of which are trained on.
     """
     training = read_data(data, task, "train", examples, columns)
-    if validation is None or isinstance(validation, int):
-        count = VALIDATION if validation is None else validation
+    if validation is None:
+        validation = VALIDATION if _has_validation(data, columns) else 0
+    if isinstance(validation, int):
         if _has_splits(data):
-            return training, read_data(data, task, "validation", count, columns)
+            return training, read_data(data, task, "validation", validation, columns)
         if validation:
             raise OnepassError(
                 f"validation is {validation}, but rows in memory have no split to take them from; "

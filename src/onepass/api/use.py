@@ -151,6 +151,11 @@ def score(
                 )
         examples = [known[name] for name in predictions]
         predictions = list(predictions.values())
+    if len(predictions) != len(examples):
+        raise OnepassError(
+            f"{where}{len(predictions)} predictions for the {len(examples)} examples of {wanted} "
+            f"in the split {split!r}; name their split, or give them by id"
+        )
     return Scores(scoring.score(predictions, examples, wanted, metrics))
 
 

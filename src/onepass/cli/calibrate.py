@@ -40,7 +40,7 @@ def calibrate(
     rank: Annotated[int | None, typer.Option(min=1, help="Of lc++.", show_default="4")] = None,
     out: o.Out = None,
     examples: o.Examples = None,
-    validation: o.Validation = 500,
+    validation: o.Validation = None,
     test: o.Test = 0,
     learning_rate: Annotated[
         float | None,

@@ -55,9 +55,12 @@ Examples = Annotated[
     typer.Option(min=1, help="Training examples; by default all there are.", rich_help_panel=DATA),
 ]
 Validation = Annotated[
-    int,
+    int | None,
     typer.Option(
-        min=0, help="Validation examples, by which to stop early; 0 for none.", rich_help_panel=DATA
+        min=0,
+        help="Validation examples, by which to stop early; 0 for none.",
+        show_default="500, where there are any",
+        rich_help_panel=DATA,
     ),
 ]
 Test = Annotated[

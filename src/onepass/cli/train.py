@@ -26,7 +26,7 @@ def train(
     corpus: o.CorpusName = "smalltown",
     columns: o.Columns = None,
     examples: o.Examples = None,
-    validation: o.Validation = 500,
+    validation: o.Validation = None,
     test: o.Test = 0,
     learning_rate: Annotated[
         float | None,

@@ -154,7 +154,9 @@ def _agreement(
     ours, theirs = {}, {}
     for name in results.methods:
         figures = published.get(METHODS.get(name).reference or "", {})
-        runs = [run for run in results.of(name) if family in ("", task_group(run.task))]
+        groups = [(run, task_group(run.task)) for run in results.of(name)]
+        # Of tasks that are not the paper's, its figures say nothing.
+        runs = [run for run, group in groups if group and family in ("", group)]
         found = interval(runs, results.split, metric or results.headline)
         if found is not None and (family in figures if family else figures):
             ours[name] = found.mean

@@ -136,6 +136,7 @@ def _card(
                 "method": composition.method,
                 "models": pass_names(name, composition),
                 "prompts": [pass_.task.message("{text}") for pass_ in composition.passes],
+                "systems": [pass_.task.system for pass_ in composition.passes],
             }
             for name, composition in compositions.items()
         ],
@@ -165,14 +166,17 @@ def _readme(
         )
     lines += [
         "",
-        "or any client of OpenAI's API, with one user message: the prompt below, with the ",
+        "or any client of OpenAI's API, with the system message (if there is one) and the",
     ]
-    lines[-1] += "text in the place of {text}."
-    lines += ["", "| model | task | prompt |", "| --- | --- | --- |"]
-    lines += [
-        f"| {n} | {c.task.name} | `{json.dumps(c.task.message('{text}'), ensure_ascii=False)}` |"
-        for n, c in adapters.items()
-    ]
+    lines += ["prompt below, the text in the place of {text}.", ""]
+    lines += ["| model | task | system message | prompt |", "| --- | --- | --- | --- |"]
+    for name, composition in adapters.items():
+        task = composition.task
+        system, prompt = (
+            f"`{json.dumps(text, ensure_ascii=False)}`" if text else ""
+            for text in (task.system, task.message("{text}"))
+        )
+        lines.append(f"| {name} | {task} | {system} | {prompt} |")
     lines += ["", "Of a composition with several models, each is given what the one before said."]
     return "\n".join([*lines, ""])
 

@@ -81,8 +81,8 @@ class Tasks:
             for part in names:
                 if part not in self._single:
                     raise OnepassError(
-                        f"{unknown('task', part, list(self._single))}; declare others in a YAML "
-                        "file, --tasks FILE"
+                        f"{unknown('task', part, list(self._single))} (declare others in a YAML "
+                        "file: --tasks FILE)"
                     )
             whole = "+".join(names)
             given = dict(self._given.get(whole, {}))

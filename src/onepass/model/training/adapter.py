@@ -1,6 +1,7 @@
 """Training a LoRA adapter for one task, through peft, on a frozen base."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def train_adapter(
         task_type="CAUSAL_LM",
     )
     with frozen(base.model):
-        wrapped = get_peft_model(base.model, config)
+        with warnings.catch_warnings():  # PEFT's own call of transformers is no news to our user
+            warnings.simplefilter("ignore", FutureWarning)
+            wrapped = get_peft_model(base.model, config)
         try:
             parameters = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
             history = fit(
