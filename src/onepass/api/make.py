@@ -34,7 +34,7 @@ from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
 from onepass.methods import METHODS, Setting
 from onepass.model.load import Base, check_loadable
-from onepass.model.progress import progress_bar
+from onepass.model.progress import counting
 from onepass.model.training.adapter import checked_alpha, default_rate, train_adapter
 from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
@@ -262,28 +262,21 @@ def _tested(what: What, task: Task, examples: Sequence[Example], base: Base) -> 
 
     Those are the task's own metric, and what the verifier says where there is one.
     """
-    with progress_bar("testing", len(examples)) as update:
-        done = 0
-
-        def more(count: int) -> None:
-            nonlocal done
-            done += count
-            update(done, "")
-
-        texts = [example.input for example in examples]
-        made = outputs(what, texts, task=task, base=base, progress=more).texts
+    texts = [example.input for example in examples]
+    with counting("testing", len(texts)) as progress:
+        made = outputs(what, texts, task=task, base=base, progress=progress).texts
     metrics = list(dict.fromkeys([task.metric, *VERIFIER]))
     found = score(made, examples, task, metrics=metrics).intervals()
     return {name: asdict(interval) for name, interval in found.items()}
 
 
-def train_options(given: Mapping[str, Any], **defaults: Any) -> TrainOptions:
-    """The training options that are `given`, over the `defaults`; refuses unknown ones."""
+def train_options(given: Mapping[str, Any]) -> TrainOptions:
+    """The training options that are `given`, None for a default; refuses unknown ones."""
     known = [field.name for field in fields(TrainOptions)]
     for name in given:
         if name not in known:
             raise unknown("training option", name, known)
-    return TrainOptions(**{**defaults, **{k: v for k, v in given.items() if v is not None}})
+    return TrainOptions(**{k: v for k, v in given.items() if v is not None})
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-import onepass.smalltown  # the corpus of that name  # noqa: F401
 from onepass.adapters.adapter import CONFIG, Adapter, load_adapter
 from onepass.adapters.composition import (
     MANIFEST,

@@ -10,7 +10,7 @@ import typer
 
 from onepass.api.outputs import check_writable
 from onepass.cli import options as o
-from onepass.cli.show import counting, note
+from onepass.cli.show import note
 from onepass.core.errors import OnepassError
 from onepass.core.files import to_jsonl, write_text
 from onepass.tasks.corpora.files import ENDINGS
@@ -104,6 +104,7 @@ def generate(
     inputs = [text.text for text in texts]
 
     from onepass.api.use import load, outputs, served_outputs
+    from onepass.model.progress import counting
 
     with counting("generating", len(texts)) as progress:
         if endpoint is not None and served:

@@ -20,7 +20,7 @@ from onepass.cli.options import (
     Timeout,
     refuse,
 )
-from onepass.cli.show import counting, describe_spent, note, print_table
+from onepass.cli.show import describe_spent, note, print_table
 from onepass.core.errors import OnepassError
 
 if TYPE_CHECKING:
@@ -137,6 +137,8 @@ def judge(
     different = len(questions.prompts)
     note(f"{questions.predictions} outputs, {different} of them different, {todo} to ask")
     try:
+        from onepass.model.progress import counting
+
         with counting("asked", todo) as progress:
             failed = ask_open(questions, progress)
     finally:

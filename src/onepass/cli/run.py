@@ -12,7 +12,7 @@ import typer
 from onepass.api.outputs import check_writable
 from onepass.cli.generate import Format, format_of, read_input, write_output
 from onepass.cli.options import MACHINE, Columns, LongestOutput
-from onepass.cli.show import counting, note, print_table
+from onepass.cli.show import note, print_table
 from onepass.core.errors import OnepassError
 from onepass.core.files import to_jsonl, write_text
 from onepass.tasks.data import Text
@@ -153,6 +153,8 @@ def run_all(
 ) -> list["Answer"]:
     """The answer to each text; prints its notice, if any."""
     answers = []
+    from onepass.model.progress import counting
+
     with counting(str(request), len(texts)) as progress:
         for text in texts:
             answers.append(engine.run(request.composition, text.text, request.mode, max_new_tokens))

@@ -1,8 +1,7 @@
 """What commands print: results on standard output, remarks and progress on standard error."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,7 +12,6 @@ from rich.text import Text
 if TYPE_CHECKING:
     from onepass.adapters.composition import Cost
     from onepass.evaluate.stats import Interval
-    from onepass.model.generate import Progress
     from onepass.serve.endpoint import Endpoint, Spent
 
 Cells = Sequence[str]
@@ -43,22 +41,6 @@ def note(message: str) -> None:
     """A remark, on standard error so that it never gets into a result that is piped on."""
     # Text, not markup: a message may hold [brackets]; soft wrap keeps paths in one piece.
     Console(stderr=True).print(Text(message), soft_wrap=True, highlight=False)
-
-
-@contextmanager
-def counting(title: str, total: int) -> Iterator["Progress"]:
-    """Show the progress of `total` things; yields a function to call as more are done."""
-    from onepass.model.progress import progress_bar
-
-    done = 0
-    with progress_bar(title, total) as update:
-
-        def more(count: int) -> None:
-            nonlocal done
-            done += count
-            update(done, "")
-
-        yield more
 
 
 def percent(share: float) -> str:

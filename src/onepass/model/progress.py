@@ -95,3 +95,17 @@ class _Lines:
 def _duration(seconds: float) -> str:
     """As "0:01:30"."""
     return str(timedelta(seconds=round(seconds)))
+
+
+@contextmanager
+def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show the progress of `total` things; yields a function to call as more are done."""
+    done = 0
+    with progress_bar(title, total) as update:
+
+        def more(count: int) -> None:
+            nonlocal done
+            done += count
+            update(done, "")
+
+        yield more
