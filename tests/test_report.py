@@ -205,9 +205,11 @@ def test_it_writes_everything(store: Store, tmp_path: Path) -> None:
     written = write_report(report, tmp_path / "out")
     assert {path.name for path in written} == {
         "report.md", "table1.csv", "table2.csv", "per_task.csv", "curves.csv", "curves.png",
+        "storage.png",
     }  # fmt: skip
     assert all(path.stat().st_size for path in written)
-    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for plot in ("curves.png", "storage.png"):
+        assert (tmp_path / "out" / plot).read_bytes().startswith(b"\x89PNG")
     curve = [
         row
         for row in rows((tmp_path / "out" / "curves.csv").read_text())

@@ -97,7 +97,7 @@ def train_missing(
             held_out,
             train.rank,
             train.alpha,
-            TrainOptions(**{"learning_rate": default_rate(base), **train.options}),
+            TrainOptions(**{"learning_rate": default_rate(base), **train.options_for(part)}),
             state,
             progress,
         )

@@ -141,6 +141,9 @@ def _test(
             {"split": split, "id": example.id, "prediction": text}
             for example, text in zip(examples, out.texts, strict=True)
         ]
+    shown = (
+        run(setting.base, composition, recipe.show, recipe.max_new_tokens) if recipe.show else None
+    )
     made = Run(
         recipe=recipe.name,
         method=cell.method,
@@ -156,6 +159,7 @@ def _test(
             "generate": round(sum(result.seconds for result in splits.values()), 2),
         },
         card=composition.card,
+        shown=shown.texts if shown else [],
         environment={
             **environment(str(setting.base.device)),
             CODE: METHODS.get(cell.method).code,

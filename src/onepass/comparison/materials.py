@@ -142,6 +142,7 @@ def fingerprint(recipe: Recipe, cell: Cell, job: Job) -> str:
             },
             "metrics": recipe.metrics,
             "max_new_tokens": recipe.max_new_tokens,
+            **({"show": recipe.show} if recipe.show else {}),
             **weights,
         }
     )

@@ -3,10 +3,11 @@
 Paths in a recipe are relative to its file, so that it means the same wherever it is run from.
 """
 
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -37,6 +38,7 @@ from onepass.tasks.task import Task, slug
 Corpora = str | dict[str, str]
 """One corpus for all tasks, or corpora by task, see `corpus_for`."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Given = TypeVar("Given")
 _SHOWN = 60  # characters of a wrong value that an error repeats
 _TRAINING = {field.name for field in fields(TrainOptions)}
 
@@ -55,6 +57,8 @@ class Training(BaseModel):
     validation: NonNegativeInt = 500
     options: dict[str, Any] = {}
     """Of training; the learning rate is by default what suits the base's width."""
+    by_task: dict[str, dict[str, Any]] = {}
+    """Options of single tasks, or of a family ("translate"), over `options`."""
 
     @field_validator("options")
     @classmethod
@@ -63,6 +67,15 @@ class Training(BaseModel):
             if name not in _TRAINING:
                 raise unknown("training option", name, sorted(_TRAINING))
         return _typed("train", value)
+
+    @field_validator("by_task")
+    @classmethod
+    def _known_options_by_task(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {task: cls._known_options(options) for task, options in value.items()}
+
+    def options_for(self, task: str) -> dict[str, Any]:
+        """The training options of a single task's adapter."""
+        return {**self.options, **(for_task(self.by_task, task) or {})}
 
 
 class Recipe(BaseModel):
@@ -103,6 +116,8 @@ class Recipe(BaseModel):
     max_new_tokens: PositiveInt = 128
     batch_size: PositiveInt = 64
     """Of generation; that of training is an option of the method."""
+    show: list[Annotated[str, Field(min_length=1)]] = []
+    """Texts of yours that every method answers too; the report has the answers side by side."""
 
     @model_validator(mode="before")
     @classmethod
@@ -127,8 +142,9 @@ class Recipe(BaseModel):
         if names != self.tasks:
             object.__setattr__(self, "tasks", names)
         _check_keys(self.corpus, self.book)
-        if self.train is not None and self.train.corpus is not None:
-            _check_keys(self.train.corpus, self.book)
+        if self.train is not None:
+            _check_keys(self.train.corpus or "", self.book)
+            _check_keys(self.train.by_task, self.book)
         for part in [] if isinstance(self.adapters, str) else self.adapters:
             if "+" in part or part not in self.book.names():
                 raise unknown("single task", part, self.book.names())
@@ -202,16 +218,19 @@ class Recipe(BaseModel):
 
 
 def corpus_for(corpora: Corpora, task: str) -> str | None:
-    """The corpus of a task: that of its own name, of its first part, or of that part's kind.
+    """The corpus of a task; None if there is none. Corpora by task are as for `for_task`."""
+    return corpora if isinstance(corpora, str) else for_task(corpora, task)
 
-    So `{summarize: A, reply: B, translate: C}` has a corpus for each of summarize,
-    reply+tone:witty and translate:es, and none for tone:witty.
+
+def for_task(by_task: Mapping[str, Given], task: str) -> Given | None:
+    """What is given for a task: by its own name, its first part, or that part's kind.
+
+    So `{summarize: A, reply: B, translate: C}` has something for each of summarize,
+    reply+tone:witty and translate:es, and nothing for tone:witty.
     """
-    if isinstance(corpora, str):
-        return corpora
     first = task.partition("+")[0]
     keys = (task, first, first.partition(":")[0])
-    return next((corpora[key] for key in keys if key in corpora), None)
+    return next((by_task[key] for key in keys if key in by_task), None)
 
 
 def load_recipe(path: Path | str) -> Recipe:
@@ -275,8 +294,8 @@ def _checked(method: str, options: dict[str, Any]) -> dict[str, Any]:
     return _typed(method, options)
 
 
-def _check_keys(value: Corpora, book: Tasks) -> None:
-    """Refuse corpora of a task, or of a family of tasks ("translate"), that there is not."""
+def _check_keys(value: str | Mapping[str, Any], book: Tasks) -> None:
+    """Refuse what is given for a task, or of a family of tasks ("translate"), that there is not."""
     families = {name.partition(":")[0] for name in book.names() if ":" in name}
     known = [*book.names(), *sorted(families)]
     for task in [] if isinstance(value, str) else value:

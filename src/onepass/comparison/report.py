@@ -14,6 +14,7 @@ from onepass.comparison.judge_tables import judge_tables
 from onepass.comparison.judgements import load_judged, with_scores
 from onepass.comparison.results import Results, interval
 from onepass.comparison.runs import FAILURES, changed_code, load_runs
+from onepass.comparison.storage import draw_storage
 from onepass.comparison.table import Column, Table, Value, to_csv, to_markdown
 from onepass.core.errors import OnepassError
 from onepass.core.files import read_text, write_text
@@ -54,6 +55,7 @@ class Report:
     headline: str
     per_task: Table
     curves: Table | None
+    side_by_side: list[Table]
 
     def shown(self) -> list[Table]:
         """The tables for people, in their order; what is long is left to files."""
@@ -92,6 +94,7 @@ def make_report(folder: Path | str, reference: Path | str | None = None) -> Repo
         headline=results.headline,
         per_task=tables.per_task(results),
         curves=tables.curves(results) if len(results.budgets) > 1 else None,
+        side_by_side=tables.side_by_side(results),
     )
 
 
@@ -193,11 +196,15 @@ def report_markdown(report: Report) -> str:
     if report.curves is not None:
         parts.append(to_markdown(report.curves))
         parts.append("![Quality against number of examples](curves.png)\n")
+    parts.append(
+        "## Quality against stored bytes\n\n![Quality against stored bytes](storage.png)\n"
+    )
+    parts += [to_markdown(table) for table in report.side_by_side]
     return "\n".join(parts)
 
 
 def write_report(report: Report, folder: Path | str) -> list[Path]:
-    """Write report.md, table1.csv, table2.csv, per_task.csv, and the curves where there are any."""
+    """Write report.md, table1.csv, table2.csv, per_task.csv, storage.png, and curves if any."""
     folder = Path(folder)
     texts = {
         "report.md": report_markdown(report),
@@ -209,6 +216,9 @@ def write_report(report: Report, folder: Path | str) -> list[Path]:
         texts["curves.csv"] = to_csv(report.curves)
     for name, text in texts.items():
         write_text(folder / name, text)
+    draw_storage(report.comparison, report.costs, folder / "storage.png")
+    plots = ["storage.png"]
     if report.curves is not None:
         draw_curves(report.curves, folder / "curves.png")
-    return [folder / name for name in (*texts, *(["curves.png"] if report.curves else []))]
+        plots.append("curves.png")
+    return [folder / name for name in (*texts, *plots)]

@@ -93,6 +93,8 @@ class Run(_Record):
     seconds: dict[str, float]
     card: dict[str, Any]
     environment: dict[str, str]
+    shown: list[str] = []
+    """The answers to the recipe's texts `show`, in their order."""
 
     @property
     def cell(self) -> Cell:

@@ -35,10 +35,15 @@ def comparison(results: Results) -> Table:
     for task in results.tasks(results.runs):
         groups.setdefault(task_group(task) or "other", []).append(task)
     shown = [group for group in (*TASK_GROUPS, "other") if group in groups]
-    # Of each group: what the literature reports for it, then what verifier and judges find.
-    found = [*([VERIFIED] if results.headline == VERIFIED else []), *results.judges]
+    # Of each group: what the literature reports for it, what the recipe asks for, then what
+    # verifier and judges find.
+    asked = results.recipe.metrics or []
+    found = [*asked, *([VERIFIED] if results.headline == VERIFIED else []), *results.judges]
     own = {run.task: metric_for(run, OWN) for run in results.runs}
-    metrics = {group: [*sorted({own[task] for task in groups[group]}), *found] for group in shown}
+    metrics = {
+        group: list(dict.fromkeys([*sorted({own[task] for task in groups[group]}), *found]))
+        for group in shown
+    }
     columns = [Column("method"), Column("efficient")]
     for group in shown:
         for metric in metrics[group]:
@@ -208,6 +213,27 @@ def generalisation(results: Results) -> Table | None:
     if results.headline != OWN:
         note += "; beside it the task's ROUGE, which says more where hardly anything is verified"
     return Table("Split by split", columns, rows, f"{note}.")
+
+
+def side_by_side(results: Results) -> list[Table]:
+    """For each task and text that the recipe shows, the text and what each method made of it.
+
+    Answers are those of the first seed, at the method's largest budget.
+    """
+    found = []
+    for task in results.tasks(results.runs):
+        runs = [run for name in results.methods for run in results.of(name) if run.task == task]
+        first = {run.method: run for run in reversed(runs) if run.shown}
+        for number, text in enumerate(results.recipe.show if first else []):
+            rows: list[list[Value]] = [["(the text)", _one_line(text)]]
+            rows += [[name, _one_line(run.shown[number])] for name, run in reversed(first.items())]
+            title = f"{task}, side by side ({number + 1} of {len(results.recipe.show)})"
+            found.append(Table(title, [Column("method"), Column("output")], rows))
+    return found
+
+
+def _one_line(text: str) -> str:
+    return " / ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def per_task(results: Results) -> Table:
