@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from onepass.core.errors import OnepassError
 from onepass.model.chat import prompt_ids, text_ids
 from onepass.model.load import Base
+from onepass.model.loss import CHUNK, frozen_head, head_inputs, head_loss
 from onepass.tasks.example import Example
 from onepass.tasks.prompt import Fitted, Shots, build_prompt, fit_prompt
 from onepass.tasks.task import Task
@@ -121,8 +122,8 @@ def target_logits(model: PreTrainedModel, ids: Tensor, labels: Tensor) -> Tensor
 
     They are computed nowhere else: with a real vocabulary they cost as much as the model itself.
     """
-    kept = F.pad(labels[:, 1:] != IGNORE, (0, 1))
-    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+    kept = _predicting(labels)
+    if _spread(model):
         # Of a balanced base the last layer is not where its inputs, this mask among them, are put.
         last = ids.shape[1] - int(kept.any(0).nonzero()[0])
         logits = model(input_ids=ids, logits_to_keep=last, use_cache=False).logits
@@ -140,8 +141,25 @@ def target_loss(model: PreTrainedModel, ids: Tensor, labels: Tensor) -> tuple[Te
     """
     wanted = labels[:, 1:]
     targets = wanted[wanted != IGNORE]
+    count = targets.numel()
+    # Where all logits are few, autograd does as well; on several devices, it has no rival.
+    if count * model.config.get_text_config().vocab_size > CHUNK and not _spread(model):
+        head = frozen_head(model, ids)
+        if head is not None:
+            inputs = head_inputs(model, head, ids, _predicting(labels))
+            return head_loss(head, inputs, targets), count
     logits = target_logits(model, ids, labels)
-    return F.cross_entropy(logits, targets, reduction="sum"), targets.numel()
+    return F.cross_entropy(logits, targets, reduction="sum"), count
+
+
+def _predicting(labels: Tensor) -> Tensor:
+    """Where a token with a label is predicted, as a mask: one position before that token."""
+    return F.pad(labels[:, 1:] != IGNORE, (0, 1))
+
+
+def _spread(model: PreTrainedModel) -> bool:
+    """Whether the model is balanced over several devices."""
+    return len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
 
 def shuffled_batches(encoded: Sequence[Encoded], batch_size: int, seed: str) -> list[list[Encoded]]:
