@@ -281,5 +281,5 @@ def test_every_corpus_has_its_facts() -> None:
         assert facts.title
         assert facts.licence
         assert facts.homepage
-        assert all(parse_task(task).parts for task in facts.tasks)
+        assert all(parse_task(task).parts for task in facts.tasks if "formal" not in task)
         assert {"title", "tasks", "licence", "citation"} <= {word for word, _ in facts.lines()}

@@ -12,7 +12,6 @@ import numpy as np
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from onepass.model.load import load_skeleton, load_tokenizer
-from onepass.tasks.book import parse_task
 from onepass.tasks.corpora import layouts
 from onepass.tasks.corpora.facts import checksum, data_files, facts_of, sizes
 from onepass.tasks.corpora.reader import Rows, unique
@@ -20,6 +19,7 @@ from onepass.tasks.corpora.row import Row
 from onepass.tasks.corpus import CORPORA, HUB, OWN
 from onepass.tasks.data import corpus_of
 from onepass.tasks.example import Example
+from onepass.tasks.task import BARE, Task
 
 SAMPLE = 1000
 """The most texts whose language is identified; they are spread evenly over the examples."""
@@ -54,6 +54,7 @@ class Description:
     """What is known of data; a field is empty if it is unknown or does not apply.
 
     `facts` (name, value) and `files` (path, how its sha256 compares) are those of a named corpus.
+    `splits` are as the files have them, `parts` says of each that is used which rows it is.
     `understood`: rows by layout. `lengths` are of "input" and "target", in tokens of `model`, whose
     `context` holds all but `too_long` examples; prompts come on top. `languages`: for input and
     target the share of texts in each language. `shown`: id, input and target of a few examples.
@@ -65,6 +66,7 @@ class Description:
     columns: Sequence[str] = ()
     understood: Mapping[str, int] = field(default_factory=dict)
     splits: Sequence[Split] = ()
+    parts: Mapping[str, str] = field(default_factory=dict)
     model: str = ""
     context: int = 0
     too_long: int = 0
@@ -109,7 +111,7 @@ def describe(
             understood.update(layout.name for row in rows if (layout := layouts.layout_of(row)))
         else:
             by_task = {
-                task: unique(corpus.reader.read(corpus.rows(part), parse_task(task)))
+                task: unique(corpus.reader.read(corpus.rows(part), Task(task, prompt=BARE)))
                 for task in corpus.reader.tasks
             }
         examples += chain.from_iterable(by_task.values())
@@ -117,7 +119,10 @@ def describe(
         verdict = "as expected" if count in expected else f"differs from {sizes(expected)}"
         counts = {task: len(made) for task, made in by_task.items()}
         splits.append(Split(split, count, counts, verdict if expected else ""))
-    described = Description(corpus.name, known, files, tuple(names), dict(understood), splits)
+    parts = {split: str(part) for split, part in corpus.splits().items()}
+    described = Description(
+        corpus.name, known, files, tuple(names), dict(understood), splits, parts
+    )
     return _measured(described, examples, model) if examples else described
 
 

@@ -24,6 +24,7 @@ from onepass.evaluate.metrics import METRICS
 from onepass.model.assets import embedded_adapter
 from onepass.model.load import Base, check_machine, load_base
 from onepass.tasks.book import Tasks, read_tasks
+from onepass.tasks.corpora.reader import has_split
 from onepass.tasks.corpus import load_corpus as load_corpus
 from onepass.tasks.data import corpus_of, examples_of
 from onepass.tasks.example import Example
@@ -238,10 +239,7 @@ def _has_splits(data: Data) -> bool:
 
 def _has_validation(data: Data, columns: Mapping[str, str] | None) -> bool:
     """Whether there is a validation split: in a corpus that has one, or is split here."""
-    source = getattr(corpus_of(data, columns), "source", None) if _has_splits(data) else None
-    if source is None:  # the embedded corpus has one, rows in memory none
-        return _has_splits(data)
-    return bool(source.whole or "validation" in source.splits())
+    return _has_splits(data) and has_split(corpus_of(data, columns), "validation")
 
 
 def training_data(

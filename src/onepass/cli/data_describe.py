@@ -73,6 +73,9 @@ def data_describe(
         for split in found.splits
     ]
     print_table(("split", "rows", "examples", "rows upstream"), splits)
+    if list(found.parts.values()) != [f"the {split} rows" for split in found.parts]:
+        typer.echo()
+        print_table(("split as used", "rows"), list(found.parts.items()))
     if not found.lengths:
         return
     typer.echo()

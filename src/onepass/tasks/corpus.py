@@ -29,8 +29,10 @@ from onepass.core.files import write_jsonl
 from onepass.core.registry import Registry, unknown
 from onepass.tasks.corpora import layouts
 from onepass.tasks.corpora.dialogsum import DIALOGSUM
+from onepass.tasks.corpora.dialogsumx import DIALOGSUMX
 from onepass.tasks.corpora.facts import facts_of
 from onepass.tasks.corpora.files import ENDINGS
+from onepass.tasks.corpora.parallel import NTREX, PUD, TATOEBA
 from onepass.tasks.corpora.persona_chat import PERSONA_CHAT
 from onepass.tasks.corpora.reader import Corpus, Reader, Rows
 from onepass.tasks.corpora.source import SPLITS, one_file, open_hub, open_path
@@ -133,7 +135,9 @@ def _rows(reader: Reader, name: str, rest: str) -> Corpus:
     if rest.startswith(HUB):
         return Rows(name, reader, open_hub(name, rest.removeprefix(HUB), reader.quoted))
     if rest:
-        return Rows(name, reader, open_path(name, Path(rest), reader.quoted))
+        path = Path(rest)
+        opened = reader.open(name, path) if reader.open else open_path(name, path, reader.quoted)
+        return Rows(name, reader, opened)
     hub = facts_of(name.rstrip(":")).hub
     if hub is None:
         raise OnepassError(
@@ -143,6 +147,10 @@ def _rows(reader: Reader, name: str, rest: str) -> Corpus:
 
 
 CORPORA.add("dialogsum", partial(_rows, DIALOGSUM))
+CORPORA.add("dialogsumx", partial(_rows, DIALOGSUMX))
+CORPORA.add("ntrex", partial(_rows, NTREX))
 CORPORA.add("persona-chat", partial(_rows, PERSONA_CHAT))
+CORPORA.add("pud", partial(_rows, PUD))
+CORPORA.add("tatoeba", partial(_rows, TATOEBA))
 CORPORA.add("ted", partial(_rows, TED))
 CORPORA.add("tone", partial(_rows, TONE))

@@ -1,8 +1,8 @@
 """What a corpus is, and what most are made from: a source of rows and a reader of them."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from onepass.core.errors import OnepassError
@@ -10,6 +10,7 @@ from onepass.core.registry import unknown
 from onepass.tasks.corpora.layouts import renamed
 from onepass.tasks.corpora.row import Row
 from onepass.tasks.corpora.source import SPLITS, Source
+from onepass.tasks.corpora.splits import Part, digest, parts_of, taken, without
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
 
@@ -39,13 +40,17 @@ class Reader:
 
     `shuffled`: neighbouring rows belong together (the turns of a conversation), so the examples
     come in an order drawn by their ids, and the first so many are a fair sample. `quoted`: as for
-    `files.records`.
+    `files.records`. `apart`: splits that a folder lacks are made (see `splits`), and an input that
+    stands in a later split is left out of an earlier one. `open`: how a path in a layout of its own
+    is opened, by name and path.
     """
 
     read: Callable[[Iterable[Row], Task], Iterable[tuple[str, Example]]]
     tasks: tuple[str, ...] = ()
     shuffled: bool = False
     quoted: bool = True
+    apart: bool = False
+    open: Callable[[str, Path], Source] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,10 @@ class Rows:
         """The rows of a split, or of "all", their columns renamed."""
         return renamed(self.source.rows(split), self.columns)
 
+    def splits(self) -> dict[str, Part]:
+        """The splits there are, and which rows they are."""
+        return parts_of(self.source, self.reader.apart)
+
     def examples(self, task: Task, split: str, limit: int | None = None) -> list[Example]:
         """As `Corpus.examples`; the split "all" is everything. One file alone is split here."""
         if split not in (*SPLITS, "all"):
@@ -71,18 +80,29 @@ class Rows:
                 f"{self.name} has targets for {has} only, not for {task.name!r}; for other tasks "
                 "give rows of your own"
             )
-        shared = self.source.whole and split != "all"
-        found = unique(self.reader.read(self.rows("all" if shared else split), task))
-        if shared:
-            found = _share(found, split)
+        parts = self.splits()
+        found = self._part(task, parts.get(split, Part(split)))
+        if self.reader.apart and split in SPLITS:
+            for later in SPLITS[SPLITS.index(split) + 1 :]:
+                if later in parts:
+                    found = without(found, self._part(task, parts[later]))
         if not found:
             raise OnepassError(
                 f"{self.name} has no examples of {task.name!r} for the split {split!r}; "
                 + _why_none(self.rows("all"), task)
             )
         if self.reader.shuffled:
-            found.sort(key=lambda example: _digest(example.id))
+            found.sort(key=lambda example: digest(example.id))
         return found[:limit]
+
+    def _part(self, task: Task, part: Part) -> list[Example]:
+        return taken(unique(self.reader.read(self.rows(part.label), task)), part)
+
+
+def has_split(corpus: Corpus, split: str) -> bool:
+    """Whether a corpus has a split, or may have it: not all can tell."""
+    splits = getattr(corpus, "splits", None)
+    return splits is None or split in splits()
 
 
 def unique(found: Iterable[tuple[str, Example]]) -> list[Example]:
@@ -106,27 +126,3 @@ def _why_none(rows: Iterable[Row], task: Task) -> str:
         few = ", ".join(list(named)[:5])
         return f'its column "task" names {few}; --columns task= leaves that out'
     return "give more examples, or a folder with one file per split"
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
-
-
-def _group(example: Example) -> str:
-    return str(example.meta.get("group", example.input))
-
-
-def _share(examples: list[Example], split: str) -> list[Example]:
-    """The 80/10/10 share of `examples`, by groups ranked by a hash: no group is in two splits.
-
-    Ranked, not cut at a hash value, so that three groups are enough for every split to have one.
-    """
-    groups = sorted({_group(example) for example in examples}, key=_digest)
-    held_out = max(1, len(groups) // 10) if len(groups) >= len(SPLITS) else 0
-    shares = {
-        "train": groups[2 * held_out :],
-        "validation": groups[:held_out],
-        "test": groups[held_out : 2 * held_out],
-    }
-    chosen = set(shares[split])
-    return [example for example in examples if _group(example) in chosen]

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 
@@ -19,7 +19,7 @@ SPLITS = ("train", "validation", "test")
 ALONE = "row"
 """What stands before the number in the name of a row that is in no split."""
 
-_SPLIT_WORDS = {
+SPLIT_WORDS = {
     "train": "train",
     "training": "train",
     "dev": "validation",
@@ -28,6 +28,7 @@ _SPLIT_WORDS = {
     "validation": "validation",
     "test": "test",
 }
+"""Words in the names of files, with their splits."""
 
 Tables = Mapping[str, Callable[[], Iterable[Record]]]
 """For each split, in the order of `SPLITS` and then any others, what reads its rows."""
@@ -72,13 +73,26 @@ def one_file(path: Path, quoted: bool = True) -> Source:
     return Source(str(path), lambda: {label: partial(records, path, quoted)}, whole=True)
 
 
-def open_path(name: str, path: Path, quoted: bool = True) -> Source:
-    """The source that is the file or folder `path`; `name` is what the user called it."""
+def open_path(
+    name: str, path: Path, quoted: bool = True, words: Mapping[str, str] = SPLIT_WORDS
+) -> Source:
+    """The source that is the file or folder `path`; `name` is what the user called it.
+
+    `words`: which word of a file's name says which split.
+    """
+    check_there(name, path)
+    if not path.is_dir():
+        return one_file(path, quoted)
+    return Source(str(path), partial(_tables, path, quoted, words))
+
+
+def check_there(name: str, path: Path) -> None:
+    """Raise `OnepassError` if there is nothing at `path`; `name` is what the user called it."""
     # Not path.exists(), which raises for some paths that cannot be (a name too long).
     if not os.path.exists(path):
         raise OnepassError(f"corpus {name!r}: there is no file or folder {path}")
     if not path.is_dir():
-        return one_file(path, quoted)
+        return
     try:
         empty = not any(path.iterdir())
     except OSError as error:
@@ -87,7 +101,6 @@ def open_path(name: str, path: Path, quoted: bool = True) -> Source:
         raise OnepassError(
             f"corpus {name!r}: the folder {path} is empty; put data files there, one per split"
         )
-    return Source(str(path), partial(_tables, path, quoted))
 
 
 def open_hub(name: str, spelt: str, quoted: bool = True) -> Source:
@@ -96,21 +109,22 @@ def open_hub(name: str, spelt: str, quoted: bool = True) -> Source:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise OnepassError(f"corpus {name!r}: {spelt!r} is not OWNER/NAME or OWNER/NAME@REVISION")
 
+    @cache
     def find() -> Tables:
-        return _tables(hub.download(repository, revision or None), quoted)
+        return _tables(hub.download(repository, revision or None), quoted, SPLIT_WORDS)
 
     return Source(repository, find)
 
 
-def _tables(folder: Path, quoted: bool) -> Tables:
+def _tables(folder: Path, quoted: bool, words: Mapping[str, str]) -> Tables:
     """The files of a folder by the split that their names say; if none does, as on the hub."""
     files: dict[str, list[Path]] = {}
     if not _has_configs(folder / "README.md"):
-        for file in named_files(folder):
-            files.setdefault(split_of(file) or "", []).append(file)
+        for file in named_files(folder, words):
+            files.setdefault(split_of(file, words) or "", []).append(file)
     if not files:
         for label, found in hub.layout(folder).items():
-            files.setdefault(_SPLIT_WORDS.get(label, label), []).extend(found)
+            files.setdefault(SPLIT_WORDS.get(label, label), []).extend(found)
     order = [*SPLITS, *(label for label in files if label not in SPLITS)]
     for split, found in files.items():
         if len({file.suffix.lower() for file in found}) > 1:
@@ -118,15 +132,16 @@ def _tables(folder: Path, quoted: bool) -> Tables:
                 f"{folder} has the split {split!r} in two formats, as {found[0].name} and "
                 f"{found[-1].name}; give a folder with one of them"
             )
-    return {split: partial(_chained, files[split], quoted) for split in order if split in files}
+    return {split: partial(chained, files[split], quoted) for split in order if split in files}
 
 
-def _chained(files: list[Path], quoted: bool) -> Iterator[Record]:
+def chained(files: Iterable[Path], quoted: bool) -> Iterator[Record]:
+    """Yield the rows of one file after another."""
     for file in files:
         yield from records(file, quoted)
 
 
-def named_files(folder: Path) -> list[Path]:
+def named_files(folder: Path, words: Mapping[str, str] = SPLIT_WORDS) -> list[Path]:
     """The data files of a folder whose names say a split.
 
     Where it has none itself, those of the folders in it, but for hidden ones and links.
@@ -135,16 +150,16 @@ def named_files(folder: Path) -> list[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         files_here = (Path(parent, name) for name in names if not name.startswith("."))
-        found += [f for f in files_here if f.suffix.lower() in ENDINGS and split_of(f)]
+        found += [f for f in files_here if f.suffix.lower() in ENDINGS and split_of(f, words)]
         if found and parent == str(folder):
             break
     return sorted(found)
 
 
-def split_of(file: Path) -> str | None:
+def split_of(file: Path, words: Mapping[str, str] = SPLIT_WORDS) -> str | None:
     """The split that a file's name says."""
-    words = re.split(r"[^a-z]+", file.name.lower())
-    return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
+    found = re.split(r"[^a-z]+", file.name.lower())
+    return next((words[word] for word in found if word in words), None)
 
 
 def _has_configs(readme: Path) -> bool:

@@ -1,0 +1,187 @@
+"""Corpora of real text: layouts and splits, and that no split holds an input of another."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corpora_kit import Rows, chats, write_csv, write_jsonl, write_tsv
+from onepass.core.errors import OnepassError
+from onepass.tasks.book import Tasks
+from onepass.tasks.corpora.facts import checksum, data_files, facts_of
+from onepass.tasks.corpus import SPLITS, load_corpus
+from onepass.tasks.example import Example
+from onepass.tasks.task import Task
+
+BOOK = Tasks()
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+real = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data are not on this machine")
+
+
+def task(name: str) -> Task:
+    return BOOK.parse(name)
+
+
+def splits_of(corpus: Any, wanted: Task) -> dict[str, list[Example]]:
+    return {split: corpus.examples(wanted, split) for split in corpus.splits()}
+
+
+def keys(examples: list[Example]) -> set[str]:
+    return {e.input for e in examples} | {str(e.meta.get("group", e.input)) for e in examples}
+
+
+def overlaps(splits: dict[str, list[Example]]) -> int:
+    """How many inputs and groups are in two splits."""
+    found = [keys(examples) for examples in splits.values()]
+    return sum(map(len, found)) - len(set().union(*found))
+
+
+# Corpora as they come, in small. Every one holds some inputs twice, over its splits and in them.
+
+
+def dialogsumx(folder: Path) -> None:
+    def row(n: int) -> dict[str, Any]:
+        languages = {f"summary_{x}": f"{x} {n}" for x in ("en", "fr")}
+        return {"dialogue": f"#Person1#: Is it {n % 37}?", **languages}
+
+    write_jsonl(folder / "train.jsonl", [row(n) for n in range(40)])
+    write_jsonl(folder / "dev.jsonl", [row(n) for n in range(35, 48)])
+
+
+def tatoeba(folder: Path) -> None:
+    def row(n: int, *languages: str) -> dict[str, str]:
+        return {"en": f'The "{n}".', **{x: f'{x} "{n}.' for x in languages}}
+
+    all_three = ("es", "fr", "de")
+    write_tsv(folder / "train.tsv", [row(n, *all_three) for n in (*range(30), *range(9))])
+    write_tsv(folder / "test.tsv", [row(n, *all_three) for n in range(28, 36)])
+    write_tsv(folder / "long_es.tsv", [row(n, "es") for n in range(34, 60)])
+
+
+def ntrex(folder: Path) -> None:
+    for x in ("es", "fr"):
+        rows = [{"input": f"It is {n % 25}.", "target": f"{x} {n}."} for n in range(30)]
+        write_jsonl(folder / f"{x}.jsonl", rows)
+
+
+def persona_chat(folder: Path) -> None:
+    """Official splits, without an input in two."""
+    for split in ("train", "valid", "test"):
+        write_csv(folder / f"Synthetic-Persona-Chat_{split}.csv", chats(5, split))
+
+
+MADE = [
+    (dialogsumx, "summarize"),
+    (dialogsumx, "summarize+translate:fr"),
+    (tatoeba, "translate:es"),
+    (tatoeba, "translate:fr"),
+    (ntrex, "translate:es"),
+    (persona_chat, "reply"),
+]
+
+
+@pytest.mark.parametrize(("make", "name"), MADE)
+def test_no_input_and_no_group_is_in_two_splits(make: Any, name: str, tmp_path: Path) -> None:
+    make(tmp_path)
+    corpus = load_corpus(f"{make.__name__.replace('_', '-')}:{tmp_path}")
+    splits = splits_of(corpus, task(name))
+    assert set(splits) == set(SPLITS)
+    assert all(splits.values())
+    assert overlaps(splits) == 0
+    # What is left out stands in a later split, so no input is lost.
+    assert set.union(*map(keys, splits.values())) == keys(corpus.examples(task(name), "all"))
+    for split, examples in splits.items():
+        assert corpus.examples(task(name), split, 3) == examples[:3]
+
+
+def test_a_folder_without_a_test_file_tests_on_its_dev_file(tmp_path: Path) -> None:
+    dialogsumx(tmp_path)
+    corpus = load_corpus(f"dialogsumx:{tmp_path}")
+    splits = splits_of(corpus, task("summarize+translate:fr"))
+    assert [e.target for e in splits["test"]] == [f"fr {n}" for n in range(35, 48)]
+    assert {e.target for e in splits["train"]} < {f"fr {n}" for n in range(40)}
+    assert 1 <= len(splits["validation"]) <= 3  # a tenth of 37 inputs, less those of test
+    write_jsonl(tmp_path / "test.jsonl", [{"dialogue": "?", "summary_en": "e", "summary_fr": "f"}])
+    whole = splits_of(load_corpus(f"dialogsumx:{tmp_path}"), task("summarize"))
+    # 13 of the 37 inputs of train are in dev, and so are the three rows that repeat one.
+    assert [len(whole[split]) for split in SPLITS] == [37 - 13, 13, 1]
+
+
+def test_a_folder_of_train_rows_alone_gives_some_for_validation(tmp_path: Path) -> None:
+    dialogsumx(tmp_path)
+    (tmp_path / "dev.jsonl").unlink()
+    corpus = load_corpus(f"dialogsumx:{tmp_path}")
+    splits = splits_of(corpus, task("summarize"))
+    assert {split: len(keys(examples)) for split, examples in splits.items()} == {
+        "train": 34,
+        "validation": 3,
+    }
+    with pytest.raises(OnepassError, match="has no split 'test'; found train"):
+        corpus.examples(task("summarize"), "test")
+
+
+def test_a_language_that_a_corpus_does_not_have(tmp_path: Path) -> None:
+    dialogsumx(tmp_path)
+    with pytest.raises(OnepassError, match="no examples of 'summarize\\+translate:de'"):
+        load_corpus(f"dialogsumx:{tmp_path}").examples(task("summarize+translate:de"), "train")
+    write_jsonl(tmp_path / "train.jsonl", [{"dialogue": "Hi.", "summary": "A greeting."}])
+    with pytest.raises(OnepassError, match='no "summary_en"; found dialogue, summary'):
+        load_corpus(f"dialogsumx:{tmp_path}").examples(task("summarize"), "train")
+
+
+def test_longer_pairs_belong_to_the_train_rows_of_their_language(tmp_path: Path) -> None:
+    tatoeba(tmp_path)
+    corpus = load_corpus(f"tatoeba:{tmp_path}")
+    counts = {x: len(corpus.examples(task(f"translate:{x}"), "all")) for x in ("es", "fr")}
+    assert counts == {"es": 39 + 8 + 26, "fr": 39 + 8}
+    first = next(e for e in corpus.examples(task("translate:es"), "test") if e.id == "test-1")
+    assert (first.input, first.target) == ('The "28".', 'es "28.')
+
+
+def test_a_sentence_has_one_split_in_all_languages(tmp_path: Path) -> None:
+    ntrex(tmp_path)
+    corpus = load_corpus(f"ntrex:{tmp_path}")
+    spanish, french = (splits_of(corpus, task(f"translate:{x}")) for x in ("es", "fr"))
+    assert {x: keys(found) for x, found in spanish.items()} == {
+        x: keys(found) for x, found in french.items()
+    }
+    alone = load_corpus(f"ntrex:{tmp_path / 'fr.jsonl'}")
+    assert splits_of(alone, task("translate:fr")) == french
+    write_jsonl(tmp_path / "xx.jsonl", [{"input": "a", "target": "b"}])
+    with pytest.raises(OnepassError, match=r"xx.jsonl is of no language .* name it by one: es"):
+        load_corpus(f"ntrex:{tmp_path}")
+
+
+def test_what_is_to_be_evaluated_on_is_test_alone(tmp_path: Path) -> None:
+    rows: Rows = [{"id": f"n{n}", "en": f"It is {n}.", "es": f"Es {n}."} for n in range(5)]
+    write_tsv(tmp_path / "train.tsv", rows)
+    for place in (tmp_path, tmp_path / "train.tsv"):
+        corpus = load_corpus(f"pud:{place}")
+        assert len(corpus.examples(task("translate:es"), "test")) == 5
+        with pytest.raises(OnepassError, match="has no split 'train'; found test"):
+            corpus.examples(task("translate:es"), "train")
+
+
+COUNTS = [
+    ("dialogsumx", "dialogsumx_fr", "summarize", [360, 40, 100]),
+    ("dialogsumx", "dialogsumx_fr", "summarize+translate:fr", [360, 40, 100]),
+    ("tatoeba", "tatoeba_multi", "translate:es", [14547, 1616, 500]),
+    ("tatoeba", "tatoeba_multi", "translate:fr", [14547, 1616, 500]),
+    ("tatoeba", "tatoeba_multi", "translate:de", [14547, 1616, 500]),
+    ("ntrex", "ntrex", "translate:es", [1599, 199, 199]),
+    ("ntrex", "ntrex", "translate:fr", [1599, 199, 199]),
+    ("ntrex", "ntrex", "translate:de", [1599, 199, 199]),
+    ("pud", "pud", "translate:de", [1000]),
+]
+
+
+@real
+@pytest.mark.parametrize(("kind", "folder", "name", "counts"), COUNTS)
+def test_the_real_files(kind: str, folder: str, name: str, counts: list[int]) -> None:
+    corpus = load_corpus(f"{kind}:{SHARED / folder}")
+    splits = splits_of(corpus, task(name))
+    assert [len(splits[split]) for split in SPLITS if split in splits] == counts
+    assert overlaps(splits) == 0
+    verdicts = {checksum(file, facts_of(kind)) for file in data_files(SHARED / folder)}
+    assert verdicts == {"matches"}
