@@ -3,6 +3,7 @@
 Paths in a recipe are relative to its file, so that it means the same wherever it is run from.
 """
 
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +35,9 @@ from onepass.tasks.book import Tasks, parse_yaml
 from onepass.tasks.corpus import corpus_seen_from
 from onepass.tasks.task import Task, slug
 
-Corpora = str | dict[str, str]
+CorpusName = str | Annotated[tuple[str, ...], Field(min_length=2)]
+"""A corpus, or several that are one."""
+Corpora = str | dict[str, CorpusName]
 """One corpus for all tasks, or corpora by task, see `corpus_for`."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _SHOWN = 60  # characters of a wrong value that an error repeats
@@ -178,7 +181,7 @@ class Recipe(BaseModel):
                 raise OnepassError(f"{item!r} stands there twice")
         return value
 
-    def corpus_of(self, task: str) -> str:
+    def corpus_of(self, task: str) -> CorpusName:
         """The name of the corpus of a task; an `OnepassError` if there is none."""
         found = corpus_for(self.corpus, task)
         if found is None:
@@ -201,7 +204,7 @@ class Recipe(BaseModel):
         return folder if folder.is_dir() else None
 
 
-def corpus_for(corpora: Corpora, task: str) -> str | None:
+def corpus_for(corpora: str | Mapping[str, CorpusName], task: str) -> CorpusName | None:
     """The corpus of a task: that of its own name, of its first part, or of that part's kind.
 
     So `{summarize: A, reply: B, translate: C}` has a corpus for each of summarize,
@@ -340,6 +343,11 @@ def _resolved_base(base: str, folder: Path, path: Path) -> str:
 
 
 def _resolved_corpora(corpora: Corpora, folder: Path) -> Corpora:
+    def resolved(name: CorpusName) -> CorpusName:
+        if isinstance(name, str):
+            return corpus_seen_from(folder, name)
+        return tuple(corpus_seen_from(folder, each) for each in name)
+
     if isinstance(corpora, dict):
-        return {task: corpus_seen_from(folder, name) for task, name in corpora.items()}
+        return {task: resolved(name) for task, name in corpora.items()}
     return corpus_seen_from(folder, corpora)
