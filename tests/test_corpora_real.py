@@ -1,15 +1,18 @@
 """Corpora of real text: layouts and splits, and that no split holds an input of another."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cli_kit import onepass
 from corpora_kit import Rows, chats, write_csv, write_jsonl, write_tsv
+from onepass.comparison.recipe import load_recipe
 from onepass.core.errors import OnepassError
 from onepass.tasks.book import Tasks
 from onepass.tasks.corpora.facts import checksum, data_files, facts_of
-from onepass.tasks.corpus import SPLITS, load_corpus
+from onepass.tasks.corpus import SPLITS, Corpus, load_corpus
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
 
@@ -185,3 +188,70 @@ def test_the_real_files(kind: str, folder: str, name: str, counts: list[int]) ->
     assert overlaps(splits) == 0
     verdicts = {checksum(file, facts_of(kind)) for file in data_files(SHARED / folder)}
     assert verdicts == {"matches"}
+
+
+class TestSeveralCorporaAreOne:
+    def joined(self, folder: Path, *more: str) -> Corpus:
+        tatoeba(folder / "tatoeba")
+        ntrex(folder / "ntrex")
+        return load_corpus([f"tatoeba:{folder / 'tatoeba'}", f"ntrex:{folder / 'ntrex'}", *more])
+
+    def test_they_give_the_examples_of_all(self, tmp_path: Path) -> None:
+        found = self.joined(tmp_path).examples(task("translate:es"), "all")
+        each = [
+            (word, example)
+            for word in ("tatoeba", "ntrex")
+            for example in load_corpus(f"{word}:{tmp_path / word}").examples(
+                task("translate:es"), "all"
+            )
+        ]
+        assert {e.id: e.targets for e in found} == {f"{w}/{e.id}": e.targets for w, e in each}
+
+    def test_the_first_are_a_fair_sample(self, tmp_path: Path) -> None:
+        corpus = self.joined(tmp_path)
+        found = corpus.examples(task("translate:es"), "train")
+        assert corpus.examples(task("translate:es"), "train", 20) == found[:20]
+        share = [sum(e.id.startswith("ntrex/") for e in part) for part in (found[:20], found)]
+        assert 0.3 < (share[0] / 20) / (share[1] / len(found)) < 3
+
+    def test_what_one_tests_on_no_other_is_trained_on(self, tmp_path: Path) -> None:
+        rows = [{"input": f'The "{n}".', "target": str(n)} for n in range(40)]
+        write_jsonl(tmp_path / "mine" / "train.jsonl", rows)
+        corpus = self.joined(tmp_path, str(tmp_path / "mine"))
+        splits = {split: corpus.examples(task("translate:es"), split) for split in SPLITS}
+        assert overlaps(splits) == 0
+        # Of the rows of one's own those that Tatoeba validates and tests on are left out.
+        mine = [e for e in splits["train"] if e.id.startswith("mine/")]
+        held_out = [e for split in SPLITS[1:] for e in splits[split]]
+        assert len(mine) == 40 - len(keys(held_out) & {row["input"] for row in rows})
+        assert not any(e.id.startswith("mine/") for e in held_out)
+
+    def test_two_of_one_kind_have_different_ids(self, tmp_path: Path) -> None:
+        for part in ("a", "b"):
+            ntrex(tmp_path / part)
+        corpus = load_corpus([f"ntrex:{tmp_path / part}" for part in ("a", "b")])
+        found = corpus.examples(task("translate:fr"), "all")
+        assert {e.id.partition("/")[0] for e in found} == {"ntrex", "ntrex-2"}
+
+    def test_what_none_of_them_has_is_an_error(self, tmp_path: Path) -> None:
+        write_tsv(tmp_path / "pud.tsv", [{"id": "1", "en": "a", "es": "b"}])
+        corpus = load_corpus([f"pud:{tmp_path / 'pud.tsv'}"] * 2)
+        with pytest.raises(OnepassError, match="has no split 'train'"):
+            corpus.examples(task("translate:es"), "train")
+        with pytest.raises(OnepassError, match="has targets for 'translate:es'"):
+            self.joined(tmp_path).examples(task("summarize"), "train")
+
+    def test_a_recipe_and_the_command_line_name_them(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        corpus = self.joined(tmp_path)
+        (tmp_path / "r.yaml").write_text(
+            "name: r\nbase: tiny\ntasks: [summarize+translate:es]\n"
+            "corpus: {summarize: smalltown, translate: ['tatoeba:tatoeba', 'ntrex:ntrex']}\n"
+        )
+        named = load_recipe(tmp_path / "r.yaml").corpus_of("translate:es")
+        assert named == tuple(f"{x}:{tmp_path / x}" for x in ("tatoeba", "ntrex"))
+        command = ("data", "export", "translate:es", "--split", "test", "--corpus", *named)
+        lines = onepass(capsys, *command).succeeded().out.splitlines()
+        wanted = corpus.examples(task("translate:es"), "test")
+        assert [json.loads(line)["id"] for line in lines] == [e.id for e in wanted]

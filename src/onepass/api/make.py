@@ -37,6 +37,7 @@ from onepass.model.load import Base, check_loadable
 from onepass.model.progress import counting
 from onepass.model.training.adapter import checked_alpha, default_rate, train_adapter
 from onepass.model.training.options import TrainOptions
+from onepass.tasks.data import are_names
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
 
@@ -290,4 +291,8 @@ def _kept(out: Path | str | None) -> Iterator[Path | None]:
 
 
 def _name(data: Data) -> str:
-    return str(data) if isinstance(data, str | Path) else f"rows in memory ({type(data).__name__})"
+    if isinstance(data, str | Path):
+        return str(data)
+    if are_names(data):
+        return " and ".join(map(str, data))
+    return f"rows in memory ({type(data).__name__})"

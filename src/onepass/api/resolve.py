@@ -26,7 +26,7 @@ from onepass.model.load import Base, check_machine, load_base
 from onepass.tasks.book import Tasks, read_tasks
 from onepass.tasks.corpora.reader import has_split
 from onepass.tasks.corpus import load_corpus as load_corpus
-from onepass.tasks.data import corpus_of, examples_of
+from onepass.tasks.data import are_names, corpus_of, examples_of
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task, task_from
 
@@ -38,7 +38,8 @@ AdapterLike = Adapter | Path | str
 BaseLike = Base | Path | str
 """A base, or the name that `load_base` takes."""
 Data = Any
-"""Examples: a corpus name or path, or rows in memory (dicts, pairs, a data set, a data frame)."""
+"""Examples: a corpus name or path, a list of them, or rows in memory (dicts, pairs, a data set, a
+data frame)."""
 
 DTYPES = ("float16", "bfloat16", "float32")
 VALIDATION = 500
@@ -234,7 +235,8 @@ def read_data(
 
 def _has_splits(data: Data) -> bool:
     """Whether data have splits of their own: not rows in memory, all of which are meant."""
-    return isinstance(data, str | Path | Mapping) or hasattr(data, "examples")
+    named = isinstance(data, str | Path | Mapping) or are_names(data)
+    return named or hasattr(data, "examples")
 
 
 def _has_validation(data: Data, columns: Mapping[str, str] | None) -> bool:

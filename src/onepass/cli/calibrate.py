@@ -21,14 +21,16 @@ def calibrate(
         ),
     ] = None,
     data: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--data",
             "--corpus",
-            help="Examples of the task: smalltown, or a file or folder of rows. See docs/data.md.",
+            help="Examples of the task: smalltown, a public corpus as NAME:PATH, or a file or "
+            "folder of rows. Several are joined. See docs/data.md.",
+            show_default="smalltown",
             rich_help_panel=o.DATA,
         ),
-    ] = "smalltown",
+    ] = None,
     columns: o.Columns = None,
     kind: Annotated[str, typer.Option(help="lc (biases) or lc++ (low-rank pairs).")] = "lc++",
     form: Annotated[
@@ -93,7 +95,7 @@ def calibrate(
     method = calibration_method(kind, form, rank)
     out = out or Path("runs", "compositions", f"{slug(wanted.name)}-{method}")
     calibrate_adapters(
-        wanted, adapters, data, kind=kind, form=form, rank=rank,
+        wanted, adapters, data or ["smalltown"], kind=kind, form=form, rank=rank,
         base="tiny" if model is None and not adapters else model,
         validation=validation, examples=examples, test=test, columns=renamed, seed=seed, out=out,
         save_as=save_as, device=device, dtype=dtype, quantization=quantization,

@@ -8,7 +8,7 @@ import typer
 
 from onepass.api.outputs import check_writable
 from onepass.api.resolve import as_task
-from onepass.cli.options import Columns, CorpusName, TaskName, TasksFile, parse_columns
+from onepass.cli.options import Columns, CorpusNames, TaskName, TasksFile, parse_columns
 from onepass.cli.show import note
 from onepass.core.files import to_jsonl
 from onepass.tasks.corpus import example_rows, load_corpus, write_examples
@@ -17,7 +17,7 @@ from onepass.tasks.corpus import example_rows, load_corpus, write_examples
 def data_export(
     task: TaskName,
     tasks: TasksFile = None,
-    corpus: CorpusName = "smalltown",
+    corpus: CorpusNames = None,
     columns: Columns = None,
     split: Annotated[
         str, typer.Option(help="train, validation, test, or one more that the corpus has.")
@@ -39,7 +39,9 @@ def data_export(
     wanted = as_task(task, tasks)
     if out != "-":
         check_writable(Path(out), folder=False)
-    examples = load_corpus(corpus, parse_columns(columns)).examples(wanted, split, limit)
+    examples = load_corpus(corpus or ["smalltown"], parse_columns(columns)).examples(
+        wanted, split, limit
+    )
     if out != "-":
         write_examples(out, examples, wanted)
         note(f"{len(examples)} examples in {out}")

@@ -33,11 +33,13 @@ Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Folder to write; by default one in runs/ named by the task."),
 ]
-CorpusName = Annotated[
-    str,
+CorpusNames = Annotated[
+    list[str] | None,
     typer.Option(
-        help="smalltown; dialogsum, persona-chat, ted or tone, each from the hub or as NAME:PATH; "
-        "or rows of your own: a file, a folder, or hub:OWNER/NAME. See docs/data.md.",
+        "--corpus",
+        help="smalltown, or a public corpus as NAME:PATH or, if it is on the hub, NAME; or rows of "
+        "your own: a file, a folder, or hub:OWNER/NAME. Several are joined. See docs/data.md.",
+        show_default="smalltown",
         rich_help_panel=DATA,
     ),
 ]

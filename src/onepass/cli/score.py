@@ -14,7 +14,7 @@ def score(
     ],
     task: Annotated[str, typer.Option("--task", "-t", help="What they should have done.")],
     tasks: o.TasksFile = None,
-    corpus: o.CorpusName = "smalltown",
+    corpus: o.CorpusNames = None,
     columns: o.Columns = None,
     split: Annotated[
         str, typer.Option(help="train, validation, test, or all of a file or folder.")
@@ -40,7 +40,7 @@ def score(
     from onepass.cli.held_out import print_score_table
 
     found = score_predictions(
-        predictions, corpus, task, tasks=tasks, metrics=metrics or None, split=split, limit=limit,
-        columns=o.parse_columns(columns),
+        predictions, corpus or ["smalltown"], task, tasks=tasks, metrics=metrics or None,
+        split=split, limit=limit, columns=o.parse_columns(columns),
     )  # fmt: skip
     print_score_table(found.intervals())

@@ -23,7 +23,7 @@ def train(
             "layers of the blocks."
         ),
     ] = None,
-    corpus: o.CorpusName = "smalltown",
+    corpus: o.CorpusNames = None,
     columns: o.Columns = None,
     examples: o.Examples = None,
     validation: o.Validation = None,
@@ -74,8 +74,8 @@ def train(
     wanted, renamed = as_task(task, tasks), o.parse_columns(columns)
     out = out or Path("runs", "adapters", slug(wanted.name))
     adapter = train_adapter(
-        wanted, corpus, base=model, validation=validation, examples=examples, test=test,
-        columns=renamed, rank=rank, alpha=alpha, target_modules=target_modules, out=out,
+        wanted, corpus or ["smalltown"], base=model, validation=validation, examples=examples,
+        test=test, columns=renamed, rank=rank, alpha=alpha, target_modules=target_modules, out=out,
         save_as=save_as, device=device, dtype=dtype, quantization=quantization,
         learning_rate=learning_rate, epochs=epochs, max_steps=steps, batch_size=batch_size,
         accumulation=accumulation, weight_decay=weight_decay, eval_every=eval_every,

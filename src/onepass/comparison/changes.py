@@ -47,6 +47,8 @@ def _from_here(value: Any, field: str) -> Any:
     """The paths in a value of this field, absolute; names of models and corpora stay."""
     if isinstance(value, dict):
         return {key: _from_here(each, field) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_from_here(each, field) for each in value]
     if not isinstance(value, str) or value in ("tiny", "smalltown"):
         return value
     kind, colon, rest = value.partition(":") if value.partition(":")[0] in CORPORA else ("", "", "")

@@ -15,7 +15,7 @@ import torch
 
 from onepass.adapters.adapter import CONFIG, WEIGHTS, Adapter, load_adapter
 from onepass.comparison.cells import SHOWN_EXAMPLES, Cell, Job, jobs_of
-from onepass.comparison.recipe import Recipe
+from onepass.comparison.recipe import CorpusName, Recipe
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS
 from onepass.model.identity import hash_files, model_identity
@@ -53,7 +53,7 @@ def adapter_at(folder: Path) -> Adapter:
 
 @cache
 def corpus_examples(
-    corpus: str, task: Task, split: str, limit: int | None, columns: Columns = ()
+    corpus: CorpusName, task: Task, split: str, limit: int | None, columns: Columns = ()
 ) -> tuple[Example, ...]:
     """The first `limit` examples (None: all; 0: none, so none need exist)."""
     if limit == 0:
@@ -65,9 +65,11 @@ def train_examples(recipe: Recipe, task: str, budget: int) -> tuple[Example, ...
     """As many as the budget; an `OnepassError` if there are fewer, which a plot would hide."""
     found = _examples(recipe, task, "train", budget or SHOWN_EXAMPLES)
     if len(found) < budget:
+        corpus = recipe.corpus_of(task)
+        name = corpus if isinstance(corpus, str) else " and ".join(corpus)
         raise OnepassError(
             f"recipe {recipe.name}, field examples: the budget is {budget}, but "
-            f"{recipe.corpus_of(task)} has {len(found)} training examples of {task}; lower it"
+            f"{name} has {len(found)} training examples of {task}; lower it"
         )
     return found
 
@@ -163,7 +165,7 @@ def _task_identity(recipe: Recipe, task: str, cell: Cell) -> list[Any]:
 
 
 @cache
-def _data_identity(corpus: str, task: Task, split: str, limit: int, columns: Columns) -> str:
+def _data_identity(corpus: CorpusName, task: Task, split: str, limit: int, columns: Columns) -> str:
     examples = corpus_examples(corpus, task, split, limit, columns)
     return _hash([[e.id, e.input, e.targets, dict(e.meta)] for e in examples])
 

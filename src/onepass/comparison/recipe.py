@@ -35,7 +35,9 @@ from onepass.tasks.book import Tasks, parse_yaml
 from onepass.tasks.corpus import corpus_seen_from
 from onepass.tasks.task import Task, slug
 
-Corpora = str | dict[str, str]
+CorpusName = str | Annotated[tuple[str, ...], Field(min_length=2)]
+"""A corpus, or several that are one."""
+Corpora = str | dict[str, CorpusName]
 """One corpus for all tasks, or corpora by task, see `corpus_for`."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Given = TypeVar("Given")
@@ -194,7 +196,7 @@ class Recipe(BaseModel):
                 raise OnepassError(f"{item!r} stands there twice")
         return value
 
-    def corpus_of(self, task: str) -> str:
+    def corpus_of(self, task: str) -> CorpusName:
         """The name of the corpus of a task; an `OnepassError` if there is none."""
         found = corpus_for(self.corpus, task)
         if found is None:
@@ -217,7 +219,7 @@ class Recipe(BaseModel):
         return folder if folder.is_dir() else None
 
 
-def corpus_for(corpora: Corpora, task: str) -> str | None:
+def corpus_for(corpora: str | Mapping[str, CorpusName], task: str) -> CorpusName | None:
     """The corpus of a task; None if there is none. Corpora by task are as for `for_task`."""
     return corpora if isinstance(corpora, str) else for_task(corpora, task)
 
@@ -359,6 +361,11 @@ def _resolved_base(base: str, folder: Path, path: Path) -> str:
 
 
 def _resolved_corpora(corpora: Corpora, folder: Path) -> Corpora:
+    def resolved(name: CorpusName) -> CorpusName:
+        if isinstance(name, str):
+            return corpus_seen_from(folder, name)
+        return tuple(corpus_seen_from(folder, each) for each in name)
+
     if isinstance(corpora, dict):
-        return {task: corpus_seen_from(folder, name) for task, name in corpora.items()}
+        return {task: resolved(name) for task, name in corpora.items()}
     return corpus_seen_from(folder, corpora)

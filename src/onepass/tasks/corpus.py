@@ -19,7 +19,7 @@ one input, one conversation or one talk in two splits.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from onepass.tasks.corpora.dialogsum import DIALOGSUM
 from onepass.tasks.corpora.dialogsumx import DIALOGSUMX
 from onepass.tasks.corpora.facts import facts_of
 from onepass.tasks.corpora.files import ENDINGS
+from onepass.tasks.corpora.joined import Joined
 from onepass.tasks.corpora.parallel import NTREX, PUD, TATOEBA
 from onepass.tasks.corpora.persona_chat import PERSONA_CHAT
 from onepass.tasks.corpora.reader import Corpus, Reader, Rows
@@ -62,13 +63,17 @@ OWN = Reader(layouts.read)
 """How rows of one's own are read."""
 
 
-def load_corpus(name: str, columns: Mapping[str, str] | None = None) -> Corpus:
+def load_corpus(name: str | Sequence[str], columns: Mapping[str, str] | None = None) -> Corpus:
     """The corpus called `name`; see the module's first lines for what a name may be.
 
-    `columns` says which columns of one's own rows are input, target, id, task or messages:
-    {"input": "dialogue"}. Raises `OnepassError` for an unknown name and a path that does not exist.
-    Files and the hub are read when examples are asked for.
+    Several names are one corpus of the examples of all, see `Joined`. `columns` says which columns
+    of one's own rows are input, target, id, task or messages: {"input": "dialogue"}.
+
+    Raises `OnepassError` for an unknown name and a path that does not exist. Files and the hub are
+    read when examples are asked for.
     """
+    if not isinstance(name, str):
+        return _joined([load_corpus(each, columns) for each in name])
     kind, _, rest = name.partition(":")
     if kind in CORPORA:
         if columns:
@@ -85,6 +90,19 @@ def load_corpus(name: str, columns: Mapping[str, str] | None = None) -> Corpus:
         f"{unknown('corpus', name, list(CORPORA))}; or give {HUB}OWNER/NAME, or a file "
         f"({', '.join(ENDINGS)}) or folder that exists"
     )
+
+
+def _joined(corpora: Sequence[Corpus]) -> Corpus:
+    """Several corpora as one; of one it is that one."""
+    if len(corpora) == 1:
+        return corpora[0]
+    words: dict[str, Corpus] = {}
+    for corpus in corpora:
+        kind = corpus.name.partition(":")[0]
+        word = kind if kind in CORPORA else Path(corpus.name).stem
+        several = [word, *(f"{word}-{number}" for number in range(2, len(corpora) + 1))]
+        words[next(each for each in several if each not in words)] = corpus
+    return Joined(words)
 
 
 def corpus_seen_from(folder: Path, name: str) -> str:

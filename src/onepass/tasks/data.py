@@ -30,7 +30,7 @@ class Text(NamedTuple):
 
 
 def corpus_of(data: Any, columns: Mapping[str, str] | None = None) -> Corpus:
-    """The corpus that `data` are: a corpus, its name, a path, or rows in memory.
+    """The corpus that `data` are: a corpus, its name, a path, several names, or rows in memory.
 
     Rows are dicts, (input, target) pairs, Examples, a `datasets.Dataset`, or a pandas frame; a
     `datasets.DatasetDict` has its own splits, the others are split as one file is. `columns` as for
@@ -40,6 +40,8 @@ def corpus_of(data: Any, columns: Mapping[str, str] | None = None) -> Corpus:
         return data  # type: ignore[no-any-return]
     if isinstance(data, str | Path):
         return load_corpus(str(data), columns)
+    if are_names(data):
+        return load_corpus([str(name) for name in data], columns)
     if (
         isinstance(data, Mapping)
         and data
@@ -48,6 +50,12 @@ def corpus_of(data: Any, columns: Mapping[str, str] | None = None) -> Corpus:
         tables = {str(label): lambda rows=rows: _records(rows) for label, rows in data.items()}
         return Rows("the data", OWN, Source("the data", lambda: tables), columns or {})
     return Rows("the data", OWN, in_memory("the data", list(_records(data))), columns or {})
+
+
+def are_names(data: Any) -> bool:
+    """Whether `data` are several names of corpora, or paths."""
+    some = isinstance(data, list | tuple) and len(data) > 0
+    return some and all(isinstance(name, str | Path) for name in data)
 
 
 def examples_of(
