@@ -1,7 +1,9 @@
 """Corpora of real text: layouts and splits, and that no split holds an input of another."""
 
 import json
+import re
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -10,13 +12,18 @@ from cli_kit import onepass
 from corpora_kit import Rows, chats, write_csv, write_jsonl, write_tsv
 from onepass.comparison.recipe import load_recipe
 from onepass.core.errors import OnepassError
+from onepass.evaluate.score import score
 from onepass.tasks.book import Tasks
 from onepass.tasks.corpora.facts import checksum, data_files, facts_of
 from onepass.tasks.corpus import SPLITS, Corpus, load_corpus
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
 
-BOOK = Tasks()
+BOOK = Tasks(
+    {"name": f"tone:{x}", "role": "auxiliary", "instruction": f"Be {x}.", "phrase": f"{x}ly"}
+    for x in ("formal", "informal")
+)
+FORMALITY = ["formality", "formality_decided"]
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data are not on this machine")
@@ -36,7 +43,10 @@ def keys(examples: list[Example]) -> set[str]:
 
 def overlaps(splits: dict[str, list[Example]]) -> int:
     """How many inputs and groups are in two splits."""
-    found = [keys(examples) for examples in splits.values()]
+    found = [
+        {("input", e.input) for e in part} | {("group", e.meta.get("group", e.input)) for e in part}
+        for part in splits.values()
+    ]
     return sum(map(len, found)) - len(set().union(*found))
 
 
@@ -68,6 +78,59 @@ def ntrex(folder: Path) -> None:
         write_jsonl(folder / f"{x}.jsonl", rows)
 
 
+GERMAN = [  # English, formal, informal
+    ("Are you tired?", "[F]Sind Sie[/F] müde?", "[F]Bist du[/F] müde?"),
+    ("Take your coat.", "[F]Nehmen Sie Ihren[/F] Mantel.", "[F]Nimm deinen[/F] Mantel."),
+    ("It rains.", "Es regnet.", "Es regnet."),
+]
+
+
+def cocoa_mt(folder: Path, domains: tuple[str, ...] = ("telephony", "topical_chat")) -> None:
+    """Both splits have 30 rows of each domain; those of train without a register are ten."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, ending in (("train", ".de"), ("test", "")):
+        for domain in domains:
+            # Upstream's name of a source ends in .en or in the languages.
+            name = f"formality-control.{split}.{domain}.en-de"
+            rows = [GERMAN[n % 3] for n in range(30)]
+            english = [
+                f"{row[0]} {split[:2]} {n // 2 * (domain != 'x')}" for n, row in enumerate(rows)
+            ]
+            texts = {".en" if ending else "": english}
+            for place, register in enumerate(("formal", "informal"), start=1):
+                marked = [row[place] for row in rows]
+                texts[f".{register}.annotated{ending}"] = marked
+                texts[f".{register}{ending}"] = [re.sub(r"\[/?F\]", "", line) for line in marked]
+            for end, lines in texts.items():
+                (folder / f"{name}{end}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def register(folder: Path) -> None:
+    rows = [
+        {"kind": "slang", "formal": f"I am {n // 2}.", "casual": f"I'm {n % 31}."}
+        for n in range(40)
+    ]
+    write_tsv(folder / "casual_formal.tsv", rows)
+
+
+def explore_instruct(folder: Path) -> None:
+    rows = [
+        {"tone": tone, "task": "t", "instruction": "i", "input": f"It is {n % 25}.", "output": tone}
+        for n in range(30)
+        for tone in ("witty", "other")
+    ]
+    write_jsonl(folder / "rewrites.jsonl", rows)
+
+
+def chitchat(folder: Path) -> None:
+    """Conversations that mostly begin alike."""
+    rows = [
+        {"prompt": "Talk.", "turns": ["A: Hello!", f"B: Hi {n % 7}.", "A: So.", f"B: {n}.", "A:"]}
+        for n in range(30)
+    ]
+    write_jsonl(folder / "sample.jsonl", rows)
+
+
 def persona_chat(folder: Path) -> None:
     """Official splits, without an input in two."""
     for split in ("train", "valid", "test"):
@@ -75,6 +138,11 @@ def persona_chat(folder: Path) -> None:
 
 
 MADE = [
+    (cocoa_mt, "translate:de+tone:formal"),
+    (register, "tone:formal"),
+    (register, "tone:casual"),
+    (explore_instruct, "tone:witty"),
+    (chitchat, "reply"),
     (dialogsumx, "summarize"),
     (dialogsumx, "summarize+translate:fr"),
     (tatoeba, "translate:es"),
@@ -87,13 +155,17 @@ MADE = [
 @pytest.mark.parametrize(("make", "name"), MADE)
 def test_no_input_and_no_group_is_in_two_splits(make: Any, name: str, tmp_path: Path) -> None:
     make(tmp_path)
-    corpus = load_corpus(f"{make.__name__.replace('_', '-')}:{tmp_path}")
+    # A file alone is split here; in a folder it would be of the split that its name says.
+    files = list(tmp_path.iterdir())
+    place = files[0] if len(files) == 1 else tmp_path
+    corpus = load_corpus(f"{make.__name__.replace('_', '-')}:{place}")
     splits = splits_of(corpus, task(name))
     assert set(splits) == set(SPLITS)
     assert all(splits.values())
     assert overlaps(splits) == 0
     # What is left out stands in a later split, so no input is lost.
-    assert set.union(*map(keys, splits.values())) == keys(corpus.examples(task(name), "all"))
+    whole = corpus.examples(task(name), "all")
+    assert {e.input for part in splits.values() for e in part} == {e.input for e in whole}
     for split, examples in splits.items():
         assert corpus.examples(task(name), split, 3) == examples[:3]
 
@@ -166,7 +238,16 @@ def test_what_is_to_be_evaluated_on_is_test_alone(tmp_path: Path) -> None:
             corpus.examples(task("translate:es"), "train")
 
 
+# fmt: off
 COUNTS = [
+    *(("cocoa-mt", "cocoa_mt", f"translate:{x}+tone:{tone}", counts)
+      for x, counts in {"es": [316, 35, 400], "fr": [317, 35, 400], "de": [340, 37, 400]}.items()
+      for tone in ("formal", "informal")),
+    ("register", "tatoeba_paraphrase/casual_formal.tsv", "tone:formal", [1520, 195, 199]),
+    ("register", "tatoeba_paraphrase/casual_formal.tsv", "tone:informal", [1596, 205, 199]),
+    ("explore-instruct", "explore_instruct/rewrites.jsonl", "tone:professional", [206, 25, 25]),
+    ("explore-instruct", "explore_instruct/rewrites.jsonl", "tone:paraphrase", [410, 51, 51]),
+    ("chitchat", "chitchat/sample.jsonl", "reply", [8846, 1135, 1131]),
     ("dialogsumx", "dialogsumx_fr", "summarize", [360, 40, 100]),
     ("dialogsumx", "dialogsumx_fr", "summarize+translate:fr", [360, 40, 100]),
     ("tatoeba", "tatoeba_multi", "translate:es", [14547, 1616, 500]),
@@ -177,6 +258,7 @@ COUNTS = [
     ("ntrex", "ntrex", "translate:de", [1599, 199, 199]),
     ("pud", "pud", "translate:de", [1000]),
 ]
+# fmt: on
 
 
 @real
@@ -187,7 +269,100 @@ def test_the_real_files(kind: str, folder: str, name: str, counts: list[int]) ->
     assert [len(splits[split]) for split in SPLITS if split in splits] == counts
     assert overlaps(splits) == 0
     verdicts = {checksum(file, facts_of(kind)) for file in data_files(SHARED / folder)}
-    assert verdicts == {"matches"}
+    assert verdicts == ({"matches"} if verdicts else set())
+
+
+@real
+@pytest.mark.parametrize("language", ["es", "fr", "de"])
+def test_real_references_are_in_their_register(language: str) -> None:
+    corpus = load_corpus(f"cocoa-mt:{SHARED / 'cocoa_mt'}")
+    for tone in ("formal", "informal"):
+        wanted = task(f"translate:{language}+tone:{tone}")
+        examples = corpus.examples(wanted, "all")
+        found = score([e.target for e in examples], examples, wanted, FORMALITY)
+        assert {value for value in found["formality"] if value is not None} == {1.0}
+        assert fmean(value or 0.0 for value in found["formality_decided"]) > 0.96
+
+
+class TestCocoaMt:
+    def test_both_registers_of_a_sentence(self, tmp_path: Path) -> None:
+        cocoa_mt(tmp_path / "up" / "en-de")
+        corpus = load_corpus(f"cocoa-mt:{tmp_path / 'up'}")
+        formal, informal = (
+            {e.id: e for e in corpus.examples(task(f"translate:de+tone:{x}"), "test")}
+            for x in ("formal", "informal")
+        )
+        assert len(formal) == len(informal) == 60
+        one, other = (found["test-telephony-2"] for found in (formal, informal))
+        assert (one.target, other.target) == ("Nehmen Sie Ihren Mantel.", "Nimm deinen Mantel.")
+        register = {"formal": ["Nehmen Sie Ihren"], "informal": ["Nimm deinen"]}
+        assert one.meta == other.meta == {"domain": "telephony", "register": register}
+
+    def test_what_teaches_no_register_is_left_out_of_train(self, tmp_path: Path) -> None:
+        cocoa_mt(tmp_path)
+        corpus = load_corpus(f"cocoa-mt:{tmp_path}")
+        wanted = task("translate:de+tone:informal")
+        targets = {s: [e.target for e in corpus.examples(wanted, s)] for s in SPLITS}
+        assert "Es regnet." not in targets["train"] + targets["validation"]
+        assert len(targets["train"]) + len(targets["validation"]) == 40
+        assert targets["test"].count("Es regnet.") == 20
+
+    def test_a_domain_more(self, tmp_path: Path) -> None:
+        cocoa_mt(tmp_path)
+        corpus, wanted = load_corpus(f"cocoa-mt:{tmp_path}"), task("translate:de+tone:formal")
+        before = {e.id: e for e in corpus.examples(wanted, "test")}
+        cocoa_mt(tmp_path, ("call_center",))
+        after = {e.id: e for e in load_corpus(corpus.name).examples(wanted, "test")}
+        assert len(after) == 90
+        assert before.items() < after.items()
+
+    def test_what_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "x.txt").write_text("?")
+        with pytest.raises(OnepassError, match=r"has no files formality-control.SPLIT"):
+            load_corpus(f"cocoa-mt:{tmp_path}")
+        cocoa_mt(tmp_path)
+        corpus, wanted = load_corpus(f"cocoa-mt:{tmp_path}"), task("translate:de+tone:formal")
+        with pytest.raises(OnepassError, match="has targets for"):
+            corpus.examples(task("translate:de"), "test")
+        with pytest.raises(OnepassError, match="no examples of 'translate:es"):
+            corpus.examples(task("translate:es+tone:formal"), "test")
+        file = tmp_path / "formality-control.test.telephony.en-de.formal"
+        file.write_text("Es regnet.\n")
+        with pytest.raises(OnepassError, match=r"formal has 1 lines, but .*en-de has 30"):
+            corpus.examples(wanted, "test")
+        file.unlink()
+        with pytest.raises(OnepassError, match="has no translations beside it; put"):
+            corpus.examples(wanted, "test")
+
+
+def test_a_pair_of_registers_has_one_split_both_ways(tmp_path: Path) -> None:
+    register(tmp_path)
+    corpus = load_corpus(f"register:{tmp_path / 'casual_formal.tsv'}")
+    formal, casual = (splits_of(corpus, task(f"tone:{x}")) for x in ("formal", "casual"))
+    for split in ("validation", "test"):
+        pairs = {(e.target, e.input) for e in formal[split]}
+        assert pairs <= {(e.input, e.target) for e in casual[split]}
+    first = next(e for e in corpus.examples(task("tone:informal"), "all") if e.id == "row-1")
+    assert (first.input, first.target) == ("I am 0.", "I'm 0.")
+
+
+def test_a_rewriting_is_of_the_tone_that_its_row_names(tmp_path: Path) -> None:
+    explore_instruct(tmp_path)
+    corpus = load_corpus(f"explore-instruct:{tmp_path / 'rewrites.jsonl'}")
+    assert {e.target for e in corpus.examples(task("tone:witty"), "all")} == {"witty"}
+    with pytest.raises(OnepassError, match="no examples of 'tone:casual'"):
+        corpus.examples(task("tone:casual"), "all")
+
+
+def test_turns_of_a_list_are_replies(tmp_path: Path) -> None:
+    chitchat(tmp_path)
+    corpus = load_corpus(f"chitchat:{tmp_path / 'sample.jsonl'}")
+    found = {e.id: e for e in corpus.examples(task("reply"), "all")}
+    assert len(found) == 30 * 3  # a turn without a word is no reply
+    assert (found["row-3/3"].input, found["row-3/3"].target) == ("A: Hello!\nB: Hi 2.", "So.")
+    write_jsonl(tmp_path / "sample.jsonl", [{"turns": ["A: Hello!", "Hi."]}])
+    with pytest.raises(OnepassError, match=r"'Hi.' names no speaker"):
+        corpus.examples(task("reply"), "all")
 
 
 class TestSeveralCorporaAreOne:

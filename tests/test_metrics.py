@@ -13,11 +13,12 @@ from onepass.core.errors import OnepassError
 from onepass.evaluate.metrics import METRICS
 from onepass.evaluate.score import score
 from onepass.tasks.benchmark import COMPOSITIONAL_TASKS, SINGLE_TASKS
-from onepass.tasks.book import parse_task
+from onepass.tasks.book import Tasks, parse_task
 from onepass.tasks.example import Example
 
 SPANISH = parse_task("summarize+translate:es")
 BY_DEFAULT = [name for name in METRICS if METRICS.get(name).by_default]
+FORMALITY = ["formality", "formality_decided"]
 OVERLAP = ["rouge1", "rouge2", "rougeL", "weighted_rouge", "chrf"]
 ASCII = ["the", "tea", "is", "at", "nine", "No."]
 WORDS = ["Ana", "läuft", "été", "mañana", "no", "two", "Straße"]
@@ -157,7 +158,7 @@ def test_verdicts_become_scores_where_there_is_a_meaning() -> None:
         Example("3", "x", ("y",)),
     ]
     scores = score(["a!", "b", "c"], examples, SPANISH)
-    assert list(scores) == BY_DEFAULT
+    assert list(scores) == [name for name in BY_DEFAULT if name not in FORMALITY]
     assert scores["verified"] == [1.0, 0.0, None]
     assert scores["facts"] == [1.0, 1.0, None]
     assert scores["right_language"] == [1.0, 0.0, None]
@@ -166,7 +167,8 @@ def test_verdicts_become_scores_where_there_is_a_meaning() -> None:
 
 def test_metrics_that_apply_to_nothing_are_left_out() -> None:
     scores = score(["a"], [Example("1", "x", ("y",))], SPANISH)
-    assert set(BY_DEFAULT) - set(scores) == {"verified", "facts", "right_language", "right_tone"}
+    verifier = {"verified", "facts", "right_language", "right_tone"}
+    assert set(BY_DEFAULT) - set(scores) == verifier | set(FORMALITY)
     assert "rougeL" in scores
     assert "rougeL_mean" not in scores
     assert list(score(["a"], [Example("1", "x", ("y",))], SPANISH, ["rougeL_mean"]))
@@ -178,3 +180,47 @@ def test_what_cannot_be_scored_is_refused() -> None:
         score([], [], SPANISH, ["rougel"])
     with pytest.raises(OnepassError, match="1 predictions for 0 examples"):
         score(["a"], [], SPANISH)
+
+
+TONES = Tasks({"name": f"tone:{x}", "instruction": x, "role": "auxiliary", "phrase": x} for x in
+              ("formal", "informal"))  # fmt: skip
+
+
+class TestFormality:
+    @pytest.mark.parametrize(
+        ("language", "output", "formal"),
+        [
+            ("de", "Haben Sie Zeit?", 1.0),
+            ("de", "Ob Sie denn Zeit haben?", None),  # of the phrase a word is missing: "Haben"
+            ("de", "Hast du Zeit?", 0.0),
+            ("de", "Haben Sie oder hast du Zeit?", 1.0),  # "Hast" is another word than "hast"
+            ("de", "Haben Sie Zeit? Hast du?", None),
+            ("de", "Haben sie Zeit?", None),
+            ("de", "Gibt es Zeit?", None),
+            ("es", "¡haben, SIE!", 1.0),
+            ("es", "hastdu", None),
+        ],
+    )
+    def test_a_phrase_of_the_one_and_none_of_the_other(
+        self, language: str, output: str, formal: float | None
+    ) -> None:
+        meta = {"register": {"formal": ["Haben Sie"], "informal": ["Hast du"]}}
+        example = Example("1", "Do you have time?", ("?",), meta)
+        for tone, wanted in (
+            ("formal", formal),
+            ("informal", None if formal is None else 1 - formal),
+        ):
+            task = TONES.parse(f"translate:{language}+tone:{tone}")
+            found = {n: METRICS.get(n).score([output], [example], task) for n in FORMALITY}
+            decided = float(wanted is not None)
+            assert found == {"formality": [wanted], "formality_decided": [decided]}
+
+    def test_it_applies_where_a_register_is_asked_for_and_marked(self) -> None:
+        marked = Example("1", "x", ("y",), {"register": {"formal": ["vous"], "informal": []}})
+        plain = Example("2", "x", ("y",))
+        task = TONES.parse("translate:fr+tone:formal")
+        found = score(["vous", "vous"], [marked, plain], task)
+        assert (found["formality"], found["formality_decided"]) == ([1.0, None], [1.0, None])
+        for examples, other in (([marked], parse_task("translate:fr")), ([plain], task)):
+            assert "formality" not in score(["vous"], examples, other)
+            assert "formality_decided" not in score(["vous"], examples, other)

@@ -3,8 +3,8 @@
 A corpus is given by name:
 
 - "smalltown", the embedded one;
-- "KIND:PATH", a file or folder with the rows of a known layout: "dialogsum:PATH",
-  "persona-chat:PATH", "ted:PATH", "tone:PATH";
+- "KIND:PATH", a file or folder with the rows of a known layout, such as "dialogsum:PATH"; the
+  kinds are those of `CORPORA`;
 - "KIND" alone, the hub's copy of it, and "KIND:hub:OWNER/NAME" or "KIND:hub:OWNER/NAME@REVISION",
   another one, both downloaded and cached;
 - PATH, a file or folder of rows in one of the layouts of `onepass.tasks.corpora.layouts`, and
@@ -28,14 +28,18 @@ from onepass.core.errors import OnepassError
 from onepass.core.files import write_jsonl
 from onepass.core.registry import Registry, unknown
 from onepass.tasks.corpora import layouts
+from onepass.tasks.corpora.chitchat import CHITCHAT
+from onepass.tasks.corpora.cocoa_mt import COCOA_MT
 from onepass.tasks.corpora.dialogsum import DIALOGSUM
 from onepass.tasks.corpora.dialogsumx import DIALOGSUMX
+from onepass.tasks.corpora.explore_instruct import EXPLORE_INSTRUCT
 from onepass.tasks.corpora.facts import facts_of
 from onepass.tasks.corpora.files import ENDINGS
 from onepass.tasks.corpora.joined import Joined
 from onepass.tasks.corpora.parallel import NTREX, PUD, TATOEBA
 from onepass.tasks.corpora.persona_chat import PERSONA_CHAT
 from onepass.tasks.corpora.reader import Corpus, Reader, Rows
+from onepass.tasks.corpora.register import REGISTER
 from onepass.tasks.corpora.source import SPLITS, one_file, open_hub, open_path
 from onepass.tasks.corpora.ted import TED
 from onepass.tasks.corpora.tone import TONE
@@ -164,11 +168,18 @@ def _rows(reader: Reader, name: str, rest: str) -> Corpus:
     return Rows(name, reader, open_hub(name, hub, reader.quoted))
 
 
-CORPORA.add("dialogsum", partial(_rows, DIALOGSUM))
-CORPORA.add("dialogsumx", partial(_rows, DIALOGSUMX))
-CORPORA.add("ntrex", partial(_rows, NTREX))
-CORPORA.add("persona-chat", partial(_rows, PERSONA_CHAT))
-CORPORA.add("pud", partial(_rows, PUD))
-CORPORA.add("tatoeba", partial(_rows, TATOEBA))
-CORPORA.add("ted", partial(_rows, TED))
-CORPORA.add("tone", partial(_rows, TONE))
+for _name, _reader in {
+    "chitchat": CHITCHAT,
+    "cocoa-mt": COCOA_MT,
+    "dialogsum": DIALOGSUM,
+    "dialogsumx": DIALOGSUMX,
+    "explore-instruct": EXPLORE_INSTRUCT,
+    "ntrex": NTREX,
+    "persona-chat": PERSONA_CHAT,
+    "pud": PUD,
+    "register": REGISTER,
+    "tatoeba": TATOEBA,
+    "ted": TED,
+    "tone": TONE,
+}.items():
+    CORPORA.add(_name, partial(_rows, _reader))

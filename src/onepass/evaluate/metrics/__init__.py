@@ -4,7 +4,7 @@ To add one: write a file with a function of (predictions, examples, task) and a 
 and import it here.
 """
 
-from onepass.evaluate.metrics import chrf, language, rouge
+from onepass.evaluate.metrics import chrf, formality, language, rouge
 from onepass.evaluate.metrics.metric import METRICS, Metric
 
-__all__ = ["METRICS", "Metric", "chrf", "language", "rouge"]
+__all__ = ["METRICS", "Metric", "chrf", "formality", "language", "rouge"]
