@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format clean
+.PHONY: help venv demo real test lint format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ venv: $(READY) ## install onepass and its pinned requirements into .venv
 
 demo: $(READY) ## compose two tasks in one pass, offline, and compare the methods (minutes)
 	$(BIN)/onepass demo
+
+real: $(READY) ## the same on pretrained bases and real text, see docs/real.md (hours; goes on where it stopped)
+	scripts/real.sh $(BASES)
 
 test: export OMP_NUM_THREADS = 1
 test: export OMP_WAIT_POLICY = passive

@@ -157,7 +157,7 @@ def _adapter_row(recipe: Recipe, part: str, counter: _Counter, model: torch.nn.M
     training, _ = training_examples(recipe, part)
     prompt, target, _ = counter.of(recipe.task(part), training[:_SAMPLE])
     assert recipe.train is not None  # or nothing is missing
-    seen = seen_examples(len(training), recipe.train.options)
+    seen = seen_examples(len(training), recipe.train.options_for(part))
     size = lora_parameters(base_shape(model), recipe.train.rank) * _NARROW
     return Work(f"adapter {part}", 0, 1, seen, seen * (prompt + target), 0, 0, size)
 
