@@ -103,6 +103,8 @@ class Recipe(BaseModel):
     max_new_tokens: PositiveInt = 128
     batch_size: PositiveInt = 64
     """Of generation; that of training is an option of the method."""
+    keep: bool = False
+    """Also keep what each method made, as a composition in the folder of its run."""
 
     @model_validator(mode="before")
     @classmethod
