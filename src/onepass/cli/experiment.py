@@ -304,6 +304,8 @@ def _judge(
     arguments = [str(folder), "--splits", split]
     if endpoint:
         arguments += ["--endpoint", endpoint, "--concurrency", str(batch_size)]
+    if not (judge or endpoint):
+        note(f"judge: {THE_JUDGE}; --judge or --endpoint names another")
     if judge or not endpoint:
         arguments += ["--judge", judge or THE_JUDGE, "--batch-size", str(batch_size)]
     if judge_model:
