@@ -256,6 +256,17 @@ def test_the_shown_recipe_is_what_is_run(
     assert made.read_text(encoding="utf-8") == ours.read_text(encoding="utf-8")
 
 
+PAGE = Path(__file__).parents[1] / "docs" / "paper.md"
+
+
+def test_the_page_has_lines_of_the_readme() -> None:
+    lines = [line.strip() for line in PAGE.read_text(encoding="utf-8").splitlines()]
+    shown = [line for line in lines if line.startswith("onepass experiment ")]
+    readme = [line.replace("python", "onepass experiment", 1) for line in LINES.values()]
+    assert shown[:2] == readme[:2]
+    assert shown[2].replace("zero_shot", "learnable_calibration_pp_merge") == readme[-1]
+
+
 RECIPES = Path(__file__).parents[1] / "recipes" / "paper"
 
 
@@ -320,7 +331,7 @@ MODULES = f"--lora_merge_modules {MAIN} {AUXILIARY}"
         (f"{BOTH} --do_predict", ["--secondary_task means nothing without", "_dataset"]),
         (
             f"{BOTH} --secondary_task_dataset tedtalks_es --do_predict",
-            ["tedtalks_es is of translate:es", "such as dialogsum_es"],
+            ["tedtalks_es is of translate:es", "as dialogsum_es for dialogsum"],
         ),
         (
             f"{BOTH} --secondary_task_dataset dialogsum_witty --do_predict",
@@ -376,7 +387,10 @@ MODULES = f"--lora_merge_modules {MAIN} {AUXILIARY}"
             ["--merge_datasets dialogsum_fr", "dialogsum_es"],
         ),
         (f"{PAIRED} --gradient_accumulation_steps 4 --do_predict", ["nothing is trained"]),
-        (f"{PAIRED} --do_predict --batch_size 2", ["--batch_size is for the judge", "--stage"]),
+        (
+            f"{PAIRED} --do_predict --batch_size 2",
+            ["--batch_size is for the judge", "--stage asks for"],
+        ),
         (f"{RUN} --dataset dialogsum --do_predict --root nowhere", ["no stored model"]),
         (f"{RUN} --dataset dialogsum --stored_model_name ../x --do_train", ["'../x'", "letters"]),
         (f"{RUN} --stage test", ["--model_name_or_path is not for the judge"]),

@@ -33,6 +33,7 @@ from onepass.core.files import atomic_folder, read_jsonl, write_json, write_json
 from onepass.core.registry import unknown
 from onepass.methods import METHODS
 from onepass.methods.multi_step import PROMPT_STYLES
+from onepass.tasks.corpus import SPLITS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SECONDARY = {"translation": "translate", "tone": "tone", "tone_adjustment": "tone"}
@@ -49,7 +50,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lc++": {"epochs": 1, "rank": 4},
 }
 """As in recipes/paper."""
-_EXAMPLE = {"translate": "es", "tone": "witty"}
 NEEDS = {
     "secondary_task": "secondary_task_dataset",
     "secondary_task_dataset": "secondary_task",
@@ -106,14 +106,16 @@ class Flags:
 class Experiment:
     """A recipe's `text`, what is still `missing` for it to run, and where its results go.
 
-    trains: the stored model that it trains. composes: the stored model that is made of what the
-    method gives. tests: whether anything is tested.
+    remark: what there is to say of its data, "" if nothing. trains: the stored model that it
+    trains. composes: the stored model that is made of what the method gives. tests: whether
+    anything is tested.
     """
 
     name: str
     root: Path
     text: str
     missing: tuple[str, ...]
+    remark: str
     trains: Path | None
     composes: Path | None
     tests: bool
@@ -184,6 +186,9 @@ def translate(flags: Flags, root: Path, changes: tuple[str, ...] = ()) -> Experi
         root,
         f"# onepass experiment {flags}\n{text}",
         tuple(missing),
+        f"reading the public copy of {asked.name}; {root / 'data' / asked.name} would come first"
+        if corpus == asked.kind
+        else "",
         trains,
         root / "stored_models" / composes if composes else None,
         bool(tested) or method == "joint-expert",
@@ -225,11 +230,11 @@ def keep_results(found: Experiment) -> list[dict[str, Any]]:
         for run in runs
         for _, row in read_jsonl(found.folder / run.cell.place / PREDICTIONS)
     ]
-    for split in recipe.splits:
-        of_split = [
-            {k: v for k, v in r.items() if k != "split"} for r in rows if r["split"] == split
-        ]
-        write_jsonl(found.root / "predictions" / found.name / f"{split}.jsonl", of_split)
+    for split in {*recipe.splits, *SPLITS}:
+        place = found.root / "predictions" / found.name / f"{split}.jsonl"
+        place.unlink(missing_ok=True)  # of an earlier experiment of this name
+        if split in recipe.splits:
+            write_jsonl(place, [_without_split(row) for row in rows if row["split"] == split])
     if found.composes:
         made = found.folder / runs[0].cell.place / COMPOSITION
         if runs[0].method == "joint-expert":
@@ -237,6 +242,10 @@ def keep_results(found: Experiment) -> list[dict[str, Any]]:
         with atomic_folder(found.composes) as temporary:
             shutil.copytree(made, temporary, dirs_exist_ok=True)
     return results
+
+
+def _without_split(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "split"}
 
 
 def _check(flags: Flags) -> None:
@@ -307,7 +316,7 @@ def _asked(flags: Flags) -> DataSet:
         if not asked.task.startswith(f"{main.task}+{kind}:"):
             raise OnepassError(
                 f"--secondary_task_dataset {pair} is of {asked.task}, not of {main.task} and "
-                f"{flags.secondary_task}; give one such as {main.name}_{_EXAMPLE[kind]}"
+                f"{flags.secondary_task}; give one of both, as dialogsum_es for dialogsum"
             )
     for name in flags.merge_datasets:
         if flags.merge_datasets != (pair,):

@@ -19,11 +19,14 @@ STAGES = {"test": "test", "valid": "validation"}
 THE_JUDGE = "meta-llama/Llama-3.1-70B-Instruct"
 _MERGE, _STEPS, _DONE, _JUDGING = "Merging", "Several steps", "What is done", "The judge"
 _OURS = "Not of the paper's program"
-_JUDGES = ("experiment_name", "batch_size", "stage", "judge", "endpoint", "judge_model", "root")
+_OF_JUDGE = ("stage", "batch_size", "judge", "endpoint", "judge_model")
 
 
 def experiment(
     ctx: typer.Context,
+    experiment_name: Annotated[
+        str, typer.Option("--experiment_name", help="Of the output, predictions and logs.")
+    ],
     program: Annotated[
         str | None,
         typer.Argument(
@@ -32,9 +35,6 @@ def experiment(
             show_default=False,
         ),
     ] = None,
-    experiment_name: Annotated[
-        str, typer.Option("--experiment_name", help="Of the output, predictions and logs.")
-    ] = ...,  # type: ignore[assignment]
     model_name_or_path: Annotated[
         str, typer.Option("--model_name_or_path", help="The base, as for other commands.")
     ] = "",
@@ -219,12 +219,12 @@ def experiment(
         raise OnepassError(f"{program!r} is neither {RUN} nor {JUDGE}; give one, or leave it out")
     judging = stage is not None if program is None else program == JUDGE
     if judging:
-        foreign = [name for name in given if name not in (*_JUDGES, "program")]
+        ours = (*_OF_JUDGE, "program", "experiment_name", "root")
+        foreign = [name for name in given if name not in ours]
         o.refuse(ctx, foreign, f"is not for the judge ({JUDGE}), which --stage asks for")
         _judge(root / "output" / experiment_name, stage, batch_size, judge, endpoint, judge_model)
         return
-    foreign = [name for name in _JUDGES[1:-1] if name in given]
-    o.refuse(ctx, foreign, "is for the judge; add --stage test, too")
+    o.refuse(ctx, _OF_JUDGE, f"is for the judge ({JUDGE}), which --stage asks for")
     for name in ("model_name_or_path", "dataset"):
         if not ctx.params[name]:
             raise OnepassError(f"--{name} is missing")
@@ -257,9 +257,16 @@ def _run(found: "Experiment", command: str, workers: int | None) -> None:
             file.flush()
 
         log(command)
+        if found.remark:
+            note(found.remark)
+            log(found.remark)
         if found.trains and found.trains.is_dir():
             note(f"{found.trains} is there already and is not trained again")
-        follow(bench, workers, not found.tests, log)
+        try:
+            follow(bench, workers, not found.tests, log)
+        except OnepassError as error:
+            log(f"error: {error}")
+            raise
         for place in filter(None, (found.trains, found.composes if found.tests else None)):
             log(f"stored model: {place}")
         if not found.tests:
