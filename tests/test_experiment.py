@@ -466,6 +466,8 @@ def test_where_data_are(tmp_path: Path) -> None:
     assert at("dialogsum") == str(tmp_path / "dialogsum.jsonl")
     write_rows(tmp_path / "dialogsum.jsonl", [{"dialogue": "A: Hi.", "summary": "A greets."}])
     assert at("dialogsum") == f"dialogsum:{tmp_path / 'dialogsum.jsonl'}"
+    write_rows(tmp_path / "dialogsum_fr.jsonl", [{"dialogue": "A: Hi.", "summary_fr": "A salue."}])
+    assert at("dialogsum_fr") == f"dialogsumx:{tmp_path / 'dialogsum_fr.jsonl'}"
     write_rows(tmp_path / "tones.jsonl", [{"text": "Hi.", "witty": "Ahoy."}])
     assert at("tone_witty") == f"tone:{tmp_path / 'tones.jsonl'}"
 

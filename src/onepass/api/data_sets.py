@@ -101,5 +101,7 @@ def _has_splits(folder: Path) -> bool:
 def _in_layout(place: Path, kind: str) -> str:
     """The corpus at a place: in the public layout `kind`, unless its rows have an "input"."""
     files = named_files(place) if place.is_dir() else [place]
-    first = next(records(files[0], quoted=kind != "ted"))[1] if files and kind else {}
+    first = next(records(files[0], quoted=kind != "ted"))[1] if files else {}
+    if not kind and any(name.startswith("summary_") for name in first):
+        kind = "dialogsumx"
     return f"{kind}:{place}" if kind and "input" not in first else str(place)
