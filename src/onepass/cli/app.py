@@ -58,6 +58,7 @@ COMMANDS = (
     Entry("pack", MAKE, "Write, or verify, the set of files that a device holds."),
     Entry("score", COMPARE, "Score stored predictions."),
     Entry("bench", COMPARE, "Run the cells of a recipe that are not yet done."),
+    Entry("experiment", COMPARE, "Run a command line of the paper's program, as it stands."),
     Entry("judge", COMPARE, "Have a language model judge the predictions of finished runs."),
     Entry("report", COMPARE, "Print the tables of finished runs."),
     Entry("cost", COMPARE, "Count the parameters and bytes of each method for a model."),

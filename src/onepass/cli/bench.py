@@ -14,6 +14,7 @@ from onepass.cli.plan import print_plan
 
 if TYPE_CHECKING:
     from onepass.adapters.adapter import Adapter
+    from onepass.api.benching import Bench
     from onepass.comparison.workers import Event
 
 FAILED = 1
@@ -80,50 +81,72 @@ def bench(
           --out runs/model
     """
     from onepass.api.benching import default_workers, open_bench
-    from onepass.model.load import check_loadable
 
     found = open_bench(recipe, out, only=only or (), redo=redo or (), changes=changes or ())
+    if plan_only:
+        count = default_workers(found.recipe.device) if workers is None else workers
+        print_plan(found.recipe, found.folder, found.plan(), only or (), flops, max(count, 1))
+        return
+    follow(found, workers)
+    say(f"done; see them with: onepass report {found.folder}")
+
+
+def say(message: str, style: str = "") -> None:
+    """Print a line of progress."""
+    Console(stderr=True).print(message, style=style, markup=False, soft_wrap=True)
+
+
+def follow(
+    found: "Bench",
+    workers: int | None,
+    only_train: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Run a bench and show how it goes; leave with `FAILED` if a job failed.
+
+    only_train: the adapters that are missing, and no cell. log: is called with each line shown.
+    """
+    from onepass.model.load import check_loadable
+
     wanted, folder = found.recipe, found.folder
     console = Console(stderr=True)
-    if workers is None:
-        workers = default_workers(wanted.device)
-    if plan_only:
-        print_plan(wanted, folder, found.plan(), only or (), flops, max(workers, 1))
-        return
+
+    def tell(message: str, style: str = "") -> None:
+        console.print(message, style=style, markup=False, soft_wrap=True)
+        log(message)
+
     check_loadable(wanted.base, wanted.device, wanted.dtype, wanted.quantization)
 
     def trained(task: str, adapter: "Adapter") -> None:
         loss = adapter.card["validation_loss"]
         validated = "" if loss is None else f", validation loss {loss:.4f} nats per token"
-        console.print(f"adapter {task}: {adapter.card['steps']} steps{validated}", soft_wrap=True)
+        tell(f"adapter {task}: {adapter.card['steps']} steps{validated}")
 
     try:
         if untrained := found.untrained():
-            console.print(
-                f"{wanted.name}: training adapters first, for {', '.join(untrained)}",
-                soft_wrap=True,
-            )
+            tell(f"{wanted.name}: training adapters first, for {', '.join(untrained)}")
             found.train(trained)
+        if only_train:
+            return
         plan = found.plan()
-        console.print(
-            f"{wanted.name}: {plan.cells} cells, {plan.done} of them done already", soft_wrap=True
-        )
+        tell(f"{wanted.name}: {plan.cells} cells, {plan.done} of them done already")
         if plan.changed:
-            console.print(plan.changed, style="yellow", markup=False, soft_wrap=True)
-        with _following(plan.cells, plan.done, console) as on_event:
+            tell(plan.changed, "yellow")
+        with _following(plan.cells, plan.done, console, tell) as on_event:
             failures = found.run(plan, workers, on_event)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from here ({folder})") from None
     for failure in failures:
-        console.print(f"failed: {failure.job.title}: {failure.message}", markup=False)
+        tell(f"failed: {failure.job.title}: {failure.message}")
     if failures:
-        console.print(f"{len(failures)} jobs failed; details are in {folder / '.failures'}")
+        tell(f"{len(failures)} jobs failed; details are in {folder / '.failures'}")
         raise typer.Exit(FAILED)
-    console.print(f"done; see them with: onepass report {folder}", soft_wrap=True)
 
 
 @contextmanager
-def _following(total: int, done: int, console: Console) -> "Iterator[Callable[[Event], None]]":
+def _following(
+    total: int, done: int, console: Console, tell: Callable[[str], None]
+) -> "Iterator[Callable[[Event], None]]":
     """Show the progress while the block lasts; yields what takes the events."""
     from onepass.comparison.workers import Failed, Finished, Progressed, Started
     from onepass.model.progress import progress_bar
@@ -144,10 +167,10 @@ def _following(total: int, done: int, console: Console) -> "Iterator[Callable[[E
                     done += cells
                     speed = f", {tokens / seconds:.0f} tokens/s" if seconds else ""
                     said = f"{cells} cells" if cells > 1 else "done" if cells else "done elsewhere"
-                    console.print(f"{job.title}: {said}{speed}", markup=False, highlight=False)
+                    tell(f"{job.title}: {said}{speed}")
                 case Failed(job, message, _):
                     running -= Counter([job.title])
-                    console.print(f"{job.title}: failed, {message}", markup=False)
+                    tell(f"{job.title}: failed, {message}")
             rate = outputs / max(time.monotonic() - began, 1e-9)
             update(done, f"{rate:.1f} outputs/s, running: {', '.join(running)}")
 

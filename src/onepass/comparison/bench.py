@@ -40,7 +40,7 @@ def make_plan(
     for job in asked:
         again = job.method in redo
         runs = {
-            cell: done_run(cell, fingerprint(recipe, cell, job), folder, again)
+            cell: done_run(cell, fingerprint(recipe, cell, job), folder, again, recipe.keep)
             for cell in job.cells
         }
         done += [run for run in runs.values() if run]

@@ -61,7 +61,9 @@ def do_job(
         todo = {
             cell: mark
             for cell in job.cells
-            if not done_run(cell, mark := fingerprint(recipe, cell, job), folder, job.redo)
+            if not done_run(
+                cell, mark := fingerprint(recipe, cell, job), folder, job.redo, recipe.keep
+            )
         }
         if not ours or not todo:
             return Tally(0, 0, 0.0)
@@ -76,7 +78,8 @@ def do_job(
             made, predictions = _test(
                 cell, composition, setting, recipe, mark, len(job.together), built_in, on_output
             )
-            save_run(made, predictions, folder, composition.history)
+            kept = composition if recipe.keep else None
+            save_run(made, predictions, folder, composition.history, kept)
             cells += 1
             tokens += sum(result.tokens for result in made.splits.values())
             seconds += made.seconds["generate"]

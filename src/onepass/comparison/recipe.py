@@ -113,6 +113,8 @@ class Recipe(BaseModel):
     splits: list[Name] = Field(default=["test"], min_length=1)
     """The first is what the report is about; later ones are reported apart."""
     seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
+    keep: bool = False
+    """Also keep what each method made, as a composition in the folder of its run."""
     metrics: list[str] | None = None
     """Default: every metric that applies."""
     max_new_tokens: PositiveInt = 128

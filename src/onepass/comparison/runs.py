@@ -4,6 +4,7 @@ DIR/recipe.yaml                                    the recipe, as it was written
 DIR/<method>/<task>/<examples>-<seed>/run.json     scores, cost, seconds, environment
 DIR/<method>/<task>/<examples>-<seed>/predictions.jsonl   {"split", "id", "prediction"}
 DIR/<method>/<task>/<examples>-<seed>/history.json losses of its training, if it had one
+DIR/<method>/<task>/<examples>-<seed>/composition/ what was tested, if the recipe says `keep`
 DIR/.state/                                        trainings in flight; safe to remove
 DIR/.failures/                                     why a cell failed, until it succeeds
 """
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from onepass.adapters.composition import Composition, save_composition
 from onepass.adapters.history import HISTORY, History, write_history
 from onepass.comparison.cells import Cell
 from onepass.comparison.recipe import Recipe, parse_recipe
@@ -30,6 +32,7 @@ from onepass.core.files import (
 from onepass.methods import METHODS
 
 RECIPE, RUN, PREDICTIONS = "recipe.yaml", "run.json", "predictions.jsonl"
+COMPOSITION = "composition"
 STATE, FAILURES = ".state", ".failures"
 CODE = "method_code"
 """In a run's environment: `Method.code` when it was made. Older runs lack it."""
@@ -115,12 +118,18 @@ def save_run(
     predictions: Sequence[Mapping[str, str]],
     folder: Path,
     history: History | None = None,
+    composition: Composition | None = None,
 ) -> None:
-    """Put a run in its place below `folder`, replacing what was there."""
+    """Put a run in its place below `folder`, replacing what was there.
+
+    composition: what was tested, if it is to be kept.
+    """
     with atomic_folder(folder / run.cell.place) as temporary:
         write_json(temporary / RUN, run.model_dump(mode="json"))
         write_jsonl(temporary / PREDICTIONS, [dict(row) for row in predictions])
         write_history(history, temporary / HISTORY)
+        if composition is not None:
+            save_composition(composition, temporary / COMPOSITION)
 
 
 def load_run(path: Path) -> Run:
@@ -134,13 +143,16 @@ def load_run(path: Path) -> Run:
         ) from error
 
 
-def done_run(cell: Cell, fingerprint: str, folder: Path, redo: bool = False) -> Run | None:
+def done_run(
+    cell: Cell, fingerprint: str, folder: Path, redo: bool = False, keep: bool = False
+) -> Run | None:
     """The cell's run of this very fingerprint; None where none can be read.
 
     redo: nor one that may have been made by other code of its method than there is now.
+    keep: nor one whose composition was not kept.
     """
     path = folder / cell.place / RUN
-    if not path.is_file():
+    if not path.is_file() or (keep and not (folder / cell.place / COMPOSITION).is_dir()):
         return None
     try:
         run = load_run(path)

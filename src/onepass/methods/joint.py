@@ -17,13 +17,15 @@ from onepass.model.training.adapter import train_adapter
 )
 def joint_expert(setting: Setting) -> Composition:
     """`rank` defaults to that of the first task adapter, so that the two are equally large."""
-    first = next(iter(setting.parts()[0].modules.values()))
+    rank = setting.option("rank", None)
+    if rank is None:
+        rank = next(iter(setting.parts()[0].modules.values())).rank
     adapter = train_adapter(
         setting.base,
         setting.task,
         setting.train,
         setting.validation,
-        rank=int(setting.option("rank", first.rank)),
+        rank=int(rank),
         alpha=setting.option("alpha", None),
         options=setting.train_options(),
         state_dir=setting.state_dir,
