@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from onepass.cli.plan import print_plan
+from onepass.cli.show import note
 
 if TYPE_CHECKING:
     from onepass.adapters.adapter import Adapter
@@ -89,6 +90,8 @@ def bench(
         workers = default_workers(wanted.device)
     if plan_only:
         print_plan(wanted, folder, found.plan(), only or (), flops, max(workers, 1))
+        if shared := found.overlap():
+            note(shared)
         return
     check_loadable(wanted.base, wanted.device, wanted.dtype, wanted.quantization)
 
@@ -97,6 +100,8 @@ def bench(
         validated = "" if loss is None else f", validation loss {loss:.4f} nats per token"
         console.print(f"adapter {task}: {adapter.card['steps']} steps{validated}", soft_wrap=True)
 
+    if shared := found.overlap():
+        console.print(shared, style="yellow", markup=False, soft_wrap=True)
     try:
         if untrained := found.untrained():
             console.print(
