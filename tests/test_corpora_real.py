@@ -183,6 +183,22 @@ def test_a_folder_without_a_test_file_tests_on_its_dev_file(tmp_path: Path) -> N
     assert [len(whole[split]) for split in SPLITS] == [37 - 13, 13, 1]
 
 
+def test_describing_a_corpus_says_where_its_splits_come_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dialogsumx(tmp_path)
+    told = onepass(capsys, "data", "describe", f"dialogsumx:{tmp_path}").succeeded().out
+    for line in (
+        "train is 90 % of the train rows, by a hash of the input",
+        "validation is 10 % of the train rows, by a hash of the input",
+        "test is the validation rows",
+    ):
+        assert line in told.splitlines()
+    write_jsonl(tmp_path / "test.jsonl", [{"dialogue": "?", "summary_en": "e"}])
+    told = onepass(capsys, "data", "describe", f"dialogsumx:{tmp_path}").succeeded().out
+    assert " is " not in "".join(line for line in told.splitlines() if line.startswith("train"))
+
+
 def test_a_folder_of_train_rows_alone_gives_some_for_validation(tmp_path: Path) -> None:
     dialogsumx(tmp_path)
     (tmp_path / "dev.jsonl").unlink()
