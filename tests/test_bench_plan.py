@@ -17,7 +17,8 @@ from onepass.comparison.adapters import missing, train_missing, with_places
 from onepass.comparison.bench import make_plan
 from onepass.comparison.changes import changed_text
 from onepass.comparison.estimate import estimate
-from onepass.comparison.materials import fingerprint
+from onepass.comparison.materials import corpus_examples, fingerprint
+from onepass.comparison.overlap import overlap
 from onepass.comparison.recipe import Recipe, corpus_for, load_recipe, parse_recipe, recipe_from
 from onepass.comparison.runs import load_run
 from onepass.core.errors import OnepassError
@@ -324,6 +325,35 @@ def test_a_plan_learns_from_the_runs_that_are_done(
     done = bench(capsys, recipe, out, "--plan").succeeded()
     assert "linear" not in done.out
     assert "3 cells, 1 of them done" in done.err
+
+
+def test_what_is_trained_on_and_tested_on_is_told(
+    untrained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, few = untrained.parent / "runs", ("--only", "linear", "lc")
+    assert "trained on" not in bench(capsys, untrained, runs, "--plan").succeeded().err
+    test = (untrained.parent / "data" / "test.jsonl").read_text().splitlines()
+
+    def told(train: list[str]) -> str:
+        (untrained.parent / "data" / "train.jsonl").write_text("\n".join(train))
+        corpus_examples.cache_clear()
+        return overlap(with_places(load_recipe(untrained), runs), ("linear", "lc"))
+
+    train = (untrained.parent / "data" / "train.jsonl").read_text().splitlines()
+    assert told(train) == ""
+    rows = [{**json.loads(line), "id": f"again-{n}"} for n, line in enumerate(test[:4])]
+    mixed = train[4:] + [json.dumps(row) for row in rows]
+    found = told(mixed)
+    for word in ("Tested on what is trained on: 4 of the 6 inputs", TASK, "adapter summarize"):
+        assert word in found
+    # The first eight examples, those of lc, have none of them.
+    assert f"the training examples of {TASK}" not in found
+    assert f"4 of the 6 inputs of {TASK}, test, are in the training examples of {TASK}" in told(
+        mixed[::-1]
+    )
+    done = bench(capsys, untrained, runs, "--plan", *few).succeeded()
+    assert "Tested on what is trained on: 4 of the 6" in done.err
+    corpus_examples.cache_clear()
 
 
 def test_a_recipe_without_its_corpus_is_refused_before_anything_is_trained(

@@ -37,8 +37,8 @@ def splits_of(corpus: Any, wanted: Task) -> dict[str, list[Example]]:
     return {split: corpus.examples(wanted, split) for split in corpus.splits()}
 
 
-def keys(examples: list[Example]) -> set[str]:
-    return {e.input for e in examples} | {str(e.meta.get("group", e.input)) for e in examples}
+def inputs(examples: list[Example]) -> set[str]:
+    return {e.input for e in examples}
 
 
 def overlaps(splits: dict[str, list[Example]]) -> int:
@@ -183,12 +183,28 @@ def test_a_folder_without_a_test_file_tests_on_its_dev_file(tmp_path: Path) -> N
     assert [len(whole[split]) for split in SPLITS] == [37 - 13, 13, 1]
 
 
+def test_describing_a_corpus_says_where_its_splits_come_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dialogsumx(tmp_path)
+    told = onepass(capsys, "data", "describe", f"dialogsumx:{tmp_path}").succeeded().out
+    for line in (
+        "train is 90 % of the train rows, by a hash of the input",
+        "validation is 10 % of the train rows, by a hash of the input",
+        "test is the validation rows",
+    ):
+        assert line in told.splitlines()
+    write_jsonl(tmp_path / "test.jsonl", [{"dialogue": "?", "summary_en": "e"}])
+    told = onepass(capsys, "data", "describe", f"dialogsumx:{tmp_path}").succeeded().out
+    assert " is " not in "".join(line for line in told.splitlines() if line.startswith("train"))
+
+
 def test_a_folder_of_train_rows_alone_gives_some_for_validation(tmp_path: Path) -> None:
     dialogsumx(tmp_path)
     (tmp_path / "dev.jsonl").unlink()
     corpus = load_corpus(f"dialogsumx:{tmp_path}")
     splits = splits_of(corpus, task("summarize"))
-    assert {split: len(keys(examples)) for split, examples in splits.items()} == {
+    assert {split: len(inputs(examples)) for split, examples in splits.items()} == {
         "train": 34,
         "validation": 3,
     }
@@ -218,8 +234,8 @@ def test_a_sentence_has_one_split_in_all_languages(tmp_path: Path) -> None:
     ntrex(tmp_path)
     corpus = load_corpus(f"ntrex:{tmp_path}")
     spanish, french = (splits_of(corpus, task(f"translate:{x}")) for x in ("es", "fr"))
-    assert {x: keys(found) for x, found in spanish.items()} == {
-        x: keys(found) for x, found in french.items()
+    assert {x: inputs(found) for x, found in spanish.items()} == {
+        x: inputs(found) for x, found in french.items()
     }
     alone = load_corpus(f"ntrex:{tmp_path / 'fr.jsonl'}")
     assert splits_of(alone, task("translate:fr")) == french
@@ -398,7 +414,7 @@ class TestSeveralCorporaAreOne:
         # Of the rows of one's own those that Tatoeba validates and tests on are left out.
         mine = [e for e in splits["train"] if e.id.startswith("mine/")]
         held_out = [e for split in SPLITS[1:] for e in splits[split]]
-        assert len(mine) == 40 - len(keys(held_out) & {row["input"] for row in rows})
+        assert len(mine) == 40 - len(inputs(held_out) & {row["input"] for row in rows})
         assert not any(e.id.startswith("mine/") for e in held_out)
 
     def test_two_of_one_kind_have_different_ids(self, tmp_path: Path) -> None:

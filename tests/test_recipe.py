@@ -1,16 +1,19 @@
 """Recipes: what a good one means, and what a bad one is told."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from onepass.comparison.changes import changed_text
 from onepass.comparison.materials import train_examples
-from onepass.comparison.recipe import Recipe, load_recipe, recipe_from
+from onepass.comparison.recipe import Recipe, load_recipe, parse_recipe, recipe_from
 from onepass.core.errors import OnepassError
 from onepass.methods import METHODS
 from onepass.tasks.benchmark import COMPOSITIONAL_TASKS
+from onepass.tasks.book import read_tasks
 
+REAL_TASKS = Path(__file__).parent.parent / "recipes" / "real" / "tasks.yaml"
 SHIPPED = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
 
@@ -141,3 +144,29 @@ adapters: {title: a, "translate:it": a}
     ]  # fmt: skip
     with pytest.raises(OnepassError, match="field tasks: task 1: 'reply' is the benchmark's"):
         recipe_from("name: x\ntasks: [{name: reply, instruction: Hi.}]", tmp_path / "x.yaml")
+
+
+def test_a_recipe_takes_tasks_from_a_file(tmp_path: Path) -> None:
+    shutil.copy(REAL_TASKS, tmp_path / "tasks.yaml")
+    task = "translate:de+tone:formal"
+    (tmp_path / "in").mkdir()
+    text = f"name: n\ntasks_from: ../tasks.yaml\ntasks: [{task}]\n"
+    recipe = load_recipe(written(tmp_path / "in", text))
+    assert recipe.tasks == [task]
+    assert recipe.task(task) == read_tasks(REAL_TASKS).parse(task)
+    wanted = "Translate the text into German in a formal register."
+    assert recipe.task(task).instruction == wanted
+    # What a folder of runs keeps of a recipe needs no other file.
+    kept = changed_text(text, tmp_path / "in" / "mine.yaml", [])
+    assert parse_recipe(kept, Path("elsewhere.yaml")) == recipe
+    both = "tasks: [{name: t, instruction: T.}, t+tone:informal]\ntasks_from: tasks.yaml\nname: n"
+    assert load_recipe(written(tmp_path, both)).task("t+tone:informal").parts[0].name == "t"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("[a]", "field tasks_from: write the name"), ("none.yaml", "none.yaml")],
+)
+def test_a_file_of_tasks_that_is_none_is_told(tmp_path: Path, value: str, words: str) -> None:
+    with pytest.raises(OnepassError, match=words):
+        load_recipe(written(tmp_path, f"name: n\ntasks_from: {value}"))

@@ -13,6 +13,7 @@ from onepass.comparison.adapters import missing, train_missing, with_places
 from onepass.comparison.bench import Plan, make_plan, run_bench
 from onepass.comparison.cells import methods_like
 from onepass.comparison.changes import changed_text
+from onepass.comparison.overlap import overlap
 from onepass.comparison.recipe import Recipe, recipe_from
 from onepass.comparison.report import Report, make_report
 from onepass.comparison.runs import open_folder
@@ -35,6 +36,10 @@ class Bench:
     def plan(self) -> Plan:
         """What there is to do; reads all examples that will be needed."""
         return make_plan(self.recipe, self.folder, self.only, self.again)
+
+    def overlap(self) -> str:
+        """What there is to say of inputs that are both trained and tested on; reads them."""
+        return overlap(self.recipe, self.only)
 
     def untrained(self) -> list[str]:
         """The single tasks whose adapters are to be trained first."""

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from onepass.cli.plan import print_plan
+from onepass.cli.show import note
 
 if TYPE_CHECKING:
     from onepass.adapters.adapter import Adapter
@@ -86,6 +87,8 @@ def bench(
     if plan_only:
         count = default_workers(found.recipe.device) if workers is None else workers
         print_plan(found.recipe, found.folder, found.plan(), only or (), flops, max(count, 1))
+        if shared := found.overlap():
+            note(shared)
         return
     follow(found, workers)
     say(f"done; see them with: onepass report {found.folder}")
@@ -122,6 +125,8 @@ def follow(
         validated = "" if loss is None else f", validation loss {loss:.4f} nats per token"
         tell(f"adapter {task}: {adapter.card['steps']} steps{validated}")
 
+    if shared := found.overlap():
+        tell(shared, "yellow")
     try:
         if untrained := found.untrained():
             tell(f"{wanted.name}: training adapters first, for {', '.join(untrained)}")

@@ -18,8 +18,8 @@ def data_describe(
         str,
         typer.Argument(
             metavar="DATA",
-            help="A file, a folder, hub:OWNER/NAME, or a corpus: dialogsum, persona-chat, ted, "
-            "tone or smalltown; or NAME:PATH.",
+            help="A file, a folder, hub:OWNER/NAME, or a public corpus, as NAME or NAME:PATH; see "
+            "docs/data.md.",
         ),
     ],
     columns: Columns = None,
@@ -30,9 +30,10 @@ def data_describe(
 
     Lengths are in tokens of --model, without the prompt around the input. Languages are guesses,
     from up to 1,000 texts. Of a public corpus its licence, citation and sizes are shown, and of
-    files at a path whether each is upstream's by its sha256. A row that cannot be read, or an id
-    that stands twice, is an error. Only data on the hub are downloaded, and only if you give
-    hub:OWNER/NAME or NAME:hub:OWNER/NAME.
+    files at a path whether each is upstream's by its sha256. Splits that are made here are shown
+    with the rows they are made of. A row that cannot be read, or an id that stands twice, is an
+    error. Only data on the hub are downloaded, and only if you give hub:OWNER/NAME or
+    NAME:hub:OWNER/NAME.
 
     \b
     Examples:
@@ -75,7 +76,8 @@ def data_describe(
     print_table(("split", "rows", "examples", "rows upstream"), splits)
     if list(found.parts.values()) != [f"the {split} rows" for split in found.parts]:
         typer.echo()
-        print_table(("split as used", "rows"), list(found.parts.items()))
+        for split, rows in found.parts.items():
+            typer.echo(f"{split} is {rows}")
     if not found.lengths:
         return
     typer.echo()

@@ -6,11 +6,11 @@ from typing import Any
 
 import yaml
 
-from onepass.comparison.recipe import recipe_fields
+from onepass.comparison.recipe import recipe_fields, with_tasks_from
 from onepass.core.errors import OnepassError
 from onepass.tasks.corpus import CORPORA
 
-_PATHS = ("base", "corpus", "adapters")
+_PATHS = ("base", "corpus", "adapters", "tasks_from")
 """Fields that hold paths, also where they are inside another."""
 
 
@@ -18,11 +18,12 @@ def changed_text(text: str, path: Path, changes: Sequence[str]) -> str:
     """A recipe's text with some fields set: FIELD=VALUE, or FIELD.KEY=VALUE for what is inside.
 
     A VALUE is YAML; paths in it are relative to where the command is run, and become absolute.
-    Without changes the text is returned as it is, comments and all.
+    The tasks of a file of `tasks_from` are put in its place, for the text will be read from another
+    folder. Where nothing changes the text is returned as it is, comments and all.
     """
-    if not changes:
-        return text
     data = recipe_fields(text, path)
+    if not changes and "tasks_from" not in data:
+        return text
     for change in changes:
         place, equals, value = change.partition("=")
         keys = place.split(".")
@@ -40,7 +41,7 @@ def changed_text(text: str, path: Path, changes: Sequence[str]) -> str:
                 raise OnepassError(f"--set {change}: {outer} is {inside!r:.60}, with no fields")
         path_field = next((key for key in keys if key in _PATHS), None)
         inside[keys[-1]] = _from_here(new, path_field) if path_field else new
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(with_tasks_from(data, path), sort_keys=False, allow_unicode=True)
 
 
 def _from_here(value: Any, field: str) -> Any:

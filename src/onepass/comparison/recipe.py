@@ -31,7 +31,7 @@ from onepass.model.assets import embedded_adapter
 from onepass.model.quantized import QUANTIZATIONS
 from onepass.model.training.options import TrainOptions
 from onepass.tasks.benchmark import COMPOSITIONAL_TASKS
-from onepass.tasks.book import Tasks, parse_yaml
+from onepass.tasks.book import Tasks, parse_yaml, read_tasks
 from onepass.tasks.corpus import corpus_seen_from
 from onepass.tasks.task import Task, slug
 
@@ -253,7 +253,7 @@ def recipe_from(text: str, path: Path) -> Recipe:
 
 def parse_recipe(text: str, path: Path) -> Recipe:
     """The recipe a text holds, its paths as they are written; `path` is named in errors."""
-    data = recipe_fields(text, path)
+    data = with_tasks_from(recipe_fields(text, path), path)
     for field in data:
         if field not in Recipe.model_fields or field == "declared":
             raise OnepassError(f"{path}: {unknown('field', str(field), list(Recipe.model_fields))}")
@@ -274,6 +274,23 @@ def recipe_fields(text: str, path: Path) -> dict[Any, Any]:
     if not isinstance(data, dict):
         raise OnepassError(f"{path}: a recipe is fields with values; write at least a name")
     return data
+
+
+def with_tasks_from(data: dict[Any, Any], path: Path) -> dict[Any, Any]:
+    """The fields, with the tasks of the file that `tasks_from` names declared among `tasks`."""
+    if "tasks_from" not in data:
+        return data
+    rest = {field: value for field, value in data.items() if field != "tasks_from"}
+    file = data["tasks_from"]
+    if not isinstance(file, str):
+        raise OnepassError(f"{path}, field tasks_from: write the name of a file, found {file!r}")
+    declared = read_tasks(path.resolve().parent / Path(file).expanduser()).declared()
+    named = rest.get("tasks", "all")
+    if named == "all":
+        named = list(COMPOSITIONAL_TASKS)
+    if isinstance(named, list):  # what else it may be is refused where it is checked
+        rest["tasks"] = [*(task.to_json() for task in declared), *named]
+    return rest
 
 
 def _check_field(field: str, data: dict[Any, Any], path: Path) -> None:
