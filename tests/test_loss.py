@@ -1,6 +1,8 @@
 """The loss in chunks is the loss of all logits at once, for every base it stands in for."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,17 @@ from onepass.model import tokens
 from onepass.model.load import Base
 from onepass.model.loss import Head, frozen_head, head_loss
 from onepass.model.tokens import IGNORE, target_loss
+from onepass.model.training import adapter, calibration, objective
+from onepass.model.training.adapter import train_adapter
 from onepass.model.training.calibration import train_calibration
 from onepass.model.training.options import TrainOptions
 from onepass.tasks.book import parse_task
 from onepass.tasks.example import Example
 
 WORDS = 37
+QUICK = TrainOptions(
+    learning_rate=0.02, max_steps=6, batch_size=4, eval_every=2, precision="float32"
+)
 TEXT = CONFIGS["gemma3-text"][1]
 TASK = "summarize+translate:es"
 
@@ -181,33 +188,80 @@ def merge(make_adapter: MakeAdapter) -> Pass:
     return Pass(parse_task(TASK), (Weighted(one, 0.5), Weighted(two, 0.5)))
 
 
-def test_training_in_chunks_learns_the_same_and_resumes_exactly(
+def trained(base: Base, merge: Pass, examples: list[Example], **more: Any) -> dict[str, Tensor]:
+    """A calibration, and an adapter, each trained for some steps: its tensors by name."""
+    given: dict[str, Any] = {"options": QUICK, "progress": False, **more}
+    found = train_calibration(base, [merge], [examples[:8]], [examples[8:]], **given)
+    lora = train_adapter(base, merge.task, examples[:8], examples[8:], rank=2, **given)
+    return {
+        **{f"{p}.{n}": t for p, parts in found.tensors.items() for n, t in parts.items()},
+        **{f"{path}.up": factors.up for path, factors in lora.modules.items()},
+    }
+
+
+def test_training_in_chunks_and_parts_learns_the_same(
+    base: Base, merge: Pass, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = trained(base, merge, examples)
+    monkeypatch.setattr(tokens, "CHUNK", 1)
+    monkeypatch.setattr(tokens, "head_loss", partial(head_loss, chunk=900))
+    longest = max(map(len, tokens.encode_examples(base, merge.task, examples)))
+    outputs = sum(out for out, _ in base.shape.modules.values())
+    monkeypatch.setattr(objective, "_KEPT", 2 * longest * outputs)  # batches of 4 in two parts
+    in_parts = trained(base, merge, examples)
+    for name, expected in at_once.items():
+        torch.testing.assert_close(in_parts[name], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_rounded_once_give_the_same_numbers(
+    base: Base, merge: Pass, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, and the base gets back the very weights it had."""
+    low, before = replace(QUICK, precision="bfloat16"), dict(base.model.named_parameters())
+    products: list[torch.dtype] = []
+    layer = base.model.get_submodule(next(iter(base.shape.modules)))
+
+    def note(module: nn.Linear, inputs: Any) -> None:
+        products.append(module.weight.dtype)
+
+    hook = layer.register_forward_pre_hook(note)
+    once = trained(base, merge, examples, options=low)
+    assert set(products) == {torch.bfloat16}
+    products.clear()
+    for module in (calibration, adapter):
+        monkeypatch.setattr(module, "low_weights", lambda *given: nullcontext())
+    monkeypatch.setattr(calibration, "lowered", lambda *given: False)
+    each_time = trained(base, merge, examples, options=low)
+    assert set(products) == {torch.float32}
+    hook.remove()
+    for name, expected in each_time.items():
+        assert torch.equal(once[name], expected), name
+    after = dict(base.model.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(after[name] is weight for name, weight in before.items())
+    assert base.model.get_output_embeddings().weight is base.model.get_input_embeddings().weight
+
+
+def test_training_in_chunks_resumes_exactly(
     base: Base,
     merge: Pass,
     examples: list[Example],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = TrainOptions(
-        learning_rate=0.02, max_steps=6, batch_size=4, eval_every=2, precision="float32"
-    )
-
     def train(**more: Any) -> dict[str, dict[str, Tensor]]:
-        given: dict[str, Any] = {"options": options, "progress": False, **more}
+        given: dict[str, Any] = {"options": QUICK, "progress": False, **more}
         return train_calibration(base, [merge], [examples[:8]], [examples[8:]], **given).tensors
 
     def stop(step: int, loss: float) -> None:
         if step == 3:
             raise KeyboardInterrupt
 
-    at_once = train()
     monkeypatch.setattr(tokens, "CHUNK", 1)
-    monkeypatch.setattr(tokens, "head_loss", partial(head_loss, chunk=900))
-    in_chunks = train()
+    in_one_go = train()
     with pytest.raises(KeyboardInterrupt):
         train(state_dir=tmp_path, on_step=stop)
     resumed = train(state_dir=tmp_path)
-    for proj, parts in at_once.items():
+    for proj, parts in in_one_go.items():
         for name, expected in parts.items():
-            torch.testing.assert_close(in_chunks[proj][name], expected, rtol=1e-3, atol=1e-4)
-            assert torch.equal(resumed[proj][name], in_chunks[proj][name])
+            assert torch.equal(resumed[proj][name], expected)

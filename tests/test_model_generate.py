@@ -21,6 +21,7 @@ from onepass.model.tokens import (
     fit_prompts,
     shuffled_batches,
     sorted_batches,
+    split_batch,
     target_loss,
 )
 from onepass.tasks.book import parse_task
@@ -94,6 +95,16 @@ def test_only_target_tokens_bear_loss(base: Base) -> None:
     with_prompt = labels.clone()
     with_prompt[0, 1 : row.start] = ids[0, 1 : row.start]
     assert not torch.allclose(gradient(with_prompt), expected)
+
+
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=20), most=st.integers(1, 200))
+def test_the_parts_of_a_batch_hold_every_item_once(lengths: list[int], most: int) -> None:
+    batch = [Encoded([index] * length, 0) for index, length in enumerate(lengths)]
+    parts = split_batch(batch, most)
+    assert sorted(row.ids[0] for part in parts for row in part) == list(range(len(batch)))
+    assert all(len(part) == 1 or len(part) * max(map(len, part)) <= most for part in parts)
+    if len(batch) * max(lengths) <= most:
+        assert parts == [batch]
 
 
 @settings(max_examples=30)

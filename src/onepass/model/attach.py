@@ -24,18 +24,21 @@ Effect = Callable[[Tensor, Tensor], Tensor]
 """From a layer's output y (..., out) and input x (..., in) to its new output."""
 
 
-def merged(base: Base, pass_: Pass) -> AbstractContextManager[None]:
+def merged(
+    base: Base, pass_: Pass, dtype: torch.dtype | None = None
+) -> AbstractContextManager[None]:
     """`folded` where the weights allow it, `attached` otherwise."""
     foldable = all(
         base.model.get_submodule(path).weight.is_floating_point() for path in base.shape.modules
     )
-    return folded(base, pass_) if foldable else attached(base, pass_)
+    return folded(base, pass_, dtype) if foldable else attached(base, pass_)
 
 
 @contextmanager
-def folded(base: Base, pass_: Pass) -> Iterator[None]:
+def folded(base: Base, pass_: Pass, dtype: torch.dtype | None = None) -> Iterator[None]:
     """The base with the pass summed into its weights and biases, in float32, then rounded.
 
+    dtype: of the changed weights meanwhile; by default their own. See `frozen.rounded`.
     Needs memory for one more copy of the changed layers. On leaving, the very tensors that were
     there before are put back, so nothing is lost to rounding.
     """
@@ -51,13 +54,14 @@ def folded(base: Base, pass_: Pass) -> Iterator[None]:
                     "composition; attach it instead"
                 )
             up, down = (factor.to(weight.device, torch.float32) for factor in (lora.up, lora.down))
-            weight.data = torch.addmm(weight.data.float(), up, down).to(weight.dtype)
+            total = torch.addmm(weight.data.float(), up, down)
+            weight.data = total.to(weight.dtype).to(dtype or weight.dtype)
         for path, bias in biases.items():
             layer = layers[path]
             total = bias.to(layer.weight.device, torch.float32)
             total = total if layer.bias is None else total + layer.bias.data.float()
-            dtype = (layer.weight if layer.bias is None else layer.bias).dtype
-            layer.bias = nn.Parameter(total.to(dtype), requires_grad=False)
+            stored = before[path][0] if layer.bias is None else layer.bias
+            layer.bias = nn.Parameter(total.to(stored.dtype), requires_grad=False)
         yield
     finally:
         for path, (weight_data, old_bias) in before.items():

@@ -1,8 +1,9 @@
 """Keeping a model still while something is computed with it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -24,3 +25,24 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = True
         for parameter in trainable:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def rounded(layers: Iterable[nn.Linear], dtype: torch.dtype) -> Iterator[None]:
+    """Frozen layers of float32 with their weights in `dtype`; the very same are put back after.
+
+    Under autocast to `dtype` nothing changes but that weights are not rounded anew, and kept for
+    the way back, at every product. Without it the layers do not take float32.
+    """
+    before = [
+        (layer, layer.weight)
+        for layer in layers
+        if layer.weight.dtype == torch.float32 and not layer.weight.requires_grad
+    ]
+    try:
+        for layer, weight in before:
+            layer.weight = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+        yield
+    finally:
+        for layer, weight in before:
+            layer.weight = weight

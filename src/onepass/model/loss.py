@@ -146,8 +146,7 @@ def _cap(model: PreTrainedModel, layer: nn.Linear, ids: Tensor) -> float | bool:
     found: list[Tensor] = []
     hook = layer.register_forward_hook(lambda module, inputs, output: found.append(output))
     try:
-        with torch.autocast(ids.device.type, enabled=False):
-            logits = model(input_ids=ids, use_cache=False).logits
+        logits = model(input_ids=ids, use_cache=False).logits
     finally:
         hook.remove()
     if len(found) != 1 or found[0].shape != logits.shape:

@@ -178,6 +178,19 @@ def shuffled_batches(encoded: Sequence[Encoded], batch_size: int, seed: str) -> 
     return [[encoded[i] for i in batch] for batch in batches]
 
 
+def split_batch(batch: list[Encoded], most: int) -> list[list[Encoded]]:
+    """The batch in parts of at most `most` tokens, padding included, or of one item."""
+    if len(batch) * max(map(len, batch)) <= most:
+        return [batch]
+    parts: list[list[Encoded]] = []
+    for row in sorted(batch, key=len, reverse=True):
+        if parts and (len(parts[-1]) + 1) * len(parts[-1][0]) <= most:
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return parts
+
+
 def mixed_batches(
     sets: Sequence[Sequence[Encoded]], batch_size: int, seed: str
 ) -> list[tuple[int, list[Encoded]]]:

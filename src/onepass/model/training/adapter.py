@@ -15,7 +15,13 @@ from onepass.model.frozen import frozen
 from onepass.model.load import Base
 from onepass.model.tokens import encode_examples, shuffled_batches, sorted_batches
 from onepass.model.training.fit import OnStep, fit
-from onepass.model.training.objective import batch_loss, fingerprint, training_card
+from onepass.model.training.objective import (
+    batch_loss,
+    batch_parts,
+    fingerprint,
+    low_weights,
+    training_card,
+)
 from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
@@ -76,18 +82,22 @@ def train_adapter(
             wrapped = get_peft_model(base.model, config)
         try:
             parameters = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
-            history = fit(
-                parameters,
-                batch_loss(base),
-                lambda epoch: shuffled_batches(rows, options.batch_size, f"{options.seed}/{epoch}"),
-                sorted_batches(held_out, options.batch_size),
-                options,
-                state_dir,
-                progress,
-                on_step,
-                identity,
-                title=task.name,
-            )
+            with low_weights(base, options, targets):
+                history = fit(
+                    parameters,
+                    batch_loss(base),
+                    lambda epoch: shuffled_batches(
+                        rows, options.batch_size, f"{options.seed}/{epoch}"
+                    ),
+                    sorted_batches(held_out, options.batch_size),
+                    options,
+                    state_dir,
+                    progress,
+                    on_step,
+                    identity,
+                    title=task.name,
+                    parts=batch_parts(base),
+                )
             modules = {path: _lora(base.model.get_submodule(path)) for path in targets}
         finally:
             wrapped.unload()

@@ -20,16 +20,17 @@ from onepass.adapters.shape import check_adapter
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
 from onepass.model.attach import Effect, add_lowrank, altered, merged
+from onepass.model.frozen import frozen
 from onepass.model.load import Base
 from onepass.model.tokens import Encoded, encode_examples, mixed_batches, sorted_batches
-from onepass.model.training.fit import OnStep, fit
-from onepass.model.training.objective import batch_loss, fingerprint
+from onepass.model.training.fit import OnStep, fit, lowered
+from onepass.model.training.objective import batch_loss, batch_parts, fingerprint, low_weights
 from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
 
 Trained = dict[str, dict[str, nn.Parameter]]
 """A calibration's tensors while they train: by projection type, by name."""
-Batch = tuple[int, Sequence[Encoded]]
+Batch = tuple[int, list[Encoded]]
 """A batch for the pass of that number."""
 
 
@@ -68,9 +69,12 @@ def train_calibration(
     )
     trained = initial_parameters(base, passes, kind, form, rank, options.seed)
     merges = _Merges(
-        base, passes, {proj: calibration_effect(form, t) for proj, t in trained.items()}
+        base,
+        passes,
+        {proj: calibration_effect(form, t) for proj, t in trained.items()},
+        torch.bfloat16 if lowered(base.device, options.precision) else None,
     )
-    loss = batch_loss(base)
+    loss, parts = batch_loss(base), batch_parts(base)
 
     def loss_on_merge(batch: Batch) -> tuple[Tensor, int]:
         merges.use(batch[0])
@@ -83,7 +87,7 @@ def train_calibration(
             for batch in sorted_batches(some, options.batch_size)
         ]
 
-    with merges:
+    with frozen(base.model), low_weights(base, options), merges:
         history = fit(
             {f"{proj}.{name}": p for proj, parts in trained.items() for name, p in parts.items()},
             loss_on_merge,
@@ -103,6 +107,7 @@ def train_calibration(
                 "data": fingerprint(*rows, *held_out),
             },
             title=f"{kind} {passes[0].task.name if len(passes) == 1 else f'{len(passes)} tasks'}",
+            parts=lambda batch: [(batch[0], part) for part in parts(batch[1])],
         )  # fmt: skip
     return Calibration(
         kind,
@@ -127,11 +132,17 @@ class _Merges:
     """The base with the calibration and the merge of one pass at a time.
 
     Changing the pass folds the weights again: about 1 % of a training step at real sizes, and
-    memory for one merge, however many passes there are.
+    memory for one merge, however many passes there are. dtype: of the merged weights.
     """
 
-    def __init__(self, base: Base, passes: Sequence[Pass], effects: dict[str, Effect]) -> None:
-        self._base, self._passes, self._effects = base, passes, effects
+    def __init__(
+        self,
+        base: Base,
+        passes: Sequence[Pass],
+        effects: dict[str, Effect],
+        dtype: torch.dtype | None,
+    ) -> None:
+        self._base, self._passes, self._effects, self._dtype = base, passes, effects, dtype
         self._current: int | None = None
         self._stack = ExitStack()
 
@@ -139,7 +150,9 @@ class _Merges:
         if number == self._current:
             return
         self._leave()
-        self._stack.enter_context(calibrated(self._base, self._passes[number], self._effects))
+        self._stack.enter_context(
+            calibrated(self._base, self._passes[number], self._effects, self._dtype)
+        )
         self._current = number
 
     def _leave(self) -> None:
@@ -153,10 +166,12 @@ class _Merges:
 
 
 @contextmanager
-def calibrated(base: Base, pass_: Pass, effects: dict[str, Effect]) -> Iterator[None]:
+def calibrated(
+    base: Base, pass_: Pass, effects: dict[str, Effect], dtype: torch.dtype | None = None
+) -> Iterator[None]:
     """The base with the pass merged in, and `effects` by projection type on what it reaches."""
     on = {path: effects[projection(path)] for path in reach(pass_, base.shape)}
-    with merged(base, pass_), altered(base, on):
+    with merged(base, pass_, dtype), altered(base, on):
         yield
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,14 +22,14 @@ from torch import Tensor, nn
 from onepass.adapters.history import History
 from onepass.core.errors import OnepassError
 from onepass.model.progress import progress_bar
-from onepass.model.training.options import TrainOptions
+from onepass.model.training.options import Precision, TrainOptions
 from onepass.model.training.state import Best, load_state, save_state
 
 B = TypeVar("B")
 LossFunction = Callable[[B], tuple[Tensor, int]]
 """From a batch to the sum of its tokens' losses (a scalar) and the number of those tokens."""
 OnStep = Callable[[int, float], None]
-"""Called after each step with its number (from 1) and its mean loss."""
+"""Called after each step with its number (from 1) and its mean loss; the model is not its to run."""
 
 __all__ = ["History", "LossFunction", "OnStep", "TrainOptions", "fit"]
 
@@ -44,19 +45,21 @@ def fit(
     on_step: OnStep | None = None,
     identity: Mapping[str, Any] | None = None,
     title: str = "training",
+    parts: Callable[[B], Sequence[B]] = lambda batch: (batch,),
 ) -> History:
     """Train `parameters` in place and leave in them the best found, by validation loss.
 
     `train_batches(epoch)` returns an epoch's batches: always the same ones, and equally many in
-    every epoch. Without `validation` batches the last parameters are kept. With a `state_dir`, the
-    state is saved there at every validation, on Ctrl-C (which still raises) and at the end; calling
-    again with the same options and the same `identity` (JSON data: what is trained, and on what)
-    resumes from there.
+    every epoch. `parts` divides a batch into smaller ones that are computed one after another: it
+    takes less memory, and gives the same step. Without `validation` batches the last parameters are
+    kept. With a `state_dir`, the state is saved there at every validation, on Ctrl-C (which still
+    raises) and at the end; calling again with the same options and the same `identity` (JSON data:
+    what is trained, and on what) resumes from there.
 
     A loss or gradient that is not finite raises an `OnepassError` naming the step, with the
     parameters set back to the last ones whose loss was finite.
     """
-    training = _Training(dict(parameters), loss_fn, train_batches, validation, options)
+    training = _Training(dict(parameters), loss_fn, train_batches, validation, options, parts)
     folder = None if state_dir is None else Path(state_dir)
     described = {**asdict(options), **(identity or {})}
 
@@ -106,6 +109,7 @@ class _Training(Generic[B]):
         train_batches: Callable[[int], Sequence[B]],
         validation: Sequence[B],
         options: TrainOptions,
+        parts: Callable[[B], Sequence[B]],
     ) -> None:
         if not parameters:
             raise OnepassError("there are no parameters to train")
@@ -114,6 +118,7 @@ class _Training(Generic[B]):
         self.train_batches = train_batches
         self.validation = validation
         self.options = options
+        self.parts = parts
         self.optimizer = torch.optim.AdamW(
             parameters.values(), lr=0.0, weight_decay=options.weight_decay, fused=True
         )
@@ -137,9 +142,9 @@ class _Training(Generic[B]):
         # Random numbers in the loss (dropout) depend on the step's number alone.
         torch.manual_seed(self.options.seed + self.history.steps)
         total, count = 0.0, 0
-        for batch in self._next_batches():
+        for part in chain.from_iterable(map(self.parts, self._next_batches())):
             with self._autocast():
-                summed, tokens = self.loss_fn(batch)
+                summed, tokens = self.loss_fn(part)
             summed.backward()  # type: ignore[no-untyped-call]
             total, count = total + summed.item(), count + tokens
         loss = total / max(count, 1)
@@ -232,9 +237,14 @@ def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
             tensor.copy_(source[name])
 
 
-def _autocast(device: torch.device, dtype: str) -> Callable[[], torch.autocast]:
-    lower = dtype == "bfloat16" or (dtype == "auto" and _fast_bfloat16(device))
-    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=lower)
+def lowered(device: torch.device, precision: Precision) -> bool:
+    """Whether products are computed in bfloat16, by autocast."""
+    return precision == "bfloat16" or (precision == "auto" and _fast_bfloat16(device))
+
+
+def _autocast(device: torch.device, precision: Precision) -> Callable[[], torch.autocast]:
+    enabled = lowered(device, precision)
+    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def _fast_bfloat16(device: torch.device) -> bool:

@@ -2,29 +2,55 @@
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from onepass.adapters.composition import Pass
 from onepass.adapters.history import History
 from onepass.model.attach import merged
+from onepass.model.frozen import rounded
 from onepass.model.load import Base
 from onepass.model.tokens import (
     Encoded,
     collate,
     encode_examples,
     sorted_batches,
+    split_batch,
     target_loss,
 )
-from onepass.model.training.fit import LossFunction
+from onepass.model.training.fit import LossFunction, lowered
 from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
 
 _BATCH = 16
+_KEPT = 1 << 27  # numbers that all layers give for a part of a batch: about 1 GB is kept of them
+
+
+def batch_parts(base: Base) -> Callable[[list[Encoded]], list[list[Encoded]]]:
+    """What `fit` divides a batch by: on a CPU, smaller products are as fast, and take less memory.
+
+    What is kept of a token for the way back goes with what the layers give for it.
+    """
+    if base.device.type != "cpu":
+        return lambda batch: [batch]
+    most = _KEPT // sum(out for out, _ in base.shape.modules.values())
+    return lambda batch: split_batch(batch, most)
+
+
+def low_weights(
+    base: Base, options: TrainOptions, paths: Iterable[str] = ()
+) -> AbstractContextManager[None]:
+    """The frozen output layer, and those at `paths`, in the dtype of a training's products."""
+    if not lowered(base.device, options.precision):
+        return nullcontext()
+    found = [base.model.get_output_embeddings(), *map(base.model.get_submodule, paths)]
+    layers = [getattr(layer, "base_layer", layer) for layer in found]  # PEFT wraps them
+    return rounded([layer for layer in layers if type(layer) is nn.Linear], torch.bfloat16)
 
 
 def batch_loss(base: Base) -> LossFunction[Sequence[Encoded]]:
