@@ -95,13 +95,14 @@ def test_blocks_without_linear_layers_are_refused() -> None:
         base_shape(tiny_model("gpt2"))
 
 
-def test_only_a_calibration_needs_equal_shapes() -> None:
+def test_layers_of_another_shape_are_of_a_type_of_their_own() -> None:
     model = tiny_model("qwen3")
     model.get_submodule("model.layers.1.mlp").up_proj = torch.nn.Linear(32, 40, bias=False)
-    shape = base_shape(model)
-    assert shape.modules["model.layers.1.mlp.up_proj"] == (40, 32)
-    with pytest.raises(OnepassError, match="a calibration shared over layers needs equal shapes"):
-        shape.projections()
+    types = base_shape(model).projections()
+    assert types["mlp.up_proj@48x32"] == (48, 32)
+    assert types["mlp.up_proj@40x32"] == (40, 32)
+    assert "up_proj" not in types
+    assert types["gate_proj"] == (48, 32)
 
 
 # ---------------------------------------------------------------- what is refused

@@ -103,12 +103,17 @@ def export(
     if format == "peft":
         exporting.export_peft(first, folder, dtype)
     elif format == "mlx":
-        from onepass.export.mlx import unread_by_mlx
+        from onepass.export.mlx import unread_by_mlx, window_of
 
         if unread := unread_by_mlx(Path(where)):
             found.remarks.append(
                 "mlx-lm 0.32 does not read rope_parameters; without these fields in "
                 f"{where}/config.json it runs another model, or none: {json.dumps(unread)[1:-1]}"
+            )
+        if window := window_of(Path(where)):
+            found.remarks.append(
+                f"mlx-lm 0.32 ignores the sliding window of {where}: on texts of more than "
+                f"{window} tokens it computes something else"
             )
         exporting.export_mlx(first, folder, dtype)
     else:

@@ -15,7 +15,7 @@ from onepass.adapters.composition import Composition, check_base, pass_bias
 from onepass.adapters.storage import FolderFiles, check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, read_json, write_json
-from onepass.export.rotary import older_names
+from onepass.export.config_fields import older_names
 from onepass.export.single import card_of, single_pass
 from onepass.model.attach import folded
 from onepass.model.load import Base
@@ -38,7 +38,7 @@ def export_merged(
 ) -> None:
     """Write a model folder in Hugging Face layout, tokenizer included, weights in `dtype`.
 
-    Its rotary positions are under their older names too, which some runtimes want.
+    Its config.json has rotary positions under their older names too, which some runtimes want.
 
     Raises:
         OnepassError: the composition has several passes or is for another base, it has output

@@ -83,8 +83,11 @@ def _check_logits(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
     with frozen(model), torch.inference_mode():
         finite = torch.isfinite(model(input_ids=ids, use_cache=False).logits).all()
     if not finite:
-        half = model.dtype == torch.float16
-        raise OnepassError(
-            f"the base {name} computes NaN or infinity in {str(model.dtype).removeprefix('torch.')}"
-            f"; {'load it in bfloat16 or float32' if half else 'its weights do not fit its config'}"
-        )
+        raise not_finite(name, model.dtype, "its weights do not fit its config")
+
+
+def not_finite(name: str, dtype: torch.dtype, otherwise: str) -> OnepassError:
+    """The error for a base that computes NaN or infinity; `otherwise`: why, if not for float16."""
+    short = str(dtype).removeprefix("torch.")
+    advice = "load it in bfloat16 or float32" if dtype == torch.float16 else otherwise
+    return OnepassError(f"the base {name} computes NaN or infinity in {short}; {advice}")
