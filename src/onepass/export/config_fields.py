@@ -6,9 +6,24 @@ mlx-lm up to 0.32.2 (https://github.com/ml-explore/mlx-lm/pull/953).
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from onepass.core.errors import OnepassError
+from onepass.core.files import read_json
+
 _APART = ("rope_theta", "partial_rotary_factor")
+
+
+def read_config(model: Path) -> dict[str, Any]:
+    """The config.json in a model folder, empty if there is none; `OnepassError` if damaged."""
+    path = model / "config.json"
+    if not path.is_file():
+        return {}
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise OnepassError(f"{path} is no JSON object; expected a model folder")
+    return config
 
 
 def older_names(config: Mapping[str, Any]) -> dict[str, Any]:

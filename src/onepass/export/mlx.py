@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from onepass.adapters.composition import Composition
 from onepass.adapters.lora import layer, within_layer
 from onepass.adapters.storage import FolderFiles, check_replaceable, write_tensors
-from onepass.core.errors import OnepassError
-from onepass.core.files import atomic_folder, read_json, write_json
-from onepass.export.config_fields import older_names
+from onepass.core.files import atomic_folder, write_json
+from onepass.export.config_fields import older_names, read_config
 from onepass.export.single import card_of, single_lora
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapters.safetensors", "onepass.json"
@@ -73,7 +72,7 @@ def unread_by_mlx(model: Path) -> dict[str, Any]:
     It would run another model than the base, or refuse it, until these fields are added to the
     file. Nothing for a folder without a config.json; an `OnepassError` for one that cannot be read.
     """
-    config = _config(model)
+    config = read_config(model)
     kind = str(config.get("model_type"))
     seen = {**_ASSUMED.get(kind, {}), **config}
     if kind in _READ:
@@ -83,17 +82,7 @@ def unread_by_mlx(model: Path) -> dict[str, Any]:
 
 def window_of(model: Path) -> int | None:
     """The sliding window of a base that mlx-lm ignores: longer texts come out differently."""
-    config = _config(model)
+    config = read_config(model)
     window = config.get("sliding_window")
     ignored = window and config.get("model_type") in _UNWINDOWED
     return window if ignored and window < config.get("max_position_embeddings", 0) else None
-
-
-def _config(model: Path) -> dict[str, Any]:
-    path = model / "config.json"
-    if not path.is_file():
-        return {}
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise OnepassError(f"{path} is no JSON object; expected a model folder")
-    return config
