@@ -29,11 +29,37 @@ _SIGLIP = {
 }  # fmt: skip
 
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "phi3": ("Phi3Config", _TEXT),
+    "llama": ("LlamaConfig", _TEXT | {"tie_word_embeddings": True}),
+    "qwen2": ("Qwen2Config", _TEXT | {"tie_word_embeddings": True}),
+    "stablelm": ("StableLmConfig", _TEXT | {"use_qkv_bias": True}),
+    "gemma3-text": (
+        "Gemma3TextConfig",
+        _TEXT | {
+            "head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 16,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "qwen3": ("Qwen3Config", _TEXT | {"head_dim": 12}),
+    "smollm3": ("SmolLM3Config", _TEXT | {"no_rope_layers": [1, 0]}),
+    "phi3": ("Phi3Config", _TEXT | {"sliding_window": 16}),
+    "mistral": ("MistralConfig", _TEXT | {"head_dim": 12, "sliding_window": 16}),
+    "lfm2": (
+        "Lfm2Config",
+        _TEXT | {
+            "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"],
+            "intermediate_size": 72, "block_multiple_of": 8, "head_dim": 12,
+        },
+    ),
+    "gemma4-text": (
+        "Gemma4TextConfig",
+        _TEXT | {
+            "global_head_dim": 16, "sliding_window": 16, "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 300, "num_kv_shared_layers": 0,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
     "gpt-neox": ("GPTNeoXConfig", _TEXT),
     "falcon": ("FalconConfig", {k: v for k, v in _TEXT.items() if k != "head_dim"}),
-    "qwen3": ("Qwen3Config", _TEXT),
-    "gemma3-text": ("Gemma3TextConfig", _TEXT),
     "gemma3": (
         "Gemma3Config",
         {"text_config": _TEXT, "vision_config": _SIGLIP, "mm_tokens_per_image": 4},
@@ -69,27 +95,29 @@ def chat_tokenizer(template: str | dict[str, str] | None = TEMPLATE) -> Any:
     )
 
 
-def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:
+def tiny_model(family: str, seed: int = 0, **differs: Any) -> PreTrainedModel:
     """A random model of a family in `CONFIGS`, of the class that loads it."""
     name, fields = CONFIGS[family]
-    config = getattr(transformers, name)(**fields)
+    config = getattr(transformers, name)(**fields | differs)
     kind = transformers.AutoModelForCausalLM
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         kind = transformers.AutoModelForImageTextToText
     torch.manual_seed(seed)
-    return kind.from_config(config).eval()
+    model = kind.from_config(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 1:  # biases and norms, which start at 0 or 1, hide what is left out
+                weight.add_(torch.randn_like(weight) * 0.2)
+    return model
 
 
 def write_gemma3(path: Path) -> PreTrainedModel:
     """A GGUF of a tiny random Gemma 3, whose words are single letters and "an"; the model."""
     import gguf
 
-    model = tiny_model("gemma3-text")
+    # Only each sixth layer looks at all of the text: a GGUF file leaves that to the reader.
+    model = tiny_model("gemma3-text", layer_types=["sliding_attention"] * 2)
     config = model.config
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.endswith("norm.weight"):  # zeros at first, which would hide a wrong offset
-                weight.normal_(0.0, 0.2)
     writer = gguf.GGUFWriter(path, "gemma3")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)

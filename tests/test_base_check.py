@@ -1,5 +1,6 @@
 """Bases of many families, and the one check of a base."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,17 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken
 
 from base_kit import TEMPLATE, chat_tokenizer, tiny_model
-from onepass.adapters.composition import Pass, Weighted
-from onepass.core.errors import OnepassError
+from cli_kit import FAST as FAST_OPTIONS
+from cli_kit import Done, conversations, onepass, write_rows
+from device_kit import random_parts
+from onepass.adapters.adapter import load_adapter
+from onepass.adapters.composition import Composition, Pass, Weighted
+from onepass.core.errors import OnepassError, OnepassWarning
+from onepass.core.files import read_json
+from onepass.export import export_merged
+from onepass.methods import METHODS, Setting
 from onepass.model.attach import attached, folded
-from onepass.model.chat import prompt_ids
+from onepass.model.chat import PLAIN_TEMPLATE, prompt_ids
 from onepass.model.generate import generate
 from onepass.model.load import Base, load_base
 from onepass.model.targets import base_shape, describe_targets
@@ -95,13 +103,14 @@ def test_blocks_without_linear_layers_are_refused() -> None:
         base_shape(tiny_model("gpt2"))
 
 
-def test_only_a_calibration_needs_equal_shapes() -> None:
+def test_layers_of_another_shape_are_of_a_type_of_their_own() -> None:
     model = tiny_model("qwen3")
     model.get_submodule("model.layers.1.mlp").up_proj = torch.nn.Linear(32, 40, bias=False)
-    shape = base_shape(model)
-    assert shape.modules["model.layers.1.mlp.up_proj"] == (40, 32)
-    with pytest.raises(OnepassError, match="a calibration shared over layers needs equal shapes"):
-        shape.projections()
+    types = base_shape(model).projections()
+    assert types["mlp.up_proj@48x32"] == (48, 32)
+    assert types["mlp.up_proj@40x32"] == (40, 32)
+    assert "up_proj" not in types
+    assert types["gate_proj"] == (48, 32)
 
 
 # ---------------------------------------------------------------- what is refused
@@ -178,6 +187,77 @@ def test_numbers_out_of_reach_are_refused_with_what_to_do() -> None:
     model.float().lm_head.weight.data[3, 3] = float("inf")
     with pytest.raises(OnepassError, match=r"NaN or infinity in lm_head\.weight"):
         wrapped(model)
+
+
+def test_what_overflows_in_float16_is_not_saved_so(tmp_path: Path) -> None:
+    """As Gemma 3, whose layers reach 100,000: fine in bfloat16 and float32 alone."""
+    model = tiny_model("gemma3-text")
+    with torch.no_grad():
+        model.model.layers[0].post_feedforward_layernorm.weight.fill_(5e4)
+    base = wrapped(model)
+    task = parse_task("summarize")
+    (adapter,) = random_parts(base, 1)
+    pass_ = Pass(task, (Weighted(adapter),))
+    composition = Composition(base.shape, task, (pass_,), "single")
+    folder = tmp_path / "merged"
+    with pytest.raises(OnepassError, match=r"layernorm .*float16 ends at 65,504; save it in bf"):
+        export_merged(composition, base, folder, torch.float16)
+    assert not folder.exists()
+    export_merged(composition, base, folder, torch.bfloat16)
+    assert load_base(folder, "cpu", "bfloat16").shape.modules == base.shape.modules
+    with pytest.raises(OnepassError, match="NaN or infinity in float16; load it in bfloat16"):
+        load_base(folder, "cpu", "float16")
+
+
+def test_an_overflow_while_generating_is_an_error() -> None:
+    base = wrapped(tiny_model("qwen3").half())
+    with torch.no_grad():
+        base.model.model.layers[1].mlp.down_proj.weight.mul_(3e4)
+        base.model.model.layers[1].mlp.up_proj.weight.mul_(3e4)
+    with pytest.raises(OnepassError, match="base mine computes NaN or infinity in float16"):
+        generate(base, ["Ana: Tea?"], 4)
+
+
+def test_a_base_without_a_chat_template_says_so_and_is_asked_plainly_ever_after(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = saved(tiny_model("gemma3-text"), chat_tokenizer(None), tmp_path / "base")
+    rows = write_rows(tmp_path / "rows.jsonl", conversations())
+    with pytest.warns(OnepassWarning, match="base has no chat template: an answer follows its"):
+        onepass(
+            capsys, "train", "summarize", "--model", folder, "--corpus", rows, "--rank", 2,
+            *FAST_OPTIONS, "--out", tmp_path / "adapter",
+        ).succeeded()  # fmt: skip
+    assert load_adapter(tmp_path / "adapter").card["template"] == "plain"
+    told = onepass(capsys, "inspect", tmp_path / "adapter").succeeded().err
+    assert "trained without a chat template; a blank line follows a prompt" in told
+
+    def exported(form: str) -> Done:
+        out = ("--out", tmp_path / form, "--format", form)
+        return onepass(capsys, "export", tmp_path / "adapter", *out).succeeded()
+
+    assert "give it the prompt and a blank line" in exported("peft").err
+    assert read_json(tmp_path / "peft" / "card.json")["card"]["template"] == "plain"
+    assert "TEXT\\n\\n'" in exported("mlx").err
+    assert "--chat-template ./plain.jinja" in exported("vllm").out
+    assert (tmp_path / "vllm" / "plain.jinja").read_text(encoding="utf-8") == PLAIN_TEMPLATE
+    exported("vllm")  # over its own files
+    exported("merged")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OnepassWarning)
+        merged = load_base(tmp_path / "merged", "cpu")
+    base = load_base(folder, "cpu")
+    assert base.tokenizer.chat_template is None
+    assert prompt_ids(merged.tokenizer, ["Ana"]) == prompt_ids(base.tokenizer, ["Ana"])
+
+
+@pytest.mark.parametrize("template", ["plain", "chat"])
+def test_a_composition_records_what_its_prompts_were_put_into(template: str) -> None:
+    tokenizer = chat_tokenizer(None if template == "plain" else TEMPLATE)
+    base = wrapped(tokenizer=tokenizer)
+    task = parse_task("summarize")
+    made = METHODS.get("linear").build(Setting(base, task, {task.name: random_parts(base, 1)[0]}))
+    assert made.card["template"] == template
 
 
 # ---------------------------------------------------------------- wrapping

@@ -9,7 +9,7 @@ from tokenizers import AddedToken
 from architectures import FAMILIES
 from base_kit import TEMPLATE, chat_tokenizer
 from onepass.core.errors import OnepassError
-from onepass.model.chat import end_id, prompt_ids, prompt_text
+from onepass.model.chat import PLAIN_TEMPLATE, end_id, prompt_ids, prompt_text
 
 REFUSES = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
 SILENT = (
@@ -131,3 +131,14 @@ def test_thousands_of_added_tokens_cost_nothing() -> None:
     for _ in range(20):
         prompt_ids(tokenizer, ["Shall we meet?"])
     assert time.perf_counter() - began < 20 * 0.01  # transformers' own way takes 30 ms each
+
+
+@pytest.mark.parametrize("system", ["", "Be brief."])
+def test_the_plain_prompt_is_what_its_template_gives(system: str) -> None:
+    plain, with_template = tokenizer_with(None), tokenizer_with(PLAIN_TEMPLATE)
+    for tokenizer in (plain, with_template):
+        tokenizer.bos_token = "<|user|>"
+    texts = [text for text in TEXTS if "<" not in text]
+    assert prompt_ids(plain, texts, system) == prompt_ids(with_template, texts, system)
+    assert prompt_text(plain, texts[0], system) == prompt_text(with_template, texts[0], system)
+    assert end_id(plain) == end_id(with_template)

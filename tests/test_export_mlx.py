@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from architectures import FAMILIES
+from base_kit import chat_tokenizer, tiny_model
 from cli_kit import TASK, onepass, random_composition
 from conftest import MakeAdapter
 from device_kit import (
@@ -31,6 +32,7 @@ from device_kit import (
 from onepass.adapters.adapter import Adapter, Lora, load_adapter
 from onepass.adapters.calibration import Form
 from onepass.adapters.composition import Composition, Pass, Weighted, pass_delta, save_composition
+from onepass.api.exporting import export
 from onepass.core.files import read_json, write_json
 from onepass.export import export_merged, export_mlx
 from onepass.export.mlx import unread_by_mlx
@@ -42,6 +44,20 @@ from onepass.model.load import Base, load_base
 from onepass.tasks.book import parse_task
 from onepass.tasks.task import task_from
 
+NEWER: dict[str, dict[str, Any]] = {
+    "gemma3-text": {
+        "hidden_size": 64,  # whose root, by which mlx-lm multiplies, is exact in bfloat16
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "rope_theta": 5e5, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+        },
+    },
+    "qwen3": {},
+    "smollm3": {},
+    "phi3": {"sliding_window": None},
+    "mistral": {"sliding_window": None},
+    "lfm2": {"head_dim": 8},  # as many as heads share its width
+}
 Capture = pytest.CaptureFixture[str]
 
 
@@ -52,6 +68,13 @@ def mlx_lm() -> Any:
     found = pytest.importorskip("mlx_lm", reason=advice, exc_type=ImportError)
     core.set_default_device(core.cpu)
     return found
+
+
+def saved(name: str, folder: Path) -> Path:
+    """The folder of a tiny base of one of the families in `base_kit`."""
+    tiny_model(name, **NEWER[name]).save_pretrained(folder)
+    chat_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def readable(base: Base, folder: Path) -> Path:
@@ -183,6 +206,39 @@ def test_mlx_lm_runs_a_merged_model_as_it_is(
     composition = three_parts(base, form)
     export_merged(composition, base, tmp_path / "merged", torch.float32)
     check_parity(mlx_lm, base, composition.passes[0], tmp_path / "merged", None)
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_the_newer_families_are_what_pytorch_computes(
+    name: str, mlx_lm: Any, tmp_path: Path
+) -> None:
+    base = load_base(saved(name, tmp_path / name), "cpu")
+    composition = three_parts(base)
+    check_adapter(mlx_lm, composition, base, tmp_path)
+    export_merged(composition, base, tmp_path / "merged", torch.float32)
+    check_parity(mlx_lm, base, composition.passes[0], tmp_path / "merged", None)
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_merging_leaves_the_rotary_positions_of_the_newer_families(
+    name: str, tmp_path: Path
+) -> None:
+    base = load_base(saved(name, tmp_path / name), "cpu")
+    export_merged(three_parts(base), base, tmp_path / "merged")
+    assert unread_by_mlx(tmp_path / "merged") == {}
+    rope = AutoConfig.from_pretrained(tmp_path / name).rope_parameters
+    assert AutoConfig.from_pretrained(tmp_path / "merged").rope_parameters == rope
+
+
+def test_a_sliding_window_that_mlx_lm_ignores_is_reported(tmp_path: Path) -> None:
+    for name in ("phi3", "mistral", "gemma3-text"):
+        folder = tmp_path / name
+        tiny_model(name).save_pretrained(folder)
+        chat_tokenizer().save_pretrained(folder)
+        composition = three_parts(load_base(folder, "cpu"))
+        remarks = export(composition, "mlx", tmp_path / f"{name}-mlx").remarks
+        told = [remark for remark in remarks if "more than 16 tokens" in remark]
+        assert len(told) == (name != "gemma3-text")
 
 
 def tiny_composition() -> Composition:

@@ -1,6 +1,7 @@
 """Calibrations: the learned parameters of LC and LC++ (arXiv 2507.16083; docs/calibration.md).
 
-One set per projection type t ("q_proj", ...), shared by all layers. With W the base's weight (out,
+One set per projection type t ("q_proj", ...; `BaseShape.projections` names them), shared by all
+layers that have it. With W the base's weight (out,
 in) and ΔW the linear merge of the task adapters in a layer:
 
     LC++         y = (W + ΔW + P2 P1) x    P1 is "down" (r, in), P2 is "up" (out, r)
@@ -75,7 +76,7 @@ def calibration_lora(parts: Mapping[str, Tensor], in_: int) -> Lora:
 
 def _check_parts(kind: Kind, projection: str, parts: Mapping[str, Tensor]) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in parts.items()}
-    if not projection or "." in projection:
+    if not projection:
         raise OnepassError(f"calibration of {projection!r}: expected a projection such as 'q_proj'")
     if parts.keys() != _NAMES[kind]:
         raise OnepassError(

@@ -29,7 +29,6 @@ from onepass.adapters.adapter import (
     Lora,
     adapter_bytes,
     load_adapter,
-    projection,
     write_adapter,
 )
 from onepass.adapters.calibration import (
@@ -41,6 +40,7 @@ from onepass.adapters.calibration import (
     write_calibration,
 )
 from onepass.adapters.history import History, write_history
+from onepass.adapters.lora import projection_type
 from onepass.adapters.lowrank import weighted_sum
 from onepass.adapters.manifests import read_manifest
 from onepass.adapters.shape import BaseShape, check_adapter, check_calibration, check_same
@@ -176,11 +176,10 @@ def pass_delta(pass_: Pass, shape: BaseShape | None = None) -> dict[str, Lora]:
             weights.append(weighted.weight)
     calibration = pass_.calibration
     if calibration is not None and calibration.form != "output":
-        for module, (_, in_) in reach(pass_, shape).items():
-            if projection(module) in calibration.tensors:
-                loras, weights = parts.setdefault(module, ([], []))
-                loras.append(calibration_lora(calibration.tensors[projection(module)], in_))
-                weights.append(1.0)
+        for module, (learned, in_) in _learned(calibration, reach(pass_, shape)).items():
+            loras, weights = parts.setdefault(module, ([], []))
+            loras.append(calibration_lora(learned, in_))
+            weights.append(1.0)
     return {module: weighted_sum(loras, weights) for module, (loras, weights) in parts.items()}
 
 
@@ -192,11 +191,16 @@ def pass_bias(pass_: Pass, shape: BaseShape | None = None) -> dict[str, Tensor]:
     calibration = pass_.calibration
     if calibration is None or calibration.form != "output":
         return {}
-    return {
-        module: _wide(calibration.tensors[projection(module)]["bias"])
-        for module in reach(pass_, shape)
-        if projection(module) in calibration.tensors
-    }
+    reached = _learned(calibration, reach(pass_, shape))
+    return {module: _wide(learned["bias"]) for module, (learned, _) in reached.items()}
+
+
+def _learned(
+    calibration: Calibration, modules: dict[str, tuple[int, int]]
+) -> dict[str, tuple[dict[str, Tensor], int]]:
+    """By module: the calibration's tensors for its projection type, and the module's in."""
+    types = {m: projection_type(m, shape, calibration.tensors) for m, shape in modules.items()}
+    return {m: (calibration.tensors[t], modules[m][1]) for m, t in types.items() if t is not None}
 
 
 def reach(pass_: Pass, shape: BaseShape | None) -> dict[str, tuple[int, int]]:

@@ -20,7 +20,10 @@ _ZERO = 1e-6  # of the largest singular value: below that a direction is not use
 
 @dataclass(frozen=True)
 class Facts:
-    """One adapter. `norms`: the Frobenius norm of ΔW per module, scaling included."""
+    """One adapter. `norms`: the Frobenius norm of ΔW per module, scaling included.
+
+    template: what its prompts were put into, "chat" or "plain"; None if unknown.
+    """
 
     name: str
     base: str | None
@@ -28,6 +31,7 @@ class Facts:
     projections: tuple[str, ...]
     parameters: int
     norms: Mapping[str, float]
+    template: str | None = None
 
     @property
     def total_norm(self) -> float:
@@ -61,6 +65,7 @@ def facts(adapter: Adapter) -> Facts:
         projections=tuple(dict.fromkeys(map(projection, adapter.modules))),
         parameters=adapter.parameter_count,
         norms={module: norm(lora) for module, lora in adapter.modules.items()},
+        template=adapter.card.get("template"),
     )
 
 

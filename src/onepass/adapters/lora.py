@@ -4,6 +4,7 @@
 that nothing downstream has to remember it.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,3 +103,25 @@ def projection(module: str) -> str:
 def layer(module: str) -> int | None:
     """The layer a module belongs to (the first number in its path); None if it is in none."""
     return next((int(part) for part in module.split(".") if part.isdigit()), None)
+
+
+def within_layer(module: str) -> str:
+    """A module's place in its layer: "self_attn.q_proj" for "model.layers.0.self_attn.q_proj".
+
+    Further numbers are left out: the experts of a layer are of one kind.
+    """
+    parts = module.split(".")
+    first = next((i for i, part in enumerate(parts) if part.isdigit()), -1)
+    return ".".join(part for part in parts[first + 1 :] if not part.isdigit())
+
+
+def sized(place: str, shape: tuple[int, int]) -> str:
+    """The name of a projection type that needs its (out, in): "self_attn.q_proj@64x32"."""
+    return f"{place}@{shape[0]}x{shape[1]}"
+
+
+def projection_type(module: str, shape: tuple[int, int], types: Container[str]) -> str | None:
+    """Which of the `types` (see `BaseShape.projections`) a module is of; None if of none."""
+    place = within_layer(module)
+    names = (sized(place, shape), place, projection(module))
+    return next((name for name in names if name in types), None)

@@ -1,10 +1,11 @@
 """The shape of a base model, and the checks that an adapter or a calibration fits it."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from onepass.adapters.calibration import Calibration
-from onepass.adapters.lora import Adapter, projection
+from onepass.adapters.lora import Adapter, projection, projection_type, sized, within_layer
 from onepass.adapters.naming import compare_bases, rename_modules, warn_unknown
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
@@ -21,22 +22,23 @@ class BaseShape:
     modules: dict[str, tuple[int, int]]
 
     def projections(self) -> dict[str, tuple[int, int]]:
-        """(out, in) per projection type, in order of appearance.
+        """(out, in) per projection type, in order of appearance: what a calibration is shared by.
 
-        Raises:
-            OnepassError: a projection's shape differs between layers, so that no calibration can
-                be shared by them.
+        A type is called by the last part of its modules' paths, such as "q_proj". Modules of one
+        name in different places of a layer are of different types, called by place (LFM2's
+        "self_attn.out_proj" and "conv.out_proj"); so are modules of different shapes, called by
+        both (Gemma 4's "self_attn.q_proj@2048x1536" and "self_attn.q_proj@4096x1536").
         """
-        shapes: dict[str, tuple[int, int]] = {}
-        for module, shape in self.modules.items():
-            known = shapes.setdefault(projection(module), shape)
-            if known != shape:
-                raise OnepassError(
-                    f"base {self.name}: {module} is {shape}, but other layers' "
-                    f"{projection(module)} is {known} (out, in); "
-                    "a calibration shared over layers needs equal shapes"
-                )
-        return shapes
+        types = dict.fromkeys((within_layer(m), shape) for m, shape in self.modules.items())
+        names = Counter(projection(place) for place, _ in types)
+        places = Counter(place for place, _ in types)
+        found: dict[str, tuple[int, int]] = {}
+        for place, shape in types:
+            name = projection(place)
+            if names[name] > 1:
+                name = place if places[place] == 1 else sized(place, shape)
+            found[name] = shape
+        return found
 
     def targets(self, names: Sequence[str] | None = None) -> list[str]:
         """The modules whose path is or ends with one of the `names`; None: all modules.
@@ -122,15 +124,14 @@ def some(modules: Iterable[str], count: int = 3) -> str:
 
 
 def check_calibration(calibration: Calibration, base: BaseShape) -> None:
-    """Refuse a calibration whose projections or shapes are not those of the base."""
-    shapes = base.projections()
-    for name, parts in calibration.tensors.items():
-        if name not in shapes:
-            raise OnepassError(
-                f"calibration of {name}: base {base.name} has {', '.join(shapes) or 'none'}"
-            )
-        out, in_ = shapes[name]
-        found = {part: tuple(tensor.shape) for part, tensor in parts.items()}
+    """Refuse a calibration whose projection types or shapes are not those of the base."""
+    unknown_types = dict.fromkeys(calibration.tensors)
+    for module, (out, in_) in base.modules.items():
+        name = projection_type(module, (out, in_), calibration.tensors)
+        if name is None:
+            continue
+        unknown_types.pop(name, None)
+        found = {part: tuple(t.shape) for part, t in calibration.tensors[name].items()}
         fits = (
             found["bias"] == (out,)
             if calibration.kind == "lc"
@@ -139,8 +140,12 @@ def check_calibration(calibration: Calibration, base: BaseShape) -> None:
         if not fits:
             raise OnepassError(
                 f"calibration of {name}: {found} does not fit base {base.name}, "
-                f"whose {name} is {(out, in_)} (out, in)"
+                f"whose {module} is {(out, in_)} (out, in)"
             )
+    for name in unknown_types:
+        raise OnepassError(
+            f"calibration of {name}: base {base.name} has {', '.join(base.projections()) or 'none'}"
+        )
 
 
 def check_same(made_for: BaseShape, found: BaseShape) -> None:

@@ -21,7 +21,9 @@ from onepass.api.resolve import (
 from onepass.api.use import What
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
-from onepass.export.vllm import vllm_files
+from onepass.export.config_fields import read_config
+from onepass.export.single import is_plain
+from onepass.export.vllm import WITHOUT_ADAPTERS, vllm_files
 from onepass.model.assets import TINY
 from onepass.model.load import Base
 
@@ -39,7 +41,8 @@ class Written:
     """What was written: the passes of the first composition, and what its user has to know.
 
     base: as another program finds it, a path or a hub name. manifest: of a set for llama.cpp.
-    command: what serves adapters with vLLM. remarks: for people.
+    command: what serves adapters with vLLM. remarks: for people. plain: the base has no chat
+    template, so a blank line ends a prompt.
     """
 
     folder: Path
@@ -48,6 +51,7 @@ class Written:
     manifest: "Manifest | None" = None
     command: str = ""
     remarks: list[str] = field(default_factory=list)
+    plain: bool = False
 
 
 def export(
@@ -98,20 +102,35 @@ def export(
     named = {name: without_base(each, base, task, tasks) for name, each in several.items()}
     first = next(iter(named.values()))
     given = base.name if isinstance(base, Base) else base
-    found = Written(folder, base_path(str(given or first.base.name)), first.passes)
-    where = found.base
+    where = base_path(str(given or first.base.name))
+    found = Written(folder, where, first.passes, plain=is_plain(first))
     if format == "peft":
+        if found.plain:
+            found.remarks.append(
+                f"the base {where} has no chat template: give it the prompt and a blank line"
+            )
         exporting.export_peft(first, folder, dtype)
     elif format == "mlx":
-        from onepass.export.mlx import unread_by_mlx
+        from onepass.export.mlx import unread_by_mlx, window_of
 
         if unread := unread_by_mlx(Path(where)):
             found.remarks.append(
                 "mlx-lm 0.32 does not read rope_parameters; without these fields in "
                 f"{where}/config.json it runs another model, or none: {json.dumps(unread)[1:-1]}"
             )
+        if window := window_of(Path(where)):
+            found.remarks.append(
+                f"mlx-lm 0.32 ignores the sliding window of {where}: on texts of more than "
+                f"{window} tokens it computes something else"
+            )
         exporting.export_mlx(first, folder, dtype)
     else:
+        kind = read_config(Path(where)).get("model_type")
+        if kind in WITHOUT_ADAPTERS:
+            found.remarks.append(
+                f"vLLM 0.22 takes no adapters for models of type {kind}; if yours does not "
+                "either, export each composition as merged and serve that"
+            )
         command = exporting.export_vllm(named, folder, where, dtype)
         found = replace(found, command=command)
     return found

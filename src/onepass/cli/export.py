@@ -108,7 +108,8 @@ def export(
     if target is Target.mlx:
         # mlx-lm takes \\n in --prompt for the end of a line.
         words = ["--model", written.base, "--adapter-path", str(out)]
-        words += ["--prompt", pass_.task.message("TEXT").replace("\n", "\\n")]
+        end = "\n\n" if written.plain else ""
+        words += ["--prompt", f"{pass_.task.message('TEXT')}{end}".replace("\n", "\\n")]
         note(f"{out}: run it: {shlex.join(['mlx_lm.generate', *words])}")
     note(f"{out}: ask it like this, with the text in the place of {{text}}:")
     if pass_.task.system:

@@ -70,6 +70,9 @@ def _print_facts(known: "Sequence[Facts]", layers: bool) -> None:
              f"{each.total_norm:.3f}", " ".join(each.projections)]
         )  # fmt: skip
     print_table(["adapter", "base", "rank", "parameters", "norm", "changes"], rows)
+    for each in known:
+        if each.template == "plain":
+            note(f"{each.name}: trained without a chat template; a blank line follows a prompt")
     if layers:
         for each in known:
             typer.echo(f"\n{each.name}, norm by module")

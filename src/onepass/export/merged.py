@@ -15,9 +15,11 @@ from onepass.adapters.composition import Composition, check_base, pass_bias
 from onepass.adapters.storage import FolderFiles, check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, read_json, write_json
-from onepass.export.rotary import older_names
+from onepass.export.config_fields import older_names
 from onepass.export.single import card_of, single_pass
 from onepass.model.attach import folded
+from onepass.model.chat import PLAIN_TEMPLATE
+from onepass.model.check import check_range
 from onepass.model.load import Base
 
 CARD, CONFIG = "onepass.json", "config.json"
@@ -38,11 +40,12 @@ def export_merged(
 ) -> None:
     """Write a model folder in Hugging Face layout, tokenizer included, weights in `dtype`.
 
-    Its rotary positions are under their older names too, which some runtimes want.
+    Its config.json has rotary positions under their older names too, which some runtimes want.
 
     Raises:
         OnepassError: the composition has several passes or is for another base, it has output
-            biases that the base's architecture has no place for, or the folder cannot be written.
+            biases that the base's architecture has no place for, it computes numbers too large for
+            float16, or the folder cannot be written.
     """
     folder = Path(folder)
     check_replaceable(folder, OWN_FILES)
@@ -62,15 +65,29 @@ def export_merged(
         )
     card = {"base": base.name, **card_of(composition)}
     with folded(base, pass_), _zero_biases(base, places), atomic_folder(folder) as temporary:
+        if dtype == torch.float16:  # Gemma 3's layers reach 100,000
+            check_range(base.model, base.tokenizer, base.name, dtype)
         original, base.model.config = base.model.config, config
         try:
             base.model.save_pretrained(temporary, state_dict=_state(base, dtype))
         finally:
             base.model.config = original
-        base.tokenizer.save_pretrained(temporary)
+        _save_tokenizer(base.tokenizer, temporary)
         written = read_json(temporary / CONFIG)
         write_json(temporary / CONFIG, {**written, **older_names(written)})
         write_json(temporary / CARD, card)
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Save it with a chat template: for one without, what onepass does then."""
+    own, tokenizer.chat_template = (
+        tokenizer.chat_template,
+        tokenizer.chat_template or PLAIN_TEMPLATE,
+    )
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.chat_template = own
 
 
 def _state(base: Base, dtype: torch.dtype) -> dict[str, Tensor]:

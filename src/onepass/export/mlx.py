@@ -11,18 +11,25 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from onepass.adapters.adapter import layer, projection
 from onepass.adapters.composition import Composition
+from onepass.adapters.lora import layer, within_layer
 from onepass.adapters.storage import FolderFiles, check_replaceable, write_tensors
-from onepass.core.errors import OnepassError
-from onepass.core.files import atomic_folder, read_json, write_json
-from onepass.export.rotary import older_names
+from onepass.core.files import atomic_folder, write_json
+from onepass.export.config_fields import older_names, read_config
 from onepass.export.single import card_of, single_lora
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapters.safetensors", "onepass.json"
 OWN_FILES = FolderFiles(CONFIG, (WEIGHTS, CARD))
-# The rope_theta that mlx-lm (0.32.2) takes where a config.json has none on its top level.
-_ASSUMED = {"llama": 10000.0, "qwen2": 1000000.0}
+# What mlx-lm (0.32.2) takes for fields that a config.json does not have on its top level.
+_ASSUMED: dict[str, dict[str, Any]] = {
+    **{kind: {"rope_theta": 10000.0} for kind in ("llama", "mistral", "smollm3", "phi3")},
+    "qwen2": {"rope_theta": 1000000.0},
+    "gemma3_text": {
+        "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0, "sliding_window_pattern": 6,
+    },
+}  # fmt: skip
+_READ = {"qwen3", "lfm2"}  # where it knows rope_parameters
+_UNWINDOWED = {"mistral", "phi3"}  # where it attends to all of a text, whatever the window
 
 
 def export_mlx(
@@ -50,7 +57,7 @@ def export_mlx(
             "rank": rank,
             "scale": 1.0,
             "dropout": 0.0,
-            "keys": sorted({_within_layer(module) for module in modules}),
+            "keys": sorted({within_layer(module) for module in modules}),
         },
     }
     with atomic_folder(folder) as temporary:
@@ -62,20 +69,20 @@ def export_mlx(
 def unread_by_mlx(model: Path) -> dict[str, Any]:
     """What mlx-lm does not see in a model folder's config.json, by the names it looks for.
 
-    It would run the base with other rotary positions, or refuse it, until these fields are added
-    to the file. Nothing for a folder without a config.json; an `OnepassError` for one that
-    cannot be read.
+    It would run another model than the base, or refuse it, until these fields are added to the
+    file. Nothing for a folder without a config.json; an `OnepassError` for one that cannot be read.
     """
-    if not (model / "config.json").is_file():
-        return {}
-    config = read_json(model / "config.json")
-    if not isinstance(config, dict):
-        raise OnepassError(f"{model / 'config.json'} is no JSON object; expected a model folder")
-    seen = {"rope_theta": _ASSUMED.get(str(config.get("model_type"))), **config}
+    config = read_config(model)
+    kind = str(config.get("model_type"))
+    seen = {**_ASSUMED.get(kind, {}), **config}
+    if kind in _READ:
+        seen |= config.get("rope_parameters") or {}
     return {name: value for name, value in older_names(config).items() if seen.get(name) != value}
 
 
-def _within_layer(module: str) -> str:
-    """ "self_attn.q_proj" for "model.layers.0.self_attn.q_proj"."""
-    block = module.removesuffix(projection(module)).strip(".").rpartition(".")[2]
-    return f"{block}.{projection(module)}"
+def window_of(model: Path) -> int | None:
+    """The sliding window of a base that mlx-lm ignores: longer texts come out differently."""
+    config = read_config(model)
+    window = config.get("sliding_window")
+    ignored = window and config.get("model_type") in _UNWINDOWED
+    return window if ignored and window < config.get("max_position_embeddings", 0) else None

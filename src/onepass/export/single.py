@@ -44,4 +44,12 @@ def card_of(composition: Composition) -> dict[str, Any]:
         "method": composition.method,
         "prompt": composition.passes[0].task.message("{text}"),
         "system": composition.passes[0].task.system,
+        **({"template": "plain"} if is_plain(composition) else {}),
     }
+
+
+def is_plain(composition: Composition) -> bool:
+    """Whether it was made for a base without a chat template: a blank line follows its prompts."""
+    cards = [composition.card]
+    cards += [each.adapter.card for pass_ in composition.passes for each in pass_.adapters]
+    return any(card.get("template") == "plain" for card in cards)

@@ -5,6 +5,7 @@ OUT/<name>-1/     and so on, for one of several
 OUT/serve.sh      the command
 OUT/README.md     the same for people: names, prompts, how to ask
 OUT/onepass.json  the same for programs
+OUT/plain.jinja   the chat template, for a base that has none
 """
 
 import json
@@ -22,10 +23,15 @@ from onepass.adapters.storage import FolderFiles, check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, read_json, write_json, write_text
 from onepass.export.peft import export_peft
-from onepass.export.single import single_lora
+from onepass.export.single import is_plain, single_lora
+from onepass.model.chat import PLAIN_TEMPLATE
 
 CARD = "onepass.json"
-SERVE, README = "serve.sh", "README.md"
+SERVE, README, TEMPLATE = "serve.sh", "README.md", "plain.jinja"
+
+WITHOUT_ADAPTERS = {"falcon", "gpt_neox", "stablelm"}
+"""Types of models that vLLM (0.22) runs, but takes no adapters for: see the column "LoRA" of
+https://docs.vllm.ai/en/latest/models/supported_models.html."""
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank (MaxLoRARanks in its vllm/config/lora.py, version 0.22)."""
@@ -53,19 +59,25 @@ def export_vllm(
     ranks = [
         max(lora.rank for lora in single_lora(adapter).values()) for adapter in adapters.values()
     ]
-    command = serve_command(model, list(adapters), max(ranks))
+    plain = any(map(is_plain, adapters.values()))
+    command = serve_command(model, list(adapters), max(ranks), plain)
     with atomic_folder(folder) as temporary:
         for name, adapter in adapters.items():
             export_peft(adapter, temporary / name, dtype)
         write_json(temporary / CARD, _card(model, compositions, adapters))
         write_text(temporary / README, _readme(command, compositions, adapters))
+        if plain:
+            write_text(temporary / TEMPLATE, PLAIN_TEMPLATE)
         write_text(temporary / SERVE, _script(command))
         (temporary / SERVE).chmod(0o755)
     return command
 
 
-def serve_command(model: str, adapters: list[str], rank: int) -> str:
-    """What serves adapters of at most this rank, to be run in the folder that holds them."""
+def serve_command(model: str, adapters: list[str], rank: int, plain: bool = False) -> str:
+    """What serves adapters of at most this rank, to be run in the folder that holds them.
+
+    plain: whether the base has no chat template, without which vLLM takes no messages.
+    """
     at_once = min(len(adapters), _AT_ONCE)
     fitting = [allowed for allowed in RANKS if allowed >= rank]
     if not fitting:
@@ -78,6 +90,7 @@ def serve_command(model: str, adapters: list[str], rank: int) -> str:
             f"vllm serve {shlex.quote(model)}",
             f"--enable-lora --max-lora-rank {fitting[0]} --max-loras {at_once}",
             f"--lora-modules {' '.join(f'{name}=./{name}' for name in adapters)}",
+            *([f"--chat-template ./{TEMPLATE}"] if plain else []),
             "--host 127.0.0.1",
         ]
     )
@@ -89,7 +102,7 @@ def vllm_files(folder: Path) -> FolderFiles:
     if (folder / CARD).is_file():
         with suppress(KeyError, TypeError):  # a card of something else
             written = [name for e in read_json(folder / CARD)["served"] for name in e["models"]]
-    return FolderFiles(CARD, (SERVE, README, *written))
+    return FolderFiles(CARD, (SERVE, README, TEMPLATE, *written))
 
 
 def pass_names(name: str, composition: Composition) -> list[str]:
@@ -113,7 +126,7 @@ def _adapters(compositions: Mapping[str, Composition]) -> dict[str, Composition]
                 "rename the folder, with letters, digits, dots and dashes"
             )
         for name, pass_ in zip(pass_names(title, composition), composition.passes, strict=True):
-            if name in found or name in (CARD, SERVE, README):
+            if name in found or name in (CARD, SERVE, README, TEMPLATE):
                 raise OnepassError(f"two files would be called {name!r}; rename a folder")
             found[name] = replace(composition, task=pass_.task, passes=(_weights_of(pass_),))
     return found

@@ -19,6 +19,7 @@ from onepass.adapters.merging.stack import check_count, check_number
 from onepass.adapters.shape import for_base
 from onepass.core.errors import OnepassError
 from onepass.core.registry import Registry, unknown
+from onepass.model.chat import template_of
 from onepass.model.load import Base
 from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
@@ -73,6 +74,7 @@ class Setting:
         return Pass(self.task, tuple(weighted))
 
     def compose(self, *passes: Pass, **card: Any) -> Composition:
+        card = {"template": template_of(self.base.tokenizer), **card}
         return Composition(self.base.shape, self.task, passes, self.method, card)
 
     def option(self, name: str, default: Any) -> Any:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
@@ -26,8 +26,18 @@ _CLOCK = "".join(
     f"|replace('{code}', '{_DAY:{code}}')" for code in map("%{}".format, "dBbYmyAajHMS")
 )
 _PIN = "{%- macro strftime_now(form) -%}{{ form" + _CLOCK + " }}{%- endmacro %}{{ '' }}"
+PLAIN_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ message['content'] }}"
+    "{{ eos_token if message['role'] == 'assistant' else '\\n\\n' }}{% endfor %}"
+)
+"""What is done without a chat template, as a template: for programs that insist on one."""
 _ANSWER = "ANSWER"
 _SYSTEM = "SYSTEM"
+
+
+def template_of(tokenizer: Any) -> Literal["chat", "plain"]:
+    """What prompts are put into: the tokenizer's chat template, or plain blank lines."""
+    return "chat" if tokenizer.chat_template else "plain"
 
 
 def prompt_ids(tokenizer: Any, prompts: Sequence[str], system: str = "") -> list[list[int]]:

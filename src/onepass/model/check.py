@@ -1,11 +1,15 @@
 """The one check of a base, however it was come by: called when it is loaded or wrapped."""
 
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
-from onepass.core.errors import OnepassError
+from onepass.core.errors import OnepassError, OnepassWarning
 from onepass.model.chat import end_id, prompt_ids, prompt_text
 from onepass.model.frozen import frozen
 
@@ -15,7 +19,8 @@ _PROBE = "Summarize the conversation.\n\nAna: Shall we meet at 5:30?\nBen: Yes, 
 def check_model(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
     """Refuse a base that holds an adapter, bad numbers, a template or token ids it cannot use.
 
-    Costs a look at each weight and one forward pass of a short prompt.
+    Warns of one without a chat template. Costs a look at each weight and one forward pass of a
+    short prompt.
 
     Raises:
         OnepassError: it names the base, and what is wrong with it.
@@ -45,6 +50,12 @@ def _check_weights(model: PreTrainedModel, name: str) -> None:
 
 def _check_template(tokenizer: Any, name: str) -> None:
     template = tokenizer.chat_template
+    if not template:
+        warnings.warn(
+            f"the base {name} has no chat template: an answer follows its prompt and a blank line",
+            OnepassWarning,
+            stacklevel=1,  # this line whoever loads it, so that Python shows it once
+        )
     if isinstance(template, dict) and "default" not in template:
         raise OnepassError(
             f"the base {name} has chat templates named {', '.join(sorted(template))} and none "
@@ -83,8 +94,49 @@ def _check_logits(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
     with frozen(model), torch.inference_mode():
         finite = torch.isfinite(model(input_ids=ids, use_cache=False).logits).all()
     if not finite:
-        half = model.dtype == torch.float16
-        raise OnepassError(
-            f"the base {name} computes NaN or infinity in {str(model.dtype).removeprefix('torch.')}"
-            f"; {'load it in bfloat16 or float32' if half else 'its weights do not fit its config'}"
-        )
+        raise not_finite(name, model.dtype, "its weights do not fit its config")
+
+
+def check_range(model: PreTrainedModel, tokenizer: Any, name: str, dtype: torch.dtype) -> None:
+    """Refuse to store in `dtype` a model whose numbers, on a short prompt, are too large for it.
+
+    Raises:
+        OnepassError: a weight, or what a layer computes, is beyond the range of `dtype`.
+    """
+    reached = {
+        path: float(max(map(abs, torch.aminmax(weight.detach()))))
+        for path, weight in model.named_parameters()
+    }
+
+    def keep(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            found = output[0] if isinstance(output, tuple) else output
+            if isinstance(found, torch.Tensor) and found.is_floating_point():
+                reached[path] = float(found.abs().max())
+
+        return hook
+
+    ids = torch.tensor(prompt_ids(tokenizer, [_PROBE]), device=model.device)
+    with ExitStack() as stack:
+        for path, module in model.named_modules():
+            stack.callback(module.register_forward_hook(keep(path)).remove)
+        stack.enter_context(frozen(model))
+        stack.enter_context(torch.inference_mode())
+        model(input_ids=ids, use_cache=False)
+    limit = torch.finfo(dtype).max
+    for path, value in reached.items():
+        if not value <= limit:
+            raise OnepassError(
+                f"{path} of the base {name} reaches {value:,.0f} on a short prompt, and "
+                f"{_short(dtype)} ends at {limit:,.0f}; save it in bfloat16 (--save-as) instead"
+            )
+
+
+def not_finite(name: str, dtype: torch.dtype, otherwise: str) -> OnepassError:
+    """The error for a base that computes NaN or infinity; `otherwise`: why, if not for float16."""
+    advice = "load it in bfloat16 or float32" if dtype == torch.float16 else otherwise
+    return OnepassError(f"the base {name} computes NaN or infinity in {_short(dtype)}; {advice}")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -136,12 +136,21 @@ def _convert(file: Path, metadata: dict[str, Any], folder: Path) -> None:
                 f"the first is {missing[0]}"
             )
         _restore_rotary(model, file, metadata)
+        _restore_scale(model.config)
         ends = model.generation_config.eos_token_id
         ends = list(ends) if isinstance(ends, list) else [ends]
         ends += [metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eot", "eom")]
         model.generation_config.eos_token_id = sorted({e for e in ends if isinstance(e, int)})
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+def _restore_scale(config: Any) -> None:
+    """Put Gemma 3's scale of attention into the config: no file states it, and its sizes differ."""
+    if config.model_type == "gemma3_text":
+        largest = config.num_hidden_layers == 62  # Gemma 3 27B, known by this in llama.cpp too
+        share = config.hidden_size // config.num_attention_heads
+        config.query_pre_attn_scalar = share if largest else config.head_dim
 
 
 def _restore_rotary(model: PreTrainedModel, file: Path, metadata: dict[str, Any]) -> None:

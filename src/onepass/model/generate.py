@@ -15,6 +15,7 @@ from onepass.adapters.composition import Composition, check_base
 from onepass.core.errors import OnepassError
 from onepass.model.attach import merged
 from onepass.model.chat import prompt_ids
+from onepass.model.check import not_finite
 from onepass.model.frozen import frozen
 from onepass.model.load import Base
 from onepass.model.tokens import fit_prompts
@@ -146,7 +147,9 @@ def _greedy(
             logits_to_keep=1,
         )
         cache = out.cache
-        chosen = out.logits[:, -1].argmax(-1)
+        highest, chosen = out.logits[:, -1].max(-1)
+        if not highest.isfinite().all():  # NaN is the highest of all
+            raise not_finite(base.name, base.model.dtype, "what was put on it is too large")
         for row, token in zip(alive, chosen.tolist(), strict=True):
             answers[row].append(token)
         going = ~torch.isin(chosen, stops)
@@ -161,8 +164,9 @@ def _greedy(
             if not alive:
                 return answers
             ids, mask, positions = ids[kept], mask[kept], positions[kept]
-            for layer in cache.layers:  # of a balanced base, on devices of their own
-                layer.batch_select_indices(kept.to(layer.keys.device))
+            # Made for beams, this also keeps a part of the rows, in every kind of layer: attention,
+            # convolution and recurrence, each on its own device.
+            cache.reorder_cache(kept)
     if progress:
         progress(len(alive))
     return answers

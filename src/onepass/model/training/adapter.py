@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 
 from onepass.adapters.lora import Adapter, Lora, projection
 from onepass.core.errors import OnepassError
+from onepass.model.chat import template_of
 from onepass.model.frozen import frozen
 from onepass.model.load import Base
 from onepass.model.tokens import encode_examples, shuffled_batches, sorted_batches
@@ -107,6 +108,7 @@ def train_adapter(
         base=base.name,
         card={
             "task": task.to_json(),
+            "template": template_of(base.tokenizer),
             "rank": rank,
             "alpha": alpha,
             "target_modules": list(dict.fromkeys(map(projection, targets))),

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from onepass.adapters.adapter import Adapter, projection
+from onepass.adapters.adapter import Adapter
 from onepass.adapters.calibration import FORMS, Calibration, Form, Kind
 from onepass.adapters.composition import Pass, reach
+from onepass.adapters.lora import projection_type
 from onepass.adapters.shape import check_adapter
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
@@ -170,7 +171,9 @@ def calibrated(
     base: Base, pass_: Pass, effects: dict[str, Effect], dtype: torch.dtype | None = None
 ) -> Iterator[None]:
     """The base with the pass merged in, and `effects` by projection type on what it reaches."""
-    on = {path: effects[projection(path)] for path in reach(pass_, base.shape)}
+    reached = reach(pass_, base.shape).items()
+    types = {path: projection_type(path, shape, effects) for path, shape in reached}
+    on = {path: effects[found] for path, found in types.items() if found is not None}
     with merged(base, pass_, dtype), altered(base, on):
         yield
 
@@ -181,10 +184,15 @@ def initial_parameters(
     """Parameters without effect: p = 0; or P2 ("up") = 0 and P1 ("down") uniform in ±1/√in."""
     if rank < 1:
         raise OnepassError(f"rank is {rank}; it must be at least 1")
-    reached = {projection(module) for pass_ in passes for module in reach(pass_, base.shape)}
+    shapes = base.shape.projections()
+    reached = {
+        projection_type(module, shape, shapes)
+        for pass_ in passes
+        for module, shape in reach(pass_, base.shape).items()
+    }
     random_ = torch.Generator().manual_seed(seed)
     tensors: dict[str, dict[str, Tensor]] = {}
-    for proj, (out, in_) in base.shape.projections().items():
+    for proj, (out, in_) in shapes.items():
         if proj not in reached:
             continue
         if kind == "lc":
