@@ -22,6 +22,7 @@ from onepass.adapters.history import HISTORY, read_history
 from onepass.adapters.merging import linear, sparse
 from onepass.cli.app import build_app
 from onepass.comparison import job as job_module
+from onepass.comparison import materials
 from onepass.comparison.bench import make_plan, run_bench
 from onepass.comparison.cells import Cell, jobs_of
 from onepass.comparison.job import do_job
@@ -113,6 +114,25 @@ def test_a_run_is_what_the_method_gives(small: Small, tmp_path: Path, base: Base
     assert found.cost.extra_parameters == 0
     assert found.environment["torch"]
     assert str(tmp_path) not in (out / "linear/summarize+translate-es/0-0/run.json").read_text()
+
+
+def test_texts_of_ones_own_are_shown_side_by_side(small: Small, tmp_path: Path, base: Base) -> None:
+    text = "Ana: Are you | coming?\nBen: At *seven*."
+    (recipe, written), out = (
+        small(methods=["zero-shot", "linear"], tasks=TASKS[:1], show=[text]),
+        tmp_path / "out",
+    )
+    bench((recipe, written), out)
+    (table,) = make_report(out).side_by_side
+    assert [row[0] for row in table.rows] == ["(the text)", "zero-shot", "linear"]
+    task = recipe.task(TASKS[0])
+    setting = Setting(base, task, materials.adapters_for(recipe, TASKS[0]))
+    for name, shown in table.rows[1:]:
+        composition = METHODS.get(str(name)).build(setting)
+        (output,) = run(base, composition, [text], recipe.max_new_tokens).texts
+        assert " ".join(str(shown).split()) == " ".join(output.replace("\n", " / ").split())
+    # Another text is another recipe: what was answered for this one does not stand for it.
+    assert make_plan(recipe.model_copy(update={"show": ["Hello."]}), out).done == 0
 
 
 def test_the_peak_of_one_method_is_not_that_of_another(

@@ -170,3 +170,22 @@ def test_a_recipe_takes_tasks_from_a_file(tmp_path: Path) -> None:
 def test_a_file_of_tasks_that_is_none_is_told(tmp_path: Path, value: str, words: str) -> None:
     with pytest.raises(OnepassError, match=words):
         load_recipe(written(tmp_path, f"name: n\ntasks_from: {value}"))
+
+
+def test_training_options_of_a_task_go_over_those_of_all(tmp_path: Path) -> None:
+    text = """
+name: mine
+train:
+  options: {max_steps: 80, learning_rate: 2e-3}
+  by_task: {translate: {max_steps: 100}, summarize: {batch_size: 4}}
+tasks: [summarize+translate:es]
+"""
+    recipe = recipe_from(text, tmp_path / "mine.yaml")
+    assert recipe.train is not None
+    assert recipe.train.options_for("translate:es") == {"max_steps": 100, "learning_rate": 2e-3}
+    assert recipe.train.options_for("summarize")["max_steps"] == 80
+    assert recipe.train.options_for("summarize")["batch_size"] == 4
+    with pytest.raises(OnepassError, match=r"field train.*translat"):
+        recipe_from(text.replace("{translate:", "{translat:"), tmp_path / "mine.yaml")
+    with pytest.raises(OnepassError, match=r"training option.*max_step"):
+        recipe_from(text.replace("{max_steps: 100}", "{max_step: 100}"), tmp_path / "mine.yaml")
