@@ -76,8 +76,8 @@ def data_describe(
     print_table(("split", "rows", "examples", "rows upstream"), splits)
     if list(found.parts.values()) != [f"the {split} rows" for split in found.parts]:
         typer.echo()
-        for split, place in found.parts.items():
-            typer.echo(f"{split} is {place}")
+        for name, part in found.parts.items():
+            typer.echo(f"{name} is {part}")
     if not found.lengths:
         return
     typer.echo()
