@@ -70,5 +70,5 @@ def _facts(corpus: str) -> Facts | None:
 
 def _licence_id(facts: Facts | None) -> str:
     """The hub's name of a corpus's licence, which holds for what is made of it too."""
-    found = facts and re.match(r"apache-2\.0|cc by[a-z-]* \d\.\d", facts.licence.lower())
+    found = facts and re.match(r"apache-2\.0|mit\b|cc by[a-z-]* \d\.\d", facts.licence.lower())
     return found.group().replace(" ", "-") if found else "other"

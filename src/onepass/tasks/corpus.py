@@ -15,7 +15,8 @@ says its split (train.jsonl, dialogsum.dev.jsonl, data/train-00000-of-00001.parq
 come before those of the folders in it. A folder without such files, or with a README.md that has
 `configs:`, is read as the hub would. One file alone is split here, 80/10/10, by a hash of the
 input: the same on every machine and in every format, whatever the order of its rows, and never with
-one input, one conversation or one talk in two splits.
+one input, one conversation or one talk in two splits. Some kinds make the splits that a folder
+lacks, see `onepass.tasks.corpora.splits`.
 """
 
 import os
