@@ -10,6 +10,7 @@ import pytest
 
 from cli_kit import onepass
 from onepass.adapters.merging import MERGES
+from onepass.comparison.recipe import Recipe, Training
 from onepass.methods.calibration import LC_RATE, LCPP_RATE
 from onepass.tasks.corpora.facts import facts_of
 from onepass.tasks.corpus import CORPORA, SPLITS
@@ -185,3 +186,20 @@ def test_the_calibration_page_has_the_counts_and_rates_of_the_code(
     assert counts == [row.split("\t") for row in rows]
     rates = (f"{rate:.0e}".replace("e-0", "e-") for rate in (LC_RATE, LCPP_RATE))
     assert "{} for LC, {} for LC++".format(*rates) in page
+
+
+def test_the_page_on_recipes_has_every_field_with_its_default() -> None:
+    page = (README.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+    recipe, train = (
+        {name for row in rows[1:] for name in re.findall(r"`(\w+)`", row[0])}
+        for rows in tables(page)
+    )
+    assert recipe - {"tasks_from"} == set(Recipe.model_fields) - {"declared"}
+    assert train == set(Training.model_fields)
+    for rows, model in zip(tables(page), (Recipe, Training), strict=True):
+        for names, _, given in rows[1:]:
+            found = re.findall(r"`(\w+)`", names)
+            numbers = [int(number) for number in re.findall(r"^\d+|(?<=, )\d+", given)]
+            defaults = [model.model_fields[n].default for n in found if n in model.model_fields]
+            for number, default in zip(numbers, defaults, strict=False):
+                assert default in (number, [number], None), names
