@@ -51,12 +51,16 @@ def test_when_two_names_are_one_base(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "link").symlink_to(tmp_path / "here" / "llama")
     snapshot = in_cache(tmp_path / "hub", "Acme/Llama")
     here, there, link = (str(tmp_path / name) for name in ("here/llama", "there/llama", "link"))
+    (tmp_path / "there" / "llama.gguf").touch()
+    (tmp_path / "other.gguf").write_bytes(b"GGUF")
+    moved, other_file = str(tmp_path / "there" / "llama.gguf"), str(tmp_path / "other.gguf")
     file, elsewhere = f"{here}.gguf", f"/cluster/hub/models--Acme--Llama/snapshots/{REVISION}"
     for names in (
         ("tiny", str(TINY), os.path.relpath(TINY)),
         ("Acme/Llama", "acme/llama", "Acme/Llama/", str(snapshot), elsewhere),
         (here, f"{here}/", link, "here/llama", "./link", "there/../link"),
         ("/cluster/llama", "/cluster/llama/"),
+        (file, moved),
     ):
         for one in names:
             assert {compare_bases(one, other) for other in names} == {"same"}
@@ -84,6 +88,7 @@ def test_when_two_names_are_one_base(tmp_path: Path, monkeypatch: pytest.MonkeyP
             doubtful = (one, other) in unknown or (other, one) in unknown
             verdict = "same" if one == other else "unknown" if doubtful else "different"
             assert compare_bases(one, other) == verdict, (one, other)
+    assert compare_bases(file, other_file) == "different"
 
 
 def test_a_base_whose_name_says_too_little_is_judged_by_its_shapes_and_reported_once() -> None:

@@ -7,6 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from cli_kit import onepass
 from onepass.adapters.merging import MERGES
@@ -196,7 +197,8 @@ def test_the_page_on_recipes_has_every_field_with_its_default() -> None:
     )
     assert recipe - {"tasks_from"} == set(Recipe.model_fields) - {"declared"}
     assert train == set(Training.model_fields)
-    for rows, model in zip(tables(page), (Recipe, Training), strict=True):
+    models: tuple[type[BaseModel], ...] = (Recipe, Training)
+    for rows, model in zip(tables(page), models, strict=True):
         for names, _, given in rows[1:]:
             found = re.findall(r"`(\w+)`", names)
             numbers = [int(number) for number in re.findall(r"^\d+|(?<=, )\d+", given)]

@@ -3,9 +3,9 @@
 A base is named "tiny" (the embedded one), OWNER/NAME on the hub, or by the path of a folder or GGUF
 file. Three answers are possible for two names:
 
-same       They are equal; one is a link to the other; one is a folder of the hub's cache
-           (models--OWNER--NAME/snapshots/REVISION) and the other OWNER/NAME; or one is "tiny" and
-           the other its folder.
+same       They are equal; one is a link to the other; they are two GGUF files of equal content; one
+           is a folder of the hub's cache (models--OWNER--NAME/snapshots/REVISION) and the other
+           OWNER/NAME; or one is "tiny" and the other its folder.
 different  Two hub names, two folders, or a hub name and a folder. Equal last names prove nothing: a
            model and its fine-tunes often share them.
 unknown    One name could be short for the other, or of a copy of it: a folder .../OWNER/NAME
@@ -17,10 +17,12 @@ unknown    One name could be short for the other, or of a copy of it: a folder .
 import os
 import warnings
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from onepass.core.errors import OnepassError, OnepassWarning
+from onepass.core.files import sha256
 from onepass.core.hub import cached_name, is_hub_name
 
 TINY = Path(__file__).resolve().parents[1] / "assets" / "tiny"
@@ -40,13 +42,24 @@ _WITHIN = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "b
 def compare_bases(one: str, other: str) -> Literal["same", "different", "unknown"]:
     """Whether two names are of one base, as this module's docstring says."""
     (kind, name), (other_kind, other_name) = _known(one), _known(other)
-    if name == other_name:
+    if name == other_name or (kind == other_kind == "file" and _equal(name, other_name)):
         return "same"
     if "absent" in (kind, other_kind) or (kind != other_kind and "file" in (kind, other_kind)):
         return "unknown"
     short, long = sorted((Path(name.casefold()).parts, Path(other_name.casefold()).parts), key=len)
     copied = kind != other_kind and long[-len(short) :] == short
     return "unknown" if copied else "different"
+
+
+def _equal(one: str, other: str) -> bool:
+    """Whether two files hold the same."""
+    sizes = {os.path.getsize(path) for path in (one, other)}
+    return len(sizes) == 1 and _digest(one) == _digest(other)
+
+
+@cache
+def _digest(path: str) -> str:
+    return sha256(Path(path))
 
 
 def _known(name: str) -> tuple[str, str]:

@@ -13,7 +13,6 @@ import io
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
@@ -24,7 +23,7 @@ from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from onepass import __version__
-from onepass.core.errors import OnepassError
+from onepass.core.errors import OnepassError, print_as_notes
 
 GONE = 1  # broken pipe, as with `| head`; typer's status for it
 USER_ERROR = 2  # as for a wrong option
@@ -185,8 +184,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     Exit status: 0 done; 1 a bug, with its traceback, or a broken pipe, silently; 2 a mistake in
     options or input, or a file or an output that cannot be used; 130 Ctrl-C.
     """
-    warnings.simplefilter("ignore", FutureWarning)  # these address programmers, not users
-    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
+    print_as_notes()
     _prepare_streams()
     try:
         try:

@@ -20,7 +20,7 @@ from pathlib import Path
 from onepass.comparison.cells import Job
 from onepass.comparison.job import do_job
 from onepass.comparison.recipe import Recipe
-from onepass.core.errors import OnepassError
+from onepass.core.errors import OnepassError, print_as_notes
 
 _POSIX = hasattr(signal, "pthread_sigmask")
 _PATIENCE = 30.0  # seconds for a worker to save its state after Ctrl-C
@@ -184,6 +184,7 @@ def _serve(
     # from its parent alone, once, and can save its state undisturbed.
     if _POSIX:
         os.setpgrp()
+    print_as_notes()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         if _POSIX:  # here is the first place where it can be answered
