@@ -29,7 +29,7 @@ B = TypeVar("B")
 LossFunction = Callable[[B], tuple[Tensor, int]]
 """From a batch to the sum of its tokens' losses (a scalar) and the number of those tokens."""
 OnStep = Callable[[int, float], None]
-"""Called after each step with its number (from 1) and its mean loss; the model is not its to run."""
+"""Called after each step with its number (from 1) and its mean loss; it must not run the model."""
 
 __all__ = ["History", "LossFunction", "OnStep", "TrainOptions", "fit"]
 
