@@ -1,8 +1,9 @@
-"""A byte-level BPE learnt from a few texts, as the tests' tiny models have it."""
+"""BPEs learnt from a few texts, as the tests' tiny models have them."""
 
+import json
 from collections.abc import Iterable, Sequence
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 
 def learn_bpe(
@@ -23,4 +24,32 @@ def learn_bpe(
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def learn_byte_fallback_bpe(texts: Iterable[str], special: Sequence[str]) -> Tokenizer:
+    """As Gemma has it: "▁" for a space, letters, and the bytes of any letter that is not known."""
+
+    def framed(model: models.BPE) -> Tokenizer:
+        tokenizer = Tokenizer(model)
+        tokenizer.normalizer = normalizers.Replace(" ", "▁")
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+        return tokenizer
+
+    learner = framed(models.BPE())
+    learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=120, show_progress=False))
+    learnt = json.loads(learner.to_str())["model"]
+    words = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *learnt["vocab"]]
+    tokenizer = framed(
+        models.BPE(
+            {word: number for number, word in enumerate(words)},
+            [(one, other) for one, other in learnt["merges"]],
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     return tokenizer

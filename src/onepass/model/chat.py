@@ -7,13 +7,16 @@ lines of the user message.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
+from tokenizers import AddedToken
+from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
 from onepass.core.errors import OnepassError
 
@@ -31,6 +34,7 @@ PLAIN_TEMPLATE = (
     "{{ eos_token if message['role'] == 'assistant' else '\\n\\n' }}{% endfor %}"
 )
 """What is done without a chat template, as a template: for programs that insist on one."""
+_IDS = {"tokenize": True, "return_dict": False}
 _ANSWER = "ANSWER"
 _SYSTEM = "SYSTEM"
 
@@ -50,19 +54,20 @@ def prompt_ids(tokenizer: Any, prompts: Sequence[str], system: str = "") -> list
     if not tokenizer.chat_template:
         first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         return [first + ids for ids in text_ids(tokenizer, [_plain(p, system) for p in prompts])]
-    # transformers' own way is slow with thousands of added tokens, and only these texts need it.
-    control = _facts(tokenizer).control
-    spelt = [bool(control.search(system) or control.search(prompt)) for prompt in prompts]
+    facts = _facts(tokenizer)
+    chats = [_messages(facts, prompt, system) for prompt in prompts]
     ids: list[list[int]] = [[]] * len(prompts)
-    for sanitize in (False, True):
-        rows = [row for row, found in enumerate(spelt) if found is sanitize]
-        if rows:
-            chats = [_messages(tokenizer, prompts[row], system) for row in rows]
-            found = _apply(
-                tokenizer, chats, tokenize=True, sanitize_control_tokens=sanitize, return_dict=False
-            )
-            for row, each in zip(rows, found, strict=True):
-                ids[row] = each
+    plain, in_system = [], bool(facts.any_control.search(system))
+    for row, prompt in enumerate(prompts):
+        if in_system or facts.any_control.search(prompt):
+            view = _view(tokenizer, facts, _spelt(facts, f"{system}\n{prompt}"))
+            ids[row] = _apply(view, chats[row], sanitize_control_tokens=True, **_IDS)
+        else:
+            plain.append(row)
+    if plain:
+        found = _apply(tokenizer, [chats[row] for row in plain], **_IDS)
+        for row, each in zip(plain, found, strict=True):
+            ids[row] = each
     return ids
 
 
@@ -70,15 +75,23 @@ def prompt_text(tokenizer: Any, prompt: str, system: str = "") -> str:
     """The text whose ids `prompt_ids` gives, its control tokens spelt out."""
     if not tokenizer.chat_template:
         return f"{tokenizer.bos_token or ''}{_plain(prompt, system)}"
-    return str(_apply(tokenizer, _messages(tokenizer, prompt, system)))
+    return str(_apply(tokenizer, _messages(_facts(tokenizer), prompt, system)))
 
 
 def text_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of plain `texts`, without any special token."""
+    """Token ids of plain `texts`, without any special token or other one that a template writes."""
     if not texts:
         return []
     encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
     ids: list[list[int]] = encoded["input_ids"]
+    if not tokenizer.chat_template:
+        return ids
+    facts = _facts(tokenizer)
+    for row, text in enumerate(texts):
+        if facts.written.search(text):
+            spelt = _spelt(facts, text)
+            marked = mark_control_tokens(text, _any_of(spelt))
+            ids[row] = encode_marked_chat(_view(tokenizer, facts, spelt), marked)
     return ids
 
 
@@ -104,12 +117,17 @@ def end_id(tokenizer: Any) -> int:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is asked of a tokenizer once: `control` finds any added token that is not mere space;
-    `takes_system` is whether its template prints a system message."""
+    """What is asked of a tokenizer once, since with thousands of added tokens it takes long."""
 
     key: tuple[int, Any]
-    control: re.Pattern[str]
+    control: dict[str, int]
+    """The added tokens, by content, that are special or that the template writes."""
+    any_control: re.Pattern[str]
+    """Finds any of them."""
+    written: re.Pattern[str]
+    """Finds those of them that are not special: `split_special_tokens` leaves them whole."""
     takes_system: bool
+    """Whether the template prints a system message."""
 
 
 _KNOWN: WeakKeyDictionary[Any, _Facts] = WeakKeyDictionary()
@@ -119,25 +137,77 @@ def _facts(tokenizer: Any) -> _Facts:
     key = (len(tokenizer), tokenizer.chat_template)
     known = _KNOWN.get(tokenizer)
     if known is None or known.key != key:
-        added = tokenizer.added_tokens_decoder.values()
-        control = [t.content for t in added if t.special or not t.content.isspace()]
-        pattern = re.compile("|".join(map(re.escape, control)) or "(?!)")
-        known = _KNOWN[tokenizer] = _Facts(key, pattern, _takes_system(tokenizer))
+        with_system = _rendered(tokenizer, ("system", _SYSTEM), ("user", "x"))
+        text = with_system + _rendered(tokenizer, ("user", "x"), ("assistant", "x"))
+        if tokenizer.chat_template:
+            text += str(tokenizer.get_chat_template())  # with what other turns would print
+        control, plain = {}, []
+        for number, token in tokenizer.added_tokens_decoder.items():
+            if token.special or (token.content in text and not token.content.isspace()):
+                control[token.content] = number
+                if not token.special:
+                    plain.append(token.content)
+        known = _KNOWN[tokenizer] = _Facts(
+            key, control, _any_of(control), _any_of(plain), _SYSTEM in with_system
+        )
     return known
 
 
-def _takes_system(tokenizer: Any) -> bool:
-    turns = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "x"}]
+def _any_of(contents: Iterable[str]) -> re.Pattern[str]:
+    """Finds any of the tokens, the longest where several begin."""
+    # By their first two letters: of thousands, most begin alike, and most texts with "<" otherwise.
+    groups: dict[str, list[str]] = {}
+    for content in sorted(contents, key=len, reverse=True):
+        groups.setdefault(content[:2], []).append(re.escape(content[2:]))
+    longest = sorted(groups, key=len, reverse=True)
+    branches = [f"{re.escape(begin)}(?:{'|'.join(groups[begin])})" for begin in longest]
+    return re.compile("|".join(branches) or "(?!)")
+
+
+def _spelt(facts: _Facts, text: str) -> set[str]:
+    """The control tokens in a text; where several begin, the longest."""
+    found, match = set(), facts.any_control.search(text)
+    while match:
+        found.add(match[0])
+        match = facts.any_control.search(text, match.start() + 1)
+    return found
+
+
+@cache
+def _view_class(kind: Any) -> Any:
+    names = ("added_tokens_decoder", "added_tokens_encoder")
+    return type(f"{kind.__name__}View", (kind,), dict.fromkeys(names))
+
+
+def _view(tokenizer: Any, facts: _Facts, spelt: Iterable[str]) -> Any:
+    """The tokenizer as if only the control tokens `spelt` had been added to it.
+
+    transformers collects the added tokens, thousands of them, several times for each text that it
+    sanitises, and builds patterns of them; only those that are in the text make a difference.
+    """
+    encoder = {content: facts.control[content] for content in spelt}
+    decoder = {n: AddedToken(content, special=True) for content, n in encoder.items()}
+    view = object.__new__(_view_class(tokenizer.__class__))
+    view.__dict__ = {
+        **tokenizer.__dict__, "added_tokens_decoder": decoder, "added_tokens_encoder": encoder,
+    }  # fmt: skip
+    return view
+
+
+def _rendered(tokenizer: Any, *turns: tuple[str, str]) -> str:
+    """The text of a conversation, given as roles and contents; empty if the template refuses it."""
+    if not tokenizer.chat_template:
+        return ""
     try:
-        return _SYSTEM in str(_apply(tokenizer, turns))
+        return str(_apply(tokenizer, [{"role": role, "content": text} for role, text in turns]))
     except OnepassError:
-        return False
+        return ""
 
 
-def _messages(tokenizer: Any, prompt: str, system: str) -> list[dict[str, str]]:
+def _messages(facts: _Facts, prompt: str, system: str) -> list[dict[str, str]]:
     if not system:
         return [{"role": "user", "content": prompt}]
-    if not _facts(tokenizer).takes_system:
+    if not facts.takes_system:
         return [{"role": "user", "content": f"{system}\n\n{prompt}"}]
     return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
 
