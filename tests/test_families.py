@@ -1,5 +1,6 @@
 """Tiny random models of the families people have, through training, calibration and export."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from onepass.adapters.composition import (
     pass_delta,
     save_composition,
 )
+from onepass.api.exporting import export
 from onepass.core.errors import OnepassError
 from onepass.export import export_merged, export_peft
 from onepass.methods import METHODS, Setting
@@ -230,3 +232,34 @@ def test_transformers_computes_the_same_from_a_merged_model(
     loaded = load_base(tmp_path / "merged", "cpu")
     close(logits(loaded.model, base), expected)
     assert loaded.stop_ids == base.stop_ids
+
+
+def test_biases_of_the_attention_alone_merge_where_it_can_have_them(
+    base: Base, calibrated: dict[Form, Composition], tmp_path: Path
+) -> None:
+    whole = calibrated["output"].passes[0]
+    assert whole.calibration is not None
+    (first, _) = whole.adapters
+    modules = {m: lora for m, lora in first.adapter.modules.items() if ".self_attn." in m}
+    pass_ = replace(whole, adapters=(Weighted(replace(first.adapter, modules=modules), 0.5),))
+    composition = replace(calibrated["output"], passes=(pass_,))
+    if family(base) not in ("llama", "smollm3", "gemma3-text", "gemma4-text", "qwen3"):
+        with pytest.raises(OnepassError, match="no place for a bias"):
+            export_merged(composition, base, tmp_path / "merged", torch.float32)
+        return
+    expected = composed(base, pass_)
+    assert (expected - composed(base, replace(pass_, calibration=None))).abs().max() > 1e-3
+    export_merged(composition, base, tmp_path / "merged", torch.float32)
+    close(logits(load_base(tmp_path / "merged", "cpu").model, base), expected)
+
+
+def test_vllm_gets_what_peft_reads_and_a_word_where_it_takes_no_adapters(
+    base: Base, calibrated: dict[Form, Composition], tmp_path: Path
+) -> None:
+    composition = calibrated["lowrank"]
+    written = export(composition, "vllm", tmp_path / "served", save_as="float32")
+    told = [remark for remark in written.remarks if "takes no adapters" in remark]
+    assert len(told) == (family(base) == "stablelm")
+    model = AutoModelForCausalLM.from_pretrained(base.name, dtype=torch.float32)
+    peft = PeftModel.from_pretrained(model, tmp_path / "served" / "served")
+    close(logits(peft, base), composed(base, composition.passes[0]))
