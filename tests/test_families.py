@@ -1,5 +1,6 @@
 """Tiny random models of the families people have, through training, calibration and export."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,12 @@ def composed(base: Base, pass_: Pass) -> Tensor:
 
 def close(one: Tensor, other: Tensor) -> None:
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_the_page_lists_these_families() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "bases.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \|", page.partition("## Architectures")[2], re.MULTILINE)
+    assert listed == [tiny_model(name).config.model_type for name in TARGETS]
 
 
 # ---------------------------------------------------------------- train, merge, calibrate
