@@ -198,6 +198,23 @@ def test_texts_are_those_of_transformers_alone_and_in_company(base: Base) -> Non
     assert len({count for _, count in theirs}) > 1, "rows must end at various times"
 
 
+def test_longrope_turns_each_text_at_its_own_length() -> None:
+    """As Phi-4-mini's, whose rotary angles change beyond 4,096 tokens."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 36,
+            "short_factor": [1.0] * 4, "long_factor": [1.0, 3.0, 8.0, 16.0]}  # fmt: skip
+    model = tiny_model(
+        "phi3", sliding_window=None, max_position_embeddings=256, rope_parameters=rope,
+        original_max_position_embeddings=36,
+    )  # fmt: skip
+    base = Base.wrap(model, chat_tokenizer(), "longrope")
+    lengths = sorted(len(ids) for ids in prompt_ids(base.tokenizer, PROMPTS))
+    assert lengths[0] + TOKENS < 36 < lengths[1] + TOKENS, "one is short, and some pass the turn"
+    assert lengths[-2] < 36 < lengths[-1]
+    texts = generate(base, PROMPTS, TOKENS).texts
+    assert texts == [generate(base, [prompt], TOKENS).texts[0] for prompt in PROMPTS]
+    assert texts == [answer(base, prompt)[0] for prompt in PROMPTS]
+
+
 def answer(base: Base, prompt: str) -> tuple[str, int]:
     """The text of transformers' own greedy generation, and the number of its tokens."""
     ids = torch.tensor(prompt_ids(base.tokenizer, [prompt]))
