@@ -35,6 +35,7 @@ from onepass.adapters.composition import (
     pass_delta,
     save_composition,
 )
+from onepass.adapters.lora import projection_type, within_layer
 from onepass.core.errors import OnepassError
 from onepass.tasks.book import parse_task
 
@@ -129,6 +130,46 @@ def test_calibrations_can_be_trained_through_a_pass(form: Form) -> None:
         for tensor in parts.values():
             assert tensor.grad is not None
             assert tensor.grad.abs().sum() > 0
+
+
+PLACES = ("self_attn.out_proj", "conv.out_proj", "mlp.experts.0.up_proj", "mlp.up_proj", "out_proj")
+
+
+@given(
+    st.dictionaries(
+        st.tuples(st.integers(0, 3), st.sampled_from(PLACES)),
+        st.sampled_from([(4, 4), (8, 4), (4, 8)]),
+        min_size=1,
+    )
+)
+def test_each_module_is_of_the_one_type_of_its_place_and_shape(
+    layers: dict[tuple[int, str], tuple[int, int]],
+) -> None:
+    base = BaseShape("any", {f"layers.{i}.{place}": s for (i, place), s in layers.items()})
+    types = base.projections()
+    found: dict[str, set[tuple[str, tuple[int, int]]]] = {}
+    for module, shape in base.modules.items():
+        name = projection_type(module, shape, types)
+        assert name is not None
+        assert types[name] == shape
+        found.setdefault(name, set()).add((within_layer(module), shape))
+    assert found.keys() == types.keys()
+    assert all(len(kinds) == 1 for kinds in found.values())
+
+
+def test_a_type_of_a_file_from_before_places_told_types_apart_is_of_all_places() -> None:
+    modules = {f"layers.{i}.{place}.out_proj": (3, 4) for i, place in enumerate(("conv", "attn"))}
+    base = BaseShape("org/small", modules)
+    old = Calibration("lc", "column", {"out_proj": {"bias": torch.arange(3.0)}})
+    task = parse_task("summarize")
+    composition = Composition(base, task, (Pass(task, (), old),), "lc-column")
+    assert pass_delta(composition.passes[0], base).keys() == modules.keys()
+    with pytest.raises(OnepassError, match=r"out_proj is \(5, 4\)"):
+        Composition(BaseShape("x", modules | {"layers.2.conv.out_proj": (5, 4)}), task,
+                    composition.passes, "lc-column")  # fmt: skip
+    stray = Calibration("lc", "column", {"q_proj": {"bias": torch.arange(3.0)}})
+    with pytest.raises(OnepassError, match=r"of q_proj: base org/small has conv.out_proj, attn"):
+        Composition(base, task, (Pass(task, (), stray),), "lc-column")
 
 
 # ------------------------------------------------------------------ on disk

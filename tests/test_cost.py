@@ -5,7 +5,6 @@ import pytest
 from adapter_kit import random_adapter, random_calibration, small_base
 from onepass.adapters.cost import lc_parameters, lcpp_parameters, lora_parameters
 from onepass.adapters.shape import BaseShape
-from onepass.core.errors import OnepassError
 
 
 def llama_like(name: str, hidden: int, mlp: int, layers: int, kv: int) -> BaseShape:
@@ -57,8 +56,8 @@ def test_counts_are_those_of_the_things_counted() -> None:
     assert lcpp_parameters(base, 2) == random_calibration("lowrank", rank=2).parameter_count
 
 
-def test_a_projection_that_differs_between_layers_cannot_be_shared() -> None:
-    base = BaseShape("odd", {"layers.0.q_proj": (4, 4), "layers.1.q_proj": (8, 4)})
-    assert lora_parameters(base, 1) == 20
-    with pytest.raises(OnepassError, match=r"layers\.1\.q_proj is \(8, 4\)"):
-        lc_parameters(base)
+def test_layers_of_another_shape_count_as_a_type_of_their_own() -> None:
+    base = BaseShape("odd", {f"layers.{i}.q_proj": (out, 4) for i, out in enumerate((4, 8, 8))})
+    assert lora_parameters(base, 1) == 8 + 12 + 12
+    assert lc_parameters(base) == 4 + 8
+    assert lcpp_parameters(base, 2) == 2 * (8 + 12)

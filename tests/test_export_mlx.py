@@ -286,7 +286,7 @@ def test_it_tells_what_mlx_lm_would_not_read_of_the_base(
     options = ("export", tmp_path / "three", "--out", out, "--format", "mlx", "--model")
     told = onepass(capsys, *options, folder).succeeded().err
     assert str(folder / "config.json") in told
-    (line,) = [line for line in told.splitlines() if "rope_parameters" in line]
+    (line,) = [line for line in told.splitlines() if "older names" in line]
     fields = json.loads("{" + line.partition("or none: ")[2] + "}")
     assert fields["rope_theta"] == 500000.0
     assert fields["rope_scaling"]["rope_type"] == "llama3"

@@ -1,5 +1,7 @@
 """Tiny random models of the families people have, through training, calibration and export."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from onepass.adapters.composition import (
     pass_delta,
     save_composition,
 )
+from onepass.api.exporting import export
 from onepass.core.errors import OnepassError
 from onepass.export import export_merged, export_peft
 from onepass.methods import METHODS, Setting
@@ -116,6 +119,12 @@ def close(one: Tensor, other: Tensor) -> None:
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+def test_the_page_lists_these_families() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "bases.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \|", page.partition("## Architectures")[2], re.MULTILINE)
+    assert listed == [tiny_model(name).config.model_type for name in TARGETS]
+
+
 # ---------------------------------------------------------------- train, merge, calibrate
 
 
@@ -189,6 +198,23 @@ def test_texts_are_those_of_transformers_alone_and_in_company(base: Base) -> Non
     assert len({count for _, count in theirs}) > 1, "rows must end at various times"
 
 
+def test_longrope_turns_each_text_at_its_own_length() -> None:
+    """As Phi-4-mini's, whose rotary angles change beyond 4,096 tokens."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 36,
+            "short_factor": [1.0] * 4, "long_factor": [1.0, 3.0, 8.0, 16.0]}  # fmt: skip
+    model = tiny_model(
+        "phi3", sliding_window=None, max_position_embeddings=256, rope_parameters=rope,
+        original_max_position_embeddings=36,
+    )  # fmt: skip
+    base = Base.wrap(model, chat_tokenizer(), "longrope")
+    lengths = sorted(len(ids) for ids in prompt_ids(base.tokenizer, PROMPTS))
+    assert lengths[0] + TOKENS < 36 < lengths[1] + TOKENS, "one is short, and some pass the turn"
+    assert lengths[-2] < 36 < lengths[-1]
+    texts = generate(base, PROMPTS, TOKENS).texts
+    assert texts == [generate(base, [prompt], TOKENS).texts[0] for prompt in PROMPTS]
+    assert texts == [answer(base, prompt)[0] for prompt in PROMPTS]
+
+
 def answer(base: Base, prompt: str) -> tuple[str, int]:
     """The text of transformers' own greedy generation, and the number of its tokens."""
     ids = torch.tensor(prompt_ids(base.tokenizer, [prompt]))
@@ -230,3 +256,34 @@ def test_transformers_computes_the_same_from_a_merged_model(
     loaded = load_base(tmp_path / "merged", "cpu")
     close(logits(loaded.model, base), expected)
     assert loaded.stop_ids == base.stop_ids
+
+
+def test_biases_of_the_attention_alone_merge_where_it_can_have_them(
+    base: Base, calibrated: dict[Form, Composition], tmp_path: Path
+) -> None:
+    whole = calibrated["output"].passes[0]
+    assert whole.calibration is not None
+    (first, _) = whole.adapters
+    modules = {m: lora for m, lora in first.adapter.modules.items() if ".self_attn." in m}
+    pass_ = replace(whole, adapters=(Weighted(replace(first.adapter, modules=modules), 0.5),))
+    composition = replace(calibrated["output"], passes=(pass_,))
+    if family(base) not in ("llama", "smollm3", "gemma3-text", "gemma4-text", "qwen3"):
+        with pytest.raises(OnepassError, match="no place for a bias"):
+            export_merged(composition, base, tmp_path / "merged", torch.float32)
+        return
+    expected = composed(base, pass_)
+    assert (expected - composed(base, replace(pass_, calibration=None))).abs().max() > 1e-3
+    export_merged(composition, base, tmp_path / "merged", torch.float32)
+    close(logits(load_base(tmp_path / "merged", "cpu").model, base), expected)
+
+
+def test_vllm_gets_what_peft_reads_and_a_word_where_it_takes_no_adapters(
+    base: Base, calibrated: dict[Form, Composition], tmp_path: Path
+) -> None:
+    composition = calibrated["lowrank"]
+    written = export(composition, "vllm", tmp_path / "served", save_as="float32")
+    told = [remark for remark in written.remarks if "takes no adapters" in remark]
+    assert len(told) == (family(base) == "stablelm")
+    model = AutoModelForCausalLM.from_pretrained(base.name, dtype=torch.float32)
+    peft = PeftModel.from_pretrained(model, tmp_path / "served" / "served")
+    close(logits(peft, base), composed(base, composition.passes[0]))

@@ -115,8 +115,8 @@ def export(
 
         if unread := unread_by_mlx(Path(where)):
             found.remarks.append(
-                "mlx-lm 0.32 does not read rope_parameters; without these fields in "
-                f"{where}/config.json it runs another model, or none: {json.dumps(unread)[1:-1]}"
+                f"mlx-lm 0.32 looks for older names of fields in {where}/config.json; without "
+                f"these it runs another model, or none: {json.dumps(unread)[1:-1]}"
             )
         if window := window_of(Path(where)):
             found.remarks.append(

@@ -29,6 +29,7 @@ _ASSUMED: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 _READ = {"qwen3", "lfm2"}  # where it knows rope_parameters
+_UNUSED = {"conv_dim"}  # which vLLM alone wants
 _UNWINDOWED = {"mistral", "phi3"}  # where it attends to all of a text, whatever the window
 
 
@@ -77,7 +78,11 @@ def unread_by_mlx(model: Path) -> dict[str, Any]:
     seen = {**_ASSUMED.get(kind, {}), **config}
     if kind in _READ:
         seen |= config.get("rope_parameters") or {}
-    return {name: value for name, value in older_names(config).items() if seen.get(name) != value}
+    return {
+        name: value
+        for name, value in older_names(config).items()
+        if seen.get(name) != value and name not in _UNUSED
+    }
 
 
 def window_of(model: Path) -> int | None:

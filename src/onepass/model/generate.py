@@ -5,8 +5,9 @@ done. In float32 the texts do not depend on the batch size, save for ties within
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -70,8 +71,8 @@ def generate(
     # Longest first: if memory is short, that shows at once.
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]), reverse=True)
     answers: list[list[int]] = [[] for _ in encoded]
-    for first in range(0, len(order), batch_size):
-        rows = order[first : first + batch_size]
+    turn = _turn(base)
+    for rows in _batches(order, list(map(len, encoded)), max_new_tokens, batch_size, turn):
         for row, answer in zip(
             rows, _decode(base, [encoded[i] for i in rows], max_new_tokens, progress), strict=True
         ):
@@ -120,6 +121,31 @@ def run(
     return Generated(current, tokens, seconds, ["; ".join(notes) for notes in notices])
 
 
+def _turn(base: Base) -> int | None:
+    """The length beyond which LongRoPE (Phi-3) turns all positions by other angles, if it is used.
+
+    The angles are those of the longest row of a batch, and what is in a cache has the old ones.
+    """
+    rope = getattr(base.model.config.get_text_config(), "rope_parameters", None) or {}
+    long = rope.get("rope_type") == "longrope"
+    return int(rope["original_max_position_embeddings"]) if long else None
+
+
+def _batches(
+    order: Sequence[int], lengths: Sequence[int], longest: int, size: int, turn: int | None
+) -> Iterator[list[int]]:
+    """The rows in `order`, at most `size` at a time; those that will pass the `turn` are alone."""
+
+    def side(row: int) -> int:
+        if turn is None or lengths[row] > turn:
+            return -1
+        return -2 if lengths[row] + longest <= turn else row
+
+    for _, same in groupby(order, side):
+        rows = list(same)
+        yield from (rows[i : i + size] for i in range(0, len(rows), size))
+
+
 def _decode(
     base: Base, rows: list[list[int]], max_new_tokens: int, progress: Progress | None
 ) -> list[list[int]]:
@@ -131,13 +157,15 @@ def _decode(
 def _greedy(
     base: Base, rows: list[list[int]], max_new_tokens: int, progress: Progress | None
 ) -> list[list[int]]:
-    ids, mask = _pad_left(rows, base.pad_id, base.device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    ids, mask, positions = _padded(base, rows)
     stops = torch.tensor(sorted(base.stop_ids), device=base.device)
     answers: list[list[int]] = [[] for _ in rows]
     alive = list(range(len(rows)))
-    cache = None
+    cache, turn = None, _turn(base)
     for _ in range(max_new_tokens):
+        if len(rows) == 1 and len(rows[0]) + len(answers[0]) - 1 == turn:
+            cache = None
+            ids, mask, positions = _padded(base, [rows[0] + answers[0]])
         out = base.model(
             input_ids=ids,
             attention_mask=mask,
@@ -172,9 +200,12 @@ def _greedy(
     return answers
 
 
-def _pad_left(rows: list[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask (1 = token), both int64 of shape (batch, longest)."""
+def _padded(base: Base, rows: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, mask (1 = token) and positions of rows padded on the left, each (batch, longest)."""
     longest = max(map(len, rows))
-    ids = [[pad_id] * (longest - len(row)) + row for row in rows]
-    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+    ids = [[base.pad_id] * (longest - len(row)) + row for row in rows]
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return (
+        torch.tensor(ids, device=base.device), mask.to(base.device), positions.to(base.device),
+    )  # fmt: skip
