@@ -31,6 +31,7 @@ from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
 from onepass.export import export_gguf
 from onepass.export.gguf.adapter import as_stored, write_lora
+from onepass.export.gguf.architecture import layout_of
 from onepass.export.gguf.base import stored_state
 from onepass.export.manifest import ADAPTER_TYPES
 from onepass.model.chat import prompt_ids, text_ids
@@ -141,7 +142,7 @@ def test_an_adapters_file_holds_what_it_is_said_to(
     down, up = (torch.randn(shape, generator=random) for shape in ((rank, length), (96, rank)))
     adapter = Adapter("it", {"model.layers.0.mlp.up_proj": Lora(down, up)})
     with tempfile.TemporaryDirectory() as folder:
-        write_lora(adapter, config, Path(folder, "it.gguf"), adapter_type)
+        write_lora(adapter, layout_of(config), Path(folder, "it.gguf"), adapter_type)
         read = {
             tensor.name.rpartition(".")[2]: torch.tensor(
                 dequantize(tensor.data, tensor.tensor_type)

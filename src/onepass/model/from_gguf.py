@@ -86,9 +86,10 @@ def check_gguf(file: Path) -> dict[str, Any]:
 def converted(file: Path) -> Path:
     """The model folder made of a GGUF file; errors are those of `check_gguf`."""
     metadata = check_gguf(file)
-    state = file.stat()
     keep = os.environ.get(CACHE, "").lower() not in ("off", "0", "no")
-    folder = (_kept() if keep else _scratch()) / _key(file, state.st_size, state.st_mtime_ns)
+    folder = (
+        _kept() if keep else _scratch()
+    ) / f"{digest(file)[:16]}-transformers-{transformers.__version__}"
     if not (folder / "config.json").is_file():
         where = f" to {folder}; {CACHE}=off keeps nothing" if keep else ""
         print(f"converting {file.name}, in about a minute{where}", file=sys.stderr)
@@ -108,9 +109,15 @@ def _scratch() -> Path:
     return folder
 
 
+def digest(file: Path) -> str:
+    """The file's SHA-256, computed once unless the file changes."""
+    state = file.stat()
+    return _digest(file, state.st_size, state.st_mtime_ns)
+
+
 @cache
-def _key(file: Path, size: int, changed: int) -> str:
-    return f"{sha256(file)[:16]}-transformers-{transformers.__version__}"
+def _digest(file: Path, size: int, changed: int) -> str:
+    return sha256(file)
 
 
 def _convert(file: Path, metadata: dict[str, Any], folder: Path) -> None:

@@ -27,6 +27,9 @@ PRE_TOKENIZERS = {
 is Qwen2's, and llama.cpp's names qwen2 and stablelm2 mean the same."""
 
 
+UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+
+
 def add_tokenizer(writer: Any, base: Base) -> None:
     """Add the base's tokenizer and chat template to a `gguf.GGUFWriter`.
 
@@ -64,12 +67,21 @@ def normalization(base: Base) -> str | None:
     found = described_tokenizer(base)["normalizer"]
     if found is None:
         return None
-    if found["type"] not in ("NFC", "NFD", "NFKC", "NFKD"):
+    if found["type"] not in UNICODE_FORMS:
         raise OnepassError(
             f"the tokenizer of {base.name} normalises texts by {found['type']}, which llama.cpp "
             "does not; only Unicode normal forms can be done before it"
         )
     return str(found["type"])
+
+
+def unicode_form(base: Base) -> str | None:
+    """The Unicode form among the tokenizer's normalisations; llama.cpp does the others itself."""
+    found = _backend_json(base).get("normalizer") or {}
+    for step in [found, *found.get("normalizers", [])]:
+        if step.get("type") in UNICODE_FORMS:
+            return str(step["type"])
+    return None
 
 
 def pre_tokenizer(described: dict[str, Any], name: str) -> str:
