@@ -160,11 +160,11 @@ def _compare(engine: Engine, vector: Vector) -> Checked:
     if fused_name(entry.name) in engine.adapters:
         forms.append({fused_name(entry.name): 1.0})
     worst = 0.0
-    for place, expected in enumerate(vector.top):
-        if not expected:
-            raise OnepassError("its test vector says nothing of a token; write the set again")
-        prompt = [*vector.prompt, *vector.tokens[:place]]
-        for scales in forms:
+    if not all(vector.top):
+        raise OnepassError("its test vector says nothing of a token; write the set again")
+    for scales in forms:  # one after the other, for each has the last prompt in its cache
+        for place, expected in enumerate(vector.top):
+            prompt = [*vector.prompt, *vector.tokens[:place]]
             found = engine.log_probabilities(prompt, scales, top=_ASKED)
             for token, value in expected.items():
                 worst = max(worst, abs(found.get(token, _FLOOR) - value))

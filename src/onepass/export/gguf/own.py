@@ -154,7 +154,7 @@ def stored_numbers(file: OwnFile, base: Base, layout: Layout) -> Iterator[tuple[
         if tensor.ndim != 2 or found is None or _shape(found) != tuple(tensor.shape):
             continue
         heads = layout.heads.get(projection(path.removesuffix(".weight")))
-        rows = torch.from_numpy(dequantized(found))
+        rows = torch.tensor(dequantized(found))
         rows = rows if heads is None else halves(rows, heads)
         yield path, rows.to(tensor.device, tensor.dtype)
 
@@ -203,7 +203,7 @@ def _order(file: OwnFile, base: Base, stored: dict[str, Any]) -> dict[str, int]:
     found: dict[str, int] = {}
     for module in {projection(each): each for each in reversed(stored)}.values():
         kind = projection(module)
-        rows = torch.from_numpy(dequantized(stored[module]))
+        rows = torch.tensor(dequantized(stored[module]))
         ours = base.model.get_submodule(module).weight.detach().float().cpu()
         alike = _cosine(rows, ours)
         if kind in heads and _cosine(rows, neighbours(ours, heads[kind])) > alike:
