@@ -7,14 +7,12 @@ import pytest
 import torch
 
 from device_kit import check_parity, engine_or_skip, other_model, three_parts
-from onepass.export.gguf.own import layout_in, read_own, stored_numbers
 from onepass.model.load import Base
 from onepass.serve.verify import verify
 
 engine_or_skip()
-from gguf import GGMLQuantizationType as Kind  # noqa: E402
 
-from gguf_kit import PERMUTED, write_model  # noqa: E402
+from gguf_kit import write_model  # noqa: E402
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {},

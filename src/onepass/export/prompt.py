@@ -13,7 +13,7 @@ _SAMPLES = (
     "Summarize the conversation.\n\nAna: Tea at 5:30?\nBen: Yes, 1234 times!",
     "¿Qué tal?  Zoë — naïve\t\tcafé 東京 🙂",
     "<|im_end|> <|eot_id|> <|end|> is text here",
-    "Ben:  two  spaces, a tab\there\n\n\nAna: three line ends; it's 3.14 €! don't?\r\n- one\n",
+    "Ben:  two  spaces, a tab\there\n\n\nAna: three line ends; it's 3.14 €! don't?\r\n- one",
 )
 
 
