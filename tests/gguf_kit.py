@@ -15,15 +15,22 @@ PERMUTED = ("llama", "smollm3")
 
 
 def write_model(
-    base: Base, path: Path, kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32
+    base: Base,
+    path: Path,
+    kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    license_: str | None = "mit",
+    split_count: int = 1,
+    window: bool = True,
 ) -> Path:
     """Write a base with its tokenizer as llama.cpp's own conversion does, matrices as `kind`."""
     config = base.model.config
     name = {"gemma3_text": "gemma3", "mistral": "llama"}.get(config.model_type, config.model_type)
     writer = gguf.GGUFWriter(path, name)
     writer.add_name("tiny")
-    writer.add_license("mit")
-    _describe(writer, config, name)
+    if license_ is not None:
+        writer.add_license(license_)
+    writer.add_uint16("split.count", split_count)
+    _describe(writer, config, name, window)
     add_tokenizer(writer, base)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[name.upper()], config.num_hidden_layers)
     for title, tensor in base.model.state_dict().items():
@@ -40,7 +47,7 @@ def write_model(
         if title.endswith("conv.conv.weight"):
             numbers = numbers.squeeze(1)
         as_matrix = numbers.ndim == 2 and "norm" not in title and not title.endswith("conv.weight")
-        stored = gguf.quants.quantize(numbers, kind) if as_matrix else numbers
+        stored = _quantized(numbers, kind) if as_matrix else numbers
         writer.add_tensor(found, stored, raw_dtype=kind if as_matrix else None)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -49,7 +56,7 @@ def write_model(
     return path
 
 
-def _describe(writer: Any, config: Any, name: str) -> None:
+def _describe(writer: Any, config: Any, name: str, window: bool) -> None:
     rope = config.rope_parameters
     rope = rope.get("full_attention", rope)
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -68,11 +75,22 @@ def _describe(writer: Any, config: Any, name: str) -> None:
     writer.add_layer_norm_rms_eps(getattr(config, "rms_norm_eps", None) or config.norm_eps)
     writer.add_rope_dimension_count(head)
     writer.add_rope_freq_base(rope["rope_theta"])
-    if window := getattr(config, "sliding_window", None):
-        writer.add_sliding_window(window)
+    if window and getattr(config, "sliding_window", None):
+        writer.add_sliding_window(config.sliding_window)
 
 
 def _neighbours(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     """The rows of each head's halves alternating, as llama.cpp's `LlamaModel.permute` does."""
     halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, rows.shape[1])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows.shape))
+
+
+def _quantized(numbers: NDArray[np.float32], kind: gguf.GGMLQuantizationType) -> NDArray[Any]:
+    """As `gguf.quants.quantize`, and Q1_0, which that does not have: a scale and 128 signs."""
+    if kind != gguf.GGMLQuantizationType.Q1_0:
+        found: NDArray[Any] = gguf.quants.quantize(numbers, kind)
+        return found
+    blocks = numbers.reshape(-1, 128)
+    scales = np.abs(blocks).mean(1, keepdims=True).astype(np.float16).view(np.uint8)
+    signs = np.packbits(blocks >= 0, axis=1, bitorder="little")
+    return np.concatenate([scales, signs], axis=1).reshape(len(numbers), -1)

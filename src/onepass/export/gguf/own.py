@@ -101,15 +101,20 @@ def usable(
 def taken(
     file: OwnFile, base: Base, folder: Path, linked: bool, told: Callable[[str], None]
 ) -> BaseFile:
-    """Copy the file into the set, or refer to it."""
-    license_ = file.facts["license"]
-    place = f"base-{file.path.name.removeprefix('base-')}"
-    if license_.lower() not in FREE and not linked:
+    """Copy the file into the set, or refer to it; tells what its user has to know."""
+    window = getattr(base.model.config.get_text_config(), "sliding_window", None)
+    field = f"{file.facts['architecture']}.attention.sliding_window"
+    if window and window < file.facts["context"] and file.reader.get_field(field) is None:
         told(
-            f"{file.path.name} is under the licence {license_!r}, or see its model card: "
-            "passing the set on may be restricted"
-            if license_
-            else f"{file.path.name} states no licence: passing the set on may be restricted"
+            f"{base.name} attends to {window} tokens at a time, but llama.cpp, by "
+            f"{file.path.name}, to all: longer texts come out differently"
+        )
+    stated = file.facts["license"]
+    place = f"base-{file.path.name.removeprefix('base-')}"
+    if stated.lower() not in FREE and not linked:
+        told(
+            f"the licence of {file.path.name} is {stated or 'not stated'}: passing on the set, "
+            "which holds a copy, may be restricted (--link leaves it out)"
         )
     if linked:
         where: dict[str, str | int] = {
@@ -120,7 +125,7 @@ def taken(
         told(place)
         shutil.copyfile(file.path, folder / place)
         where = describe(folder, place)
-    return BaseFile(**where, name=base.name, own=True, linked=linked, **file.facts)  # type: ignore[arg-type]
+    return BaseFile(**where, name=file.path.name, own=True, linked=linked, **file.facts)  # type: ignore[arg-type]
 
 
 def layout_in(file: OwnFile, base: Base, changed: Iterable[str]) -> Layout:

@@ -44,8 +44,11 @@ def add_tokenizer(writer: Any, base: Base) -> None:
     tokens = [f"[PAD{number}]" for number in range(rows)]
     kinds = [types.UNUSED] * rows
     for token, number in model["vocab"].items():
-        tokens[number], kinds[number] = token, types.NORMAL
+        if number < rows:  # no text and no prompt has those beyond: see `model.check`
+            tokens[number], kinds[number] = token, types.NORMAL
     for added in described["added_tokens"]:
+        if added["id"] >= rows:
+            continue
         tokens[added["id"]] = added["content"]
         kinds[added["id"]] = types.CONTROL if added["special"] else types.USER_DEFINED
     writer.add_tokenizer_model("gpt2")
