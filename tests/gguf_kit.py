@@ -94,3 +94,23 @@ def _quantized(numbers: NDArray[np.float32], kind: gguf.GGMLQuantizationType) ->
     scales = np.abs(blocks).mean(1, keepdims=True).astype(np.float16).view(np.uint8)
     signs = np.packbits(blocks >= 0, axis=1, bitorder="little")
     return np.concatenate([scales, signs], axis=1).reshape(len(numbers), -1)
+
+
+def dequantize_file(source: Path, target: Path) -> Path:
+    """A copy with the same fields, its numbers in 32 bits."""
+    reader = gguf.GGUFReader(source)
+    fields = dict(reader.fields)
+    writer = gguf.GGUFWriter(target, fields.pop("general.architecture").contents())
+    for name, field in fields.items():
+        if not name.startswith("GGUF.") and name != "general.file_type":
+            inner = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(name, field.contents(), field.types[0], sub_type=inner)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    for tensor in reader.tensors:
+        numbers = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        writer.add_tensor(tensor.name, np.ascontiguousarray(numbers, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
