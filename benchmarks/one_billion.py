@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from onepass.adapters.adapter import Adapter, Lora, projection
 from onepass.export.gguf.adapter import write_lora
-from onepass.export.gguf.architecture import ARCHITECTURES, add_fields, tensor_names
+from onepass.export.gguf.architecture import ARCHITECTURES, add_fields, layout_of
 from onepass.export.gguf.compact import compact
 from onepass.export.gguf.file import Planned, storage_type, write_gguf
 from onepass.export.gguf.tokenizer import add_tokenizer
@@ -47,10 +47,10 @@ def write_one_billion(folder: Path) -> Manifest:
         model = LlamaForCausalLM(config)
     base = Base(model, load_base("tiny", "cpu").tokenizer, "one-billion", torch.device("cpu"))
     llama = ARCHITECTURES["llama"]
-    name = tensor_names(llama, config.num_hidden_layers)
+    layout = layout_of(config)
     planned = []
     for path, tensor in model.named_parameters():
-        shape, title = tuple(tensor.shape), name(path)
+        shape, title = tuple(tensor.shape), layout.name(path)
         planned.append(
             Planned(title, shape, storage_type(title, shape, "q4_0"), partial(_random, shape))
         )
@@ -71,7 +71,7 @@ def write_one_billion(folder: Path) -> Manifest:
             for path, shape in base.shape.modules.items()
         }
         place = f"{adapter}.gguf"
-        write_lora(Adapter(adapter, modules), config, folder / place, "q8_0")
+        write_lora(Adapter(adapter, modules), layout, folder / place, "q8_0")
         role = "calibration" if adapter == "calibration" else "task"
         facts: Any = {
             "compact": compact(folder / place),

@@ -15,8 +15,10 @@ from onepass.adapters.calibration import Calibration, Form
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.files import sha256
 from onepass.export import export_gguf
-from onepass.export.manifest import MANIFEST
+from onepass.export.manifest import MANIFEST, read_set
 from onepass.model.attach import attached
+from onepass.model.chat import prompt_ids
+from onepass.model.generate import run
 from onepass.model.load import Base
 from onepass.serve import Engine
 from onepass.tasks.book import parse_task
@@ -111,6 +113,27 @@ def torch_log_probabilities(base: Base, pass_: Pass, ids: list[int]) -> torch.Te
     with attached(base, pass_):
         logits: torch.Tensor = base.model(torch.tensor([ids])).logits[0, -1]
     return logits.double().log_softmax(-1)
+
+
+MESSAGE = f"Summarize.\n\n{CHAT}"
+
+
+def check_parity(
+    base: Base, composition: Composition, folder: Path, fused: bool = False, within: float = 1e-4,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Every log-probability within 1e-4, and the same greedy text."""
+    export_gguf({"it": composition}, base, folder, "f32", "f32", **options)
+    scales = read_set(folder).compositions[0].passes[0].scales
+    (ids,) = prompt_ids(base.tokenizer, [MESSAGE])
+    with Engine(folder, exact=True, fused=["it"] if fused else [], threads=1) as engine:
+        assert engine.prompt_ids(MESSAGE) == ids
+        found = engine.log_probabilities(ids, {"fused/it": 1.0} if fused else scales)
+        answer = engine.run("it", CHAT, max_new_tokens=16)
+    expected = torch_log_probabilities(base, composition.passes[0], ids)
+    every = torch.tensor([found[token] for token in range(len(expected))], dtype=torch.float64)
+    torch.testing.assert_close(every, expected, atol=within, rtol=0.0)
+    assert answer.text == run(base, composition, [CHAT], max_new_tokens=16).texts[0]
 
 
 def engine_or_skip() -> None:

@@ -12,6 +12,7 @@ from conftest import MakeAdapter
 from device_kit import CHAT, engine_or_skip
 from onepass.adapters.calibration import calibration_bytes
 from onepass.adapters.composition import save_composition
+from onepass.export.gguf.base import write_base
 from onepass.model.load import Base
 from onepass.serve import Answer, Engine
 
@@ -287,3 +288,83 @@ def test_a_merged_set_holds_one_composition_and_does_it(
         assert f"{words.format(mode)}\nboth (composed)\n" in done.err
         options = ("--input", chat, "--mode", mode)
         onepass(capsys, "run", out, *options).refused(words.format(mode))
+
+
+# ---------------------------------------------------------------- a GGUF file of one's own
+@pytest.fixture
+def own(base: Base, tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    write_base(base, tmp_path / "models" / "micro.gguf", "q8_0")
+    return tmp_path / "models" / "micro.gguf"
+
+
+def test_ones_own_file_is_packed_verified_and_run(
+    own: Path, composed: Path, base_folder: Path, chat: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "device"
+    done = onepass(
+        capsys, "pack", composed, "--model", base_folder, "--base", own, "--out", out
+    ).succeeded()
+    assert done.out.splitlines()[1].split("\t")[:2] == ["base-micro.gguf", "base, q8_0"]
+    assert "the licence of micro.gguf is not stated" in done.err
+    assert "both was calibrated on other numbers than micro.gguf holds" in done.err
+    assert (out / "base-micro.gguf").read_bytes() == own.read_bytes()
+    assert "both\t8 tokens" in onepass(capsys, "pack", "verify", out).succeeded().out
+    assert onepass(capsys, "run", out, "--input", chat).succeeded().out.strip()
+
+
+def test_a_linked_file_may_move(
+    own: Path, composed: Path, base_folder: Path, chat: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "device"
+    options = ("--model", base_folder, "--base", own, "--link", "--out", out)
+    done = onepass(capsys, "pack", composed, *options).succeeded()
+    assert done.out.splitlines()[1].split("\t")[1] == "base, q8_0, not in the set"
+    assert "licence" not in done.err
+    assert not list(out.glob("*.gguf"))
+    held = own.stat().st_size + sum(path.stat().st_size for path in out.rglob("*.gguf"))
+    assert f"{out}: {held:,} bytes on the device" in done.err
+    first = onepass(capsys, "run", out, "--input", chat).succeeded().out
+    moved = own.rename(own.with_name("moved.gguf"))
+    onepass(capsys, "run", out, "--input", chat).refused("micro.gguf is missing", "--base")
+    onepass(capsys, "pack", "verify", out).refused("micro.gguf is missing", "--base")
+    again = onepass(capsys, "run", out, "--input", chat, "--base", moved).succeeded()
+    assert again.out == first
+    onepass(capsys, "pack", "verify", out, "--base", moved).succeeded()
+
+
+def test_the_file_stands_in_for_a_base_that_is_gone(
+    own: Path, composed: Path, base_folder: Path, tmp_path: Path, capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    manifest = (composed / "composition.json").read_text(encoding="utf-8")
+    gone = manifest.replace(str(base_folder), "/gone/micro")
+    assert gone != manifest
+    (composed / "composition.json").write_text(gone, encoding="utf-8")
+    for config in composed.rglob("adapter_config.json"):
+        text = config.read_text(encoding="utf-8").replace(str(base_folder), "/gone/micro")
+        config.write_text(text, encoding="utf-8")
+    onepass(capsys, "pack", composed, "--out", tmp_path / "device").refused("/gone/micro")
+    onepass(
+        capsys, "pack", composed, "--out", tmp_path / "device", "--base", own
+    ).succeeded()  # fmt: skip
+    onepass(capsys, "pack", "verify", tmp_path / "device").succeeded()
+
+
+def test_options_of_ones_own_file_that_contradict_are_refused(
+    own: Path, composed: Path, base_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    start = ("pack", composed, "--model", base_folder, "--out", tmp_path / "device")
+    onepass(capsys, *start, "--base", own, "--base-type", "q4_0").refused("leave out one")
+    onepass(capsys, *start, "--link").refused("can only refer to a GGUF file")
+    onepass(capsys, *start, "--base", own, "--merged").refused("is taken as it is")
+    onepass(capsys, *start, "--base", base_folder).refused("there is no file", "GGUF file")
+    onepass(
+        capsys, "export", composed, "--out", tmp_path / "peft", "--base", own
+    ).refused("--base says nothing about --format peft")  # fmt: skip
+    done = onepass(
+        capsys, "export", composed, "--model", base_folder, "--out", tmp_path / "gguf",
+        "--format", "gguf", "--base", own, "--link",
+    ).succeeded()  # fmt: skip
+    assert "fused/both.gguf" in done.out

@@ -19,18 +19,19 @@ from device_kit import (
     CHAT,
     PAIR,
     STABLELM_12B,
+    check_parity,
     engine_or_skip,
     other_model,
     pair,
     random_parts,
     three_parts,
-    torch_log_probabilities,
 )
 from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError
 from onepass.export import export_gguf
 from onepass.export.gguf.adapter import as_stored, write_lora
+from onepass.export.gguf.architecture import layout_of
 from onepass.export.gguf.base import stored_state
 from onepass.export.manifest import ADAPTER_TYPES
 from onepass.model.chat import prompt_ids, text_ids
@@ -43,23 +44,6 @@ from onepass.tasks.book import parse_task
 engine_or_skip()
 from gguf import GGUFReader  # noqa: E402
 from gguf.quants import dequantize  # noqa: E402
-
-MESSAGE = f"Summarize.\n\n{CHAT}"
-
-
-def check_parity(base: Base, composition: Composition, folder: Path, fused: bool = False) -> None:
-    """Every log-probability within 1e-4, and the same greedy text."""
-    manifest = export_gguf({"it": composition}, base, folder, "f32", "f32")
-    scales = {"fused/it": 1.0} if fused else manifest.compositions[0].passes[0].scales
-    (ids,) = prompt_ids(base.tokenizer, [MESSAGE])
-    with Engine(folder, exact=True, fused=["it"] if fused else [], threads=1) as engine:
-        assert engine.prompt_ids(MESSAGE) == ids
-        found = engine.log_probabilities(ids, scales)
-        answer = engine.run("it", CHAT, max_new_tokens=16)
-    expected = torch_log_probabilities(base, composition.passes[0], ids)
-    every = torch.tensor([found[token] for token in range(len(expected))], dtype=torch.float64)
-    torch.testing.assert_close(every, expected, atol=1e-4, rtol=0.0)
-    assert answer.text == run(base, composition, [CHAT], max_new_tokens=16).texts[0]
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["parts", "fused"])
@@ -141,7 +125,7 @@ def test_an_adapters_file_holds_what_it_is_said_to(
     down, up = (torch.randn(shape, generator=random) for shape in ((rank, length), (96, rank)))
     adapter = Adapter("it", {"model.layers.0.mlp.up_proj": Lora(down, up)})
     with tempfile.TemporaryDirectory() as folder:
-        write_lora(adapter, config, Path(folder, "it.gguf"), adapter_type)
+        write_lora(adapter, layout_of(config), Path(folder, "it.gguf"), adapter_type)
         read = {
             tensor.name.rpartition(".")[2]: torch.tensor(
                 dequantize(tensor.data, tensor.tensor_type)

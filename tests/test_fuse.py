@@ -25,6 +25,7 @@ from gguf.quants import dequantize  # noqa: E402
 
 from onepass.export import export_gguf  # noqa: E402
 from onepass.export.gguf.adapter import write_lora  # noqa: E402
+from onepass.export.gguf.architecture import layout_of  # noqa: E402
 from onepass.export.gguf.fuse import fuse  # noqa: E402
 from onepass.export.manifest import ADAPTER_TYPES, read_set  # noqa: E402
 from onepass.serve import Engine  # noqa: E402
@@ -59,7 +60,7 @@ def write(made: Made, path: Path, seed: int = 0, size: float = 1.0) -> Path:
         )
         for name in sorted(names)
     }
-    write_lora(Adapter(path.stem, modules), CONFIG, path, type_)
+    write_lora(Adapter(path.stem, modules), layout_of(CONFIG), path, type_)
     return path
 
 
@@ -121,7 +122,7 @@ def test_what_cannot_be_one_adapter_is_refused(tmp_path: Path) -> None:
     wide = LlamaConfig(**{**CONFIG.to_dict(), "hidden_size": 128})
     path = tmp_path / "wide.gguf"
     lora = Lora(torch.ones(4, 128), torch.ones(96, 4))
-    write_lora(Adapter("wide", {"model.layers.0.mlp.up_proj": lora}), wide, path, "f16")
+    write_lora(Adapter("wide", {"model.layers.0.mlp.up_proj": lora}), layout_of(wide), path, "f16")
     with pytest.raises(OnepassError, match=r"wide.gguf: .*ffn_up.*different bases"):
         fuse([(good, 1.0), (path, 1.0)], target, "llama", "it")
     halved = tmp_path / "halved.gguf"

@@ -12,6 +12,7 @@ from onepass.adapters.composition import Composition, Pass
 from onepass.adapters.storage import check_replaceable
 from onepass.api.resolve import (
     BaseLike,
+    BaseNotFound,
     TaskLike,
     TasksLike,
     as_composition,
@@ -25,6 +26,7 @@ from onepass.export.config_fields import read_config
 from onepass.export.single import is_plain
 from onepass.export.vllm import WITHOUT_ADAPTERS, vllm_files
 from onepass.model.assets import TINY
+from onepass.model.from_gguf import find_gguf
 from onepass.model.load import Base
 
 if TYPE_CHECKING:
@@ -63,9 +65,11 @@ def export(
     task: TaskLike | None = None,
     tasks: TasksLike = None,
     save_as: str = "float16",
-    base_type: str = "f16",
+    base_type: str | None = None,
     adapter_type: str | None = None,
     merged: bool = False,
+    gguf: Path | str | None = None,
+    linked: bool = False,
     told: Callable[[str], None] = lambda line: None,
 ) -> Written:
     """Write a composition, or an adapter, for another runtime; docs/device.md has the formats.
@@ -76,7 +80,9 @@ def export(
         base: by default the one on record.
         task: of an adapter whose card states none.
         save_as: the dtype of weights in all formats but gguf.
-        base_type, adapter_type, merged: of gguf.
+        base_type, adapter_type, merged: of gguf; with the first or the last the base is converted.
+        gguf: a GGUF file of the base, which a gguf set then has as it is; by default the one that
+            `base` was read from. linked: leave it out of the set, which then refers to it.
         told: called with each file of a gguf set as it is written.
     """
     if format not in FORMATS:
@@ -91,11 +97,12 @@ def export(
     module = importlib.import_module(f"onepass.export.{FORMATS[format]}")
     check_replaceable(folder, vllm_files(folder) if format == "vllm" else module.OWN_FILES)
     if format in ("gguf", "merged"):
-        named, loaded = compositions_of(several, base, task, tasks)
+        named, loaded = compositions_of(several, base, task, tasks, gguf)
         if format == "gguf":
             return write_set(
-                named, loaded, folder, base_type, adapter_type, merged=merged, told=told
-            )
+                named, loaded, folder, base_type, adapter_type, merged=merged, gguf=gguf,
+                linked=linked, told=told,
+            )  # fmt: skip
         (first,) = named.values()
         exporting.export_merged(first, loaded, folder, dtype)
         return Written(folder, base_path(loaded.name), first.passes)
@@ -140,26 +147,39 @@ def write_set(
     named: Mapping[str, Composition],
     base: Base,
     folder: Path,
-    base_type: str,
-    adapter_type: str | None,
+    base_type: str | None = None,
+    adapter_type: str | None = None,
     *,
+    otherwise: str = "f16",
     fused: bool = True,
     merged: bool = False,
+    gguf: Path | str | None = None,
+    linked: bool = False,
     vectors: bool = False,
     compactly: bool = False,
     told: Callable[[str], None] = lambda line: None,
 ) -> Written:
-    """Write a set of files for llama.cpp; options as for `onepass.export.export_gguf`."""
-    from onepass.export.manifest import types_of_set
+    """Write a set of files for llama.cpp; options as for `onepass.export.export_gguf`.
 
-    types = types_of_set(base_type, adapter_type)
+    Without a `base_type`, a base that is a GGUF file is taken as it is, and any other is converted
+    to the type `otherwise`.
+    """
+    if gguf is not None and base_type is not None:
+        raise OnepassError(
+            f"the base is converted to {base_type}, or {gguf} is taken as it is; leave out one"
+        )
+    if gguf is None and base_type is None and not merged and base.file_digest is not None:
+        gguf = find_gguf(Path(base.name))
+    if linked and gguf is None:
+        raise OnepassError("a set can only refer to a GGUF file (--base); a converted base is new")
     manifest = exporting.export_gguf(
-        named, base, folder, *types, fused, merged, vectors=vectors, compactly=compactly, told=told
-    )
+        named, base, folder, base_type or otherwise, adapter_type, own=gguf, linked=linked,
+        fused=fused, merged=merged, vectors=vectors, compactly=compactly, told=told,
+    )  # fmt: skip
     passes = next(iter(named.values())).passes
-    return Written(
-        folder, base_path(base.name), passes, manifest, remarks=rounding(named, types[0])
-    )
+    found = manifest.base
+    remarks = trained_elsewhere(named, found.sha256, gguf) if gguf else rounding(named, found.type)
+    return Written(folder, base_path(base.name), passes, manifest, remarks=remarks)
 
 
 def compositions_of(
@@ -167,12 +187,22 @@ def compositions_of(
     base: BaseLike | None,
     task: TaskLike | None = None,
     tasks: TasksLike = None,
+    gguf: Path | str | None = None,
 ) -> tuple[dict[str, Composition], Base]:
-    """All as compositions, and the one base they are for, in float32 on the CPU."""
+    """All as compositions, and the one base they are for, in float32 on the CPU.
+
+    gguf: a file of that base, which is it where the one they name is not to be had.
+    """
     named: dict[str, Composition] = {}
     for name, each in several.items():
         # A sum in float32 is rounded once only, when it is saved.
-        named[name], base = as_composition(each, base, task, tasks, device="cpu", dtype="float32")
+        machine = {"device": "cpu", "dtype": "float32"}
+        try:
+            named[name], base = as_composition(each, base, task, tasks, **machine)
+        except BaseNotFound:
+            if gguf is None:
+                raise
+            named[name], base = as_composition(each, Path(gguf), task, tasks, **machine)
     if not isinstance(base, Base):
         raise OnepassError("nothing to export; give at least one composition or adapter")
     return named, base
@@ -196,6 +226,23 @@ def base_path(name: str) -> str:
     """The base as another program finds it, from any folder: a path, or else a hub name."""
     folder = TINY if name == "tiny" else Path(name).expanduser()
     return str(folder.resolve()) if folder.exists() else name
+
+
+def trained_elsewhere(
+    compositions: Mapping[str, Composition], digest: str, gguf: Path | str
+) -> list[str]:
+    """Remarks on calibrations that were trained on other numbers than those of this GGUF file."""
+    found = []
+    for name, composition in compositions.items():
+        trained = composition.card.get("base_sha256")
+        learned = any(pass_.calibration for pass_ in composition.passes)
+        if learned and trained != digest:
+            on = f"another file (SHA-256 {trained[:16]}...)" if trained else "other numbers"
+            found.append(
+                f"{name} was calibrated on {on} than {Path(gguf).name} holds; calibrated with "
+                f"--model {gguf} it is likely to be better"
+            )
+    return found
 
 
 def rounding(compositions: Mapping[str, Composition], base_type: str) -> list[str]:

@@ -245,7 +245,8 @@ def compose(
             Composition,
             with_card(
                 composition, data=_name(data) if training else None,
-                base_quantization=loaded.quantization, onepass=__version__,
+                base_quantization=loaded.quantization, base_sha256=loaded.file_digest,
+                onepass=__version__,
             ),
         )  # fmt: skip
         if out is not None:

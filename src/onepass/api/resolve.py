@@ -46,6 +46,10 @@ VALIDATION = 500
 """Validation examples taken of a corpus that has a split of them, unless others are given."""
 
 
+class BaseNotFound(OnepassError):
+    """The base on record cannot be loaded."""
+
+
 def as_tasks(tasks: TasksLike) -> Tasks:
     """A book of the declared `tasks`."""
     if isinstance(tasks, Tasks):
@@ -132,7 +136,7 @@ def as_base(
         if base is not None:
             raise
         reason = str(error).partition("; ")[0]
-        raise OnepassError(
+        raise BaseNotFound(
             f"made for the base {found}; say where that is with --model, or base=... ({reason})"
         ) from error
 

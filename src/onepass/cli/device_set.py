@@ -11,7 +11,27 @@ if TYPE_CHECKING:
     from onepass.export.manifest import Manifest
 
 BaseType = Annotated[
-    str, typer.Option(help="Of a GGUF base: f32, f16, q8_0 or q4_0 (8 and 4 bits).")
+    str | None,
+    typer.Option(
+        help="Convert the base to f32, f16, q8_0 or q4_0 (8 and 4 bits); by default only a base "
+        "that is no GGUF file is."
+    ),
+]
+OwnBase = Annotated[
+    Path | None,
+    typer.Option(
+        "--base",
+        metavar="FILE.gguf",
+        help="A GGUF file of the base, to take as it is; by default the one that --model names, or "
+        "the adapters do.",
+    ),
+]
+Linked = Annotated[
+    bool,
+    typer.Option(
+        "--link",
+        help="Leave the GGUF file where it is, for several sets to share; by default it is copied.",
+    ),
 ]
 AdapterType = Annotated[
     str | None,
@@ -33,7 +53,8 @@ NO_ADAPTERS = "says nothing about --merged, which writes no adapters"
 def show_set(folder: Path, manifest: "Manifest") -> None:
     """Print what is in a set, and what each composition adds to it."""
     base = manifest.base
-    rows = [(base.path, f"base, {base.type}", f"{base.bytes:,}")]
+    outside = ", not in the set" if base.linked else ""
+    rows = [(base.path, f"base, {base.type}{outside}", f"{base.bytes:,}")]
     rows += [(a.path, f"{a.role}, rank {a.rank}", f"{a.bytes:,}") for a in manifest.adapters]
     rows += [
         (e.fused.path, "fused", f"{e.fused.bytes:,}") for e in manifest.compositions if e.fused

@@ -9,7 +9,15 @@ import typer
 
 from onepass.api.outputs import check_writable
 from onepass.cli import options as o
-from onepass.cli.device_set import NO_ADAPTERS, AdapterType, BaseType, Merged, show_set
+from onepass.cli.device_set import (
+    NO_ADAPTERS,
+    AdapterType,
+    BaseType,
+    Linked,
+    Merged,
+    OwnBase,
+    show_set,
+)
 from onepass.cli.show import note
 
 
@@ -43,7 +51,9 @@ def export(
     task: o.OneTask = None,
     tasks: o.TasksFile = None,
     model: o.FoundModel = None,
-    base_type: BaseType = "f16",
+    base: OwnBase = None,
+    linked: Linked = False,
+    base_type: BaseType = None,
     adapter_type: AdapterType = None,
     merged: Merged = False,
     save_as: Annotated[
@@ -85,14 +95,16 @@ def export(
         if merged:
             o.refuse(ctx, ["adapter_type"], NO_ADAPTERS)
     else:
-        o.refuse(ctx, ["base_type", "adapter_type", "merged"], f"{about}; see --save-as")
+        names = ["base", "linked", "base_type", "adapter_type", "merged"]
+        o.refuse(ctx, names, f"{about}; see --model and --save-as")
 
     from onepass.api.exporting import export as export_all
     from onepass.api.exporting import named_by_folder
 
     written = export_all(
         named_by_folder(whats), target.value, out, base=model, task=task, tasks=tasks,
-        save_as=save_as, base_type=base_type, adapter_type=adapter_type, merged=merged, told=note,
+        save_as=save_as, base_type=base_type, adapter_type=adapter_type, merged=merged, gguf=base,
+        linked=linked, told=note,
     )  # fmt: skip
     for remark in written.remarks:
         note(f"note: {remark}")

@@ -10,7 +10,9 @@ from onepass.cli.device_set import (
     NO_ADAPTERS,
     AdapterType,
     BaseType,
+    Linked,
     Merged,
+    OwnBase,
     show_set,
 )
 from onepass.cli.options import FoundModel, OneTask, TasksFile, refuse
@@ -35,7 +37,9 @@ def pack(
     task: OneTask = None,
     tasks: TasksFile = None,
     model: FoundModel = None,
-    base_type: BaseType = "q4_0",
+    base: OwnBase = None,
+    linked: Linked = False,
+    base_type: BaseType = None,
     adapter_type: AdapterType = None,
     merged: Merged = False,
     fused: Annotated[
@@ -51,6 +55,9 @@ def pack(
 ) -> None:
     """Write what a device holds: one base, task adapters, calibrations, and how they compose.
 
+    A base that is a GGUF file, in any type that llama.cpp runs, is taken as it is; others are
+    converted.
+
     The compositions share the base and the task adapters, so that one more combination costs its
     calibration only. A calibration is the same in all layers and stored once; with `--plain` it is
     stored for each layer, as plain llama.cpp wants it.
@@ -62,13 +69,14 @@ def pack(
     \b
     Examples:
       onepass pack COMPOSITION OTHER --out device
+      onepass pack COMPOSITION --out device --base model-Q4_K_M.gguf
       onepass pack COMPOSITION --out device --base-type f16
           --model MODEL_FOLDER
       onepass pack verify device
     """
     if whats[0] == VERIFY:
-        refuse(ctx, set(ctx.params) - {"whats"}, "says nothing about pack verify")
-        _verify([Path(folder) for folder in whats[1:]])
+        refuse(ctx, set(ctx.params) - {"whats", "base"}, "says nothing about pack verify")
+        _verify([Path(folder) for folder in whats[1:]], base)
         return
     if merged:
         refuse(ctx, ["adapter_type", "fused", "plain"], NO_ADAPTERS)
@@ -82,11 +90,11 @@ def pack(
     from onepass.export.manifest import types_of_set
 
     check_replaceable(out, OWN_FILES)
-    types_of_set(base_type, adapter_type)
-    named, base = compositions_of(named_by_folder(whats), model, task, tasks)
+    types_of_set(base_type or "q4_0", adapter_type)
+    named, loaded = compositions_of(named_by_folder(whats), model, task, tasks, base)
     written = write_set(
-        named, base, out, base_type, adapter_type, fused=fused, merged=merged, vectors=True,
-        compactly=not plain, told=note,
+        named, loaded, out, base_type, adapter_type, otherwise="q4_0", fused=fused, merged=merged,
+        gguf=base, linked=linked, vectors=True, compactly=not plain, told=note,
     )  # fmt: skip
     for remark in written.remarks:
         note(f"note: {remark}")
@@ -96,13 +104,13 @@ def pack(
     note(f"run it: onepass run {out}")
 
 
-def _verify(folders: list[Path]) -> None:
+def _verify(folders: list[Path], base: Path | None) -> None:
     if len(folders) != 1:
         raise OnepassError(f"pack verify takes one folder, found {len(folders)}")
 
     from onepass.serve.verify import verify
 
-    for checked in verify(folders[0]):
+    for checked in verify(folders[0], base=base):
         typer.echo(
             f"{checked.composition}\t{checked.tokens} tokens\tlargest difference "
             f"{checked.difference:.2g} of {checked.tolerance:.2g} allowed"

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -50,6 +50,14 @@ def run(
     columns: Columns = None,
     out: Annotated[str, typer.Option("--out", "-o", help="A file, or - to print.")] = "-",
     max_new_tokens: LongestOutput = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.gguf",
+            help="The base of a set that refers to it (pack --link), if it is not where it was.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
     context: Annotated[
         int | None,
         typer.Option(
@@ -90,7 +98,9 @@ def run(
     from onepass.serve import Engine
     from onepass.serve.modes import plan
 
-    manifest = read_set(folder, check=False)  # the engine compares checksums, before it loads
+    manifest = read_set(
+        folder, check=False, base=base
+    )  # the engine compares checksums, before it loads
     several = len({*(composition or [])}) > 1 or len({*(mode or [])}) > 1
     if input is None:
         if not sys.stdin.isatty():
@@ -118,7 +128,8 @@ def run(
     for request in requests:
         plan(manifest, request.composition, request.mode)
     one = names if fused and "composed" in modes else []
-    with Engine(folder, context=context, threads=threads, fused=one, cache=not several) as engine:
+    options: Any = {"base": base, "context": context, "threads": threads}
+    with Engine(folder, fused=one, cache=not several, **options) as engine:
         if input is None:
             converse(engine, requests[0], max_new_tokens)
         elif several:

@@ -3,7 +3,7 @@
 Plain data, readable without torch. A set is a folder:
 
     manifest.json              this description, with a checksum of every file
-    base-q4_0.gguf             the base
+    base-q4_0.gguf             the base; or its user's own file, which may be elsewhere
     adapters/summarize.gguf    task adapters, shared by the compositions
     adapters/....gguf          calibrations: what one more composition adds
     fused/....gguf             per composition, one adapter that holds all of it
@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -38,16 +38,17 @@ MANIFEST = "manifest.json"
 BASE_TYPES = ("f32", "f16", "q8_0", "q4_0")
 ADAPTER_TYPES = BASE_TYPES[:3]
 
-TOLERANCES = {"f32": 1e-3, "f16": 0.05, "q8_0": 1.0, "q4_0": 1.0}
+TOLERANCES = {"f32": 1e-3, "f16": 0.05, "bf16": 0.2}
 """How far an engine's log-probabilities may be from PyTorch's, by the type of its base."""
+ROUNDED = 1.0
+"""The same for every type of fewer bits, which llama.cpp multiplies with 8-bit activations."""
 
-_ADAPTER_TOLERANCES = {**TOLERANCES, "q8_0": 0.2}
+_ADAPTER_TOLERANCES = {"f32": 1e-3, "f16": 0.05, "q8_0": 0.2}
 
 SAMPLE = "Ana: Shall we have tea at five?\nBen: Five is too late for me.\nAna: At three, then?"
 TOKENS = 8
 """What a test vector is made of: a short conversation, and at most so many tokens of an answer."""
 
-BaseType = Annotated[str, Field(pattern=f"^({'|'.join(BASE_TYPES)})$")]
 Role = Literal["task", "stored", "calibration"]
 TokenId = Annotated[int, Field(ge=0)]
 
@@ -67,16 +68,28 @@ class File(_Strict):
 class BaseFile(File):
     """The base. `merged`: a composition is summed into its weights, so it takes no adapters.
 
+    type: one of `BASE_TYPES`, or whatever its user's own file is said to be, as in "q4_k_m".
     blocks: its layers; 0 in sets of format 1, which have no compact files.
+    own: it is a file that its user gave, as it was. linked: it is not in the set; `path` is where
+    it was. license: as the file states it, "" where it does not.
     """
 
     name: str
     architecture: str
-    type: BaseType
+    type: str
     vocabulary: PositiveInt
     context: PositiveInt
     blocks: NonNegativeInt = 0
     merged: bool = False
+    own: bool = False
+    linked: bool = False
+    license: str = ""
+
+    @model_validator(mode="after")
+    def _of_a_known_type(self) -> Self:
+        if not self.own and self.type not in BASE_TYPES:
+            raise ValueError(f"type should be {'|'.join(BASE_TYPES)}, found {self.type!r}")
+        return self
 
 
 class AdapterFile(File):
@@ -151,24 +164,33 @@ class CompositionEntry(_Strict):
     fused: File | None = None
 
 
+class Sample(_Strict):
+    """A user message, and its ids in the frame by the base's own tokenizer."""
+
+    message: str
+    ids: list[TokenId]
+
+
 class Vector(_Strict):
     """What PyTorch says of one prompt, computed on the very weights of the base's file.
 
     tokens: the greedy answer; top: at each of them the likeliest tokens and their log-probability.
-    tolerance: how far an engine's may be from these; at most the largest of `TOLERANCES`.
+    tolerance: how far an engine's may be from these; at most `ROUNDED`.
     """
 
     composition: str
     prompt: list[TokenId] = Field(min_length=1)
     tokens: list[TokenId] = Field(min_length=1)
     top: list[dict[TokenId, FiniteFloat]]
-    tolerance: Annotated[float, Field(gt=0.0, le=max(TOLERANCES.values()))]
+    tolerance: Annotated[float, Field(gt=0.0, le=ROUNDED)]
 
 
 class Manifest(_Strict):
     """See the module's text."""
 
-    format: Literal["onepass device 1", "onepass device 2", "onepass device 3"] = "onepass device 3"
+    format: Literal[
+        "onepass device 1", "onepass device 2", "onepass device 3", "onepass device 4"
+    ] = "onepass device 4"
     onepass: str
     base: BaseFile
     adapters: list[AdapterFile]
@@ -176,6 +198,7 @@ class Manifest(_Strict):
     prompt: Prompt
     systems: dict[str, Prompt] = {}
     """By system message, how a user message after it becomes token ids."""
+    samples: list[Sample] = []
     vectors: list[Vector] = []
 
     def composition(self, name: str) -> CompositionEntry:
@@ -203,7 +226,7 @@ class Manifest(_Strict):
 def tolerance(base_type: str, adapter_types: Iterable[str]) -> float:
     """How far an engine's log-probabilities may be from PyTorch's, with files of these types."""
     allowed = [_ADAPTER_TOLERANCES.get(type_, 0.0) for type_ in adapter_types]
-    return max(TOLERANCES[base_type], *allowed, 0.0)
+    return max(TOLERANCES.get(base_type, ROUNDED), *allowed, 0.0)
 
 
 def types_of_set(base_type: str, adapter_type: str | None = None) -> tuple[str, str]:
@@ -214,16 +237,35 @@ def types_of_set(base_type: str, adapter_type: str | None = None) -> tuple[str, 
     """
     if base_type not in BASE_TYPES:
         raise unknown("base type", base_type, list(BASE_TYPES))
+    return base_type, type_of_adapters(base_type, adapter_type)
+
+
+def type_of_adapters(base_type: str, adapter_type: str | None = None) -> str:
+    """As `types_of_set`, for a base of any type."""
     adapter_type = adapter_type or (base_type if base_type in ADAPTER_TYPES else "q8_0")
     if adapter_type not in ADAPTER_TYPES:
         raise unknown("adapter type", adapter_type, list(ADAPTER_TYPES))
-    return base_type, adapter_type
+    return adapter_type
 
 
-def read_set(folder: Path | str, check: bool = True) -> Manifest:
+def base_path(folder: Path, base: BaseFile, given: Path | str | None = None) -> Path:
+    """Where the set's base is: `given`; or for one that is linked, where it was, or a file of that
+    name in the set's folder or beside it.
+    """
+    if given is not None:
+        return Path(given)
+    if not base.linked:
+        return inside(folder / MANIFEST, base.path)
+    name = Path(base.path).name
+    places = [Path(base.path), folder / name, folder.absolute().parent / name]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def read_set(folder: Path | str, check: bool = True, base: Path | str | None = None) -> Manifest:
     """The manifest of the set in `folder`, which is then fit to be run.
 
-    check: whether to compare every file's checksum too, which reads all of it.
+    check: whether to compare every file's checksum too, which reads all of it. base: the base's
+    file, where it is not in the set.
     Raises:
         OnepassError: there is no manifest, it is damaged or contradicts itself, or a file is
             missing, cut short, changed, or outside the folder.
@@ -240,7 +282,15 @@ def read_set(folder: Path | str, check: bool = True) -> Manifest:
     except OnepassError as error:
         raise OnepassError(f"{folder / MANIFEST}: {error}") from error
     for file in manifest.files():
-        _check_file(folder, file, check)
+        if file is not manifest.base:
+            _check_file(inside(folder / MANIFEST, file.path), file, check)
+    found = base_path(folder, manifest.base, base)
+    if not found.is_file() and (manifest.base.linked or base is not None):
+        raise OnepassError(
+            f"{found} is missing, which {folder} has for its base without holding it; say where it "
+            f"is with --base, or base=... (SHA-256 {manifest.base.sha256})"
+        )
+    _check_file(found, manifest.base, check)
     return manifest
 
 
@@ -291,8 +341,7 @@ def _check_sense(manifest: Manifest) -> None:
             )
 
 
-def _check_file(folder: Path, file: File, checksum: bool) -> None:
-    path = inside(folder / MANIFEST, file.path)
+def _check_file(path: Path, file: File, checksum: bool) -> None:
     if not path.is_file():
         raise OnepassError(f"{path} is missing; copy the set again, whole")
     found = path.stat().st_size

@@ -4,7 +4,7 @@ from itertools import chain
 from typing import Any
 
 from onepass.core.errors import OnepassError
-from onepass.export.manifest import Prompt
+from onepass.export.manifest import SAMPLE, Prompt, Sample
 from onepass.model.chat import prompt_ids, prompt_text, text_ids
 from onepass.model.load import Base
 
@@ -13,6 +13,7 @@ _SAMPLES = (
     "Summarize the conversation.\n\nAna: Tea at 5:30?\nBen: Yes, 1234 times!",
     "¿Qué tal?  Zoë — naïve\t\tcafé 東京 🙂",
     "<|im_end|> <|eot_id|> <|end|> is text here",
+    "Ben:  two  spaces, a tab\there\n\n\nAna: three line ends; it's 3.14 €! don't?\r\n- one",
 )
 
 
@@ -27,7 +28,8 @@ def prompt_frame(base: Base, normalization: Any = None, system: str = "") -> Pro
     tokenizer = base.tokenizer
     head, mark, tail = prompt_text(tokenizer, _MARK, system).partition(_MARK)
     added = list(tokenizer.added_tokens_decoder.values())
-    control = [token.content for token in added]
+    # Gemma has line ends among them, which belong to the text.
+    control = [t.content for t in added if t.special or not t.content.isspace()]
     begin = max((head.rfind(t) + len(t) for t in control if t in head), default=0)
     end = min((tail.find(t) for t in control if t in tail), default=len(tail))
     frame = Prompt(
@@ -48,6 +50,13 @@ def prompt_frame(base: Base, normalization: Any = None, system: str = "") -> Pro
                 f"it (seen with {sample[:30]!r}); a device set cannot say that, export it as merged"
             )
     return frame
+
+
+def samples(base: Base) -> list[Sample]:
+    """User messages with their ids, for an engine's tokenizer to match."""
+    messages = [*_SAMPLES, SAMPLE]
+    ids = prompt_ids(base.tokenizer, messages)
+    return [Sample(message=m, ids=each) for m, each in zip(messages, ids, strict=True)]
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -5,7 +5,7 @@ left between the two is arithmetic: an engine multiplies in the precision of the
 or (for quantised weights) 8-bit activations.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -14,22 +14,29 @@ import torch
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.adapters.shape import BaseShape
 from onepass.export.gguf.adapter import as_stored, calibration_adapter
-from onepass.export.gguf.base import stored_state
-from onepass.export.manifest import SAMPLE, TOKENS, Vector, tolerance
+from onepass.export.manifest import SAMPLE, TOKENS, Vector
 from onepass.model.attach import attached
 from onepass.model.chat import prompt_ids
 from onepass.model.load import Base
 from onepass.model.tokens import fit_prompts
 
+Stored = Callable[[], Iterable[tuple[str, torch.Tensor]]]
+"""Gives the path of a weight and its numbers, one by one."""
 LIKELY = -5.0  # natural logarithm: tokens less likely than this are noise
 
 
 def make_vectors(
-    base: Base, compositions: Mapping[str, Composition], base_type: str, adapter_type: str
+    base: Base,
+    compositions: Mapping[str, Composition],
+    stored: Stored,
+    adapter_type: str,
+    allowed: float,
 ) -> list[Vector]:
-    """A vector for each composition: its first pass on a short conversation."""
-    allowed = tolerance(base_type, [adapter_type])
-    with _as_stored(base, base_type):
+    """A vector for each composition: its first pass on a short conversation.
+
+    stored: what the base's file holds of its weights. allowed: the vectors' tolerance.
+    """
+    with _as_stored(base, stored):
         return [
             _vector(base, name, _rounded(composition.passes[0], base.shape, adapter_type), allowed)
             for name, composition in compositions.items()
@@ -55,11 +62,11 @@ def _vector(base: Base, name: str, pass_: Pass, allowed: float) -> Vector:
 
 
 @contextmanager
-def _as_stored(base: Base, base_type: str) -> Iterator[None]:
-    """The base with each weight as a file of this type gives it back."""
+def _as_stored(base: Base, stored: Stored) -> Iterator[None]:
+    """The base with each weight as its file gives it back."""
     before = {path: tensor.data for path, tensor in base.model.named_parameters()}
     try:
-        for path, values in stored_state(base, base_type):
+        for path, values in stored():
             base.model.get_parameter(path).data = values
         yield
     finally:

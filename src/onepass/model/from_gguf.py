@@ -11,6 +11,7 @@ import shutil
 import struct
 import sys
 import tempfile
+import warnings
 from atexit import register
 from contextlib import redirect_stderr
 from functools import cache
@@ -19,12 +20,14 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers import Regex, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 from transformers.integrations.gguf import GGUF_CONFIG_ARCHS, read_gguf_metadata
+from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from onepass.core.errors import OnepassError
+from onepass.core.errors import OnepassError, OnepassWarning
 from onepass.core.files import atomic_folder, sha256
 from onepass.core.optional import optional
 from onepass.model.quiet import quiet
@@ -34,6 +37,11 @@ CACHE = "ONEPASS_CACHE"
 
 _NO_DECODERS = {"general", "tokenizer", "t5", "umt5"}
 _FACTORS = "rope_freqs.weight"
+_VERSION = 2  # of what is made of a file here; raise it with every change
+_DIGITS = frozenset({"smollm", "starcoder", "refact", "command-r"})
+_LIKE_QWEN2 = frozenset({"stablelm2"})
+_LIKE_GPT2 = frozenset({"gpt-2", "default", "phi-2", "mpt", "olmo", "jais", "roberta-bpe"})
+"""Names in `tokenizer.ggml.pre` of how words are split, which transformers does not know."""
 
 
 def find_gguf(path: Path) -> Path | None:
@@ -86,9 +94,8 @@ def check_gguf(file: Path) -> dict[str, Any]:
 def converted(file: Path) -> Path:
     """The model folder made of a GGUF file; errors are those of `check_gguf`."""
     metadata = check_gguf(file)
-    state = file.stat()
     keep = os.environ.get(CACHE, "").lower() not in ("off", "0", "no")
-    folder = (_kept() if keep else _scratch()) / _key(file, state.st_size, state.st_mtime_ns)
+    folder = (_kept() if keep else _scratch()) / _name(file)
     if not (folder / "config.json").is_file():
         where = f" to {folder}; {CACHE}=off keeps nothing" if keep else ""
         print(f"converting {file.name}, in about a minute{where}", file=sys.stderr)
@@ -108,9 +115,19 @@ def _scratch() -> Path:
     return folder
 
 
+def _name(file: Path) -> str:
+    return f"{digest(file)[:16]}-{_VERSION}-transformers-{transformers.__version__}"
+
+
+def digest(file: Path) -> str:
+    """The file's SHA-256, computed once unless the file changes."""
+    state = file.stat()
+    return _digest(file, state.st_size, state.st_mtime_ns)
+
+
 @cache
-def _key(file: Path, size: int, changed: int) -> str:
-    return f"{sha256(file)[:16]}-transformers-{transformers.__version__}"
+def _digest(file: Path, size: int, changed: int) -> str:
+    return sha256(file)
 
 
 def _convert(file: Path, metadata: dict[str, Any], folder: Path) -> None:
@@ -135,6 +152,7 @@ def _convert(file: Path, metadata: dict[str, Any], folder: Path) -> None:
                 f"{file} lacks {len(missing)} tensors that transformers looks for, "
                 f"the first is {missing[0]}"
             )
+        _restore_words(tokenizer, file, metadata)
         _restore_rotary(model, file, metadata)
         _restore_scale(model.config)
         ends = model.generation_config.eos_token_id
@@ -151,6 +169,28 @@ def _restore_scale(config: Any) -> None:
         largest = config.num_hidden_layers == 62  # Gemma 3 27B, known by this in llama.cpp too
         share = config.hidden_size // config.num_attention_heads
         config.query_pre_attn_scalar = share if largest else config.head_dim
+
+
+def _restore_words(tokenizer: Any, file: Path, metadata: dict[str, Any]) -> None:
+    """Split words as llama.cpp does by the name in the file; transformers knows not all names."""
+    name = str(metadata.get("tokenizer.ggml.pre", "default"))
+    if metadata.get("tokenizer.ggml.model") != "gpt2" or name in GGUF_PRE_TOKENIZER_SPLITS:
+        return
+    first: list[Any] = []
+    if name in _DIGITS:
+        first = [pre_tokenizers.Digits(individual_digits=True)]
+    elif name in _LIKE_QWEN2:
+        first = [pre_tokenizers.Split(Regex(GGUF_PRE_TOKENIZER_SPLITS["qwen2"]), "isolated")]
+    elif name not in _LIKE_GPT2:
+        warnings.warn(
+            f"{file.name} splits words as {name!r}, which is not known here: they are split as "
+            "GPT-2 does, so some texts may become other tokens than in llama.cpp",
+            OnepassWarning,
+            stacklevel=1,
+        )
+    own_regex = name not in _LIKE_QWEN2
+    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=own_regex)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*first, last])
 
 
 def _restore_rotary(model: PreTrainedModel, file: Path, metadata: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from onepass.core.registry import unknown
 from onepass.model.assets import TINY
 from onepass.model.chat import end_id
 from onepass.model.check import check_model
-from onepass.model.from_gguf import check_gguf, converted, find_gguf
+from onepass.model.from_gguf import check_gguf, converted, digest, find_gguf
 from onepass.model.quantized import (
     BITS,
     QUANTIZATIONS,
@@ -86,6 +86,12 @@ class Base:
     @cached_property
     def shape(self) -> BaseShape:
         return base_shape(self.model, name=self.name)
+
+    @cached_property
+    def file_digest(self) -> str | None:
+        """The SHA-256 of the GGUF file that the base was read from; None if there is none."""
+        file = find_gguf(Path(self.name)) if os.path.isabs(self.name) else None
+        return None if file is None else digest(file)
 
     @property
     def identity(self) -> str:

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from onepass.core.errors import OnepassError
-from onepass.core.files import inside
 from onepass.core.registry import unknown
-from onepass.export.manifest import MANIFEST, Manifest, PassEntry, read_set
+from onepass.export.manifest import Manifest, PassEntry, base_path, read_set
 from onepass.serve.answer import Answer, Completion
 from onepass.serve.modes import plan
 from onepass.serve.plain import fused_name, plain_files
@@ -49,6 +48,7 @@ class Engine:
 
     Args:
         folder: what `onepass pack` or `onepass export --format gguf` wrote.
+        base: the base's file, if the set does not hold it and it is not where it was.
         context: limit on the tokens of prompt and answer; by default the base's, at most 4,096.
         slots: how many combinations of scales keep their prompt cache; each costs a context.
         threads: at most one per core; by default llama.cpp's own choice.
@@ -68,6 +68,7 @@ class Engine:
         self,
         folder: Path | str,
         *,
+        base: Path | str | None = None,
         context: int | None = None,
         slots: int = 2,
         threads: int | None = None,
@@ -78,12 +79,13 @@ class Engine:
         timeout: float = 600.0,
     ) -> None:
         folder = Path(folder)
-        self.manifest: Manifest = read_set(folder, check)
-        base = self.manifest.base
-        self.context = min(base.context, CONTEXT) if context is None else context
-        if not 1 <= self.context <= base.context:
+        self.manifest: Manifest = read_set(folder, check, base)
+        file = base_path(folder, self.manifest.base, base)
+        about = self.manifest.base
+        self.context = min(about.context, CONTEXT) if context is None else context
+        if not 1 <= self.context <= about.context:
             raise OnepassError(
-                f"context {context}: expected 1 to {base.context} tokens, as base {base.name} has"
+                f"context {context}: expected 1 to {about.context} tokens, as base {about.name} has"
             )
         if not 1 <= slots <= SLOTS:
             raise OnepassError(f"slots {slots}: expected 1 to {SLOTS}")
@@ -101,7 +103,7 @@ class Engine:
             self.adapters = list(adapters)
             paths = [str(path) for path in adapters.values()]
             settings = {
-                "model": str(inside(folder / MANIFEST, base.path)),
+                "model": str(file),
                 "adapters": paths,
                 "context": self.context,
                 "slots": slots,

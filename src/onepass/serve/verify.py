@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onepass.core.errors import OnepassError
 from onepass.core.files import inside
 from onepass.core.optional import optional
-from onepass.export.gguf.file import FILE_TYPES, read_gguf
+from onepass.export.gguf.file import FILE_TYPES, header, read_gguf, unread_types
 from onepass.export.manifest import (
     MANIFEST,
     SAMPLE,
     TOKENS,
     Manifest,
     Vector,
+    base_path,
     read_set,
     tolerance,
 )
@@ -37,8 +39,12 @@ class Checked:
     tolerance: float
 
 
-def verify(folder: Path | str, threads: int | None = None) -> list[Checked]:
+def verify(
+    folder: Path | str, threads: int | None = None, base: Path | str | None = None
+) -> list[Checked]:
     """Check a set's files, its prompts, and each of its test vectors on the engine.
+
+    base: the base's file, if the set does not hold it and it is not where it was.
 
     Raises:
         OnepassError: a file is damaged or is not what the manifest says, a composition has no test
@@ -46,18 +52,21 @@ def verify(folder: Path | str, threads: int | None = None) -> list[Checked]:
             PyTorch's by more than the types of the files allow.
     """
     folder = Path(folder)
-    manifest = read_set(folder)
-    _check_headers(folder, manifest)
+    manifest = read_set(folder, base=base)
+    readers = _check_headers(folder, manifest, base_path(folder, manifest.base, base))
+    known = not unread_types(readers[manifest.base.path])
     names = {vector.composition for vector in manifest.vectors}
     for entry in manifest.compositions:
-        if entry.name not in names:
+        if entry.name not in names and known:
             raise OnepassError(
                 f"{folder}, composition {entry.name!r}: it has no test vector; write the set with "
                 "`onepass pack`"
             )
     # In both forms that `onepass run` has.
     fused = [entry.name for entry in manifest.compositions]
-    with Engine(folder, exact=True, fused=fused, slots=1, threads=threads, check=False) as engine:
+    options: Any = {"exact": True, "fused": fused, "slots": 1, "threads": threads, "base": base}
+    with Engine(folder, check=False, **options) as engine:
+        _check_samples(engine, folder)
         checked = []
         for vector in manifest.vectors:
             try:
@@ -70,20 +79,35 @@ def verify(folder: Path | str, threads: int | None = None) -> list[Checked]:
     return checked
 
 
-def _check_headers(folder: Path, manifest: Manifest) -> None:
-    """Refuse files whose own headers say something else than the manifest: exchanged files, too."""
+def _check_headers(folder: Path, manifest: Manifest, file: Path) -> dict[str, Any]:
+    """Refuse files whose own headers say something else than the manifest: exchanged files, too.
+
+    Returns the readers of the files, by their paths; `file` is that of the base.
+    """
     base, kinds = manifest.base, optional("gguf", "device").LlamaFileType
-    said = [
-        (base.path, "general.architecture", base.architecture),
-        (base.path, "general.file_type", int(kinds[FILE_TYPES[base.type]])),
-        (base.path, f"{base.architecture}.vocab_size", base.vocabulary),
-        (base.path, f"{base.architecture}.context_length", base.context),
-    ]
-    # Sets of format 1 say 0 blocks.
-    said += [(base.path, f"{base.architecture}.block_count", base.blocks)] if base.blocks else []
+    said: list[tuple[str, str, Any]] = []
+    if not base.own:
+        said += [
+            (base.path, "general.architecture", base.architecture),
+            (base.path, "general.file_type", int(kinds[FILE_TYPES[base.type]])),
+            (base.path, f"{base.architecture}.vocab_size", base.vocabulary),
+            (base.path, f"{base.architecture}.context_length", base.context),
+        ]
+        # Sets of format 1 say 0 blocks.
+        if base.blocks:
+            said.append((base.path, f"{base.architecture}.block_count", base.blocks))
     said += [(adapter.path, "general.name", adapter.name) for adapter in manifest.adapters]
     said += [(e.fused.path, "general.name", e.name) for e in manifest.compositions if e.fused]
-    readers = {place: read_gguf(inside(folder / MANIFEST, place)) for place, _, _ in said}
+    places = {place for place, _, _ in said} - {base.path}
+    readers = {place: read_gguf(inside(folder / MANIFEST, place)) for place in places}
+    readers[base.path] = read_gguf(file)
+    if base.own:
+        for key, found in header(readers[base.path]).items():
+            if found != getattr(base, key):
+                raise OnepassError(
+                    f"{folder / MANIFEST} says {getattr(base, key)!r} for the {key} of {file}, "
+                    f"which has {found!r}; write the set again"
+                )
     for place, key, expected in said:
         field = readers[place].get_field(key)
         found = None if field is None else field.contents()
@@ -99,6 +123,23 @@ def _check_headers(folder: Path, manifest: Manifest) -> None:
             raise OnepassError(
                 f"{folder / MANIFEST}: the test vector of {vector.composition!r} allows "
                 f"{vector.tolerance}, files of these types {allowed}; write the set again"
+            )
+    return readers
+
+
+def _check_samples(engine: Engine, folder: Path) -> None:
+    """Refuse a base whose tokenizer, as llama.cpp reads it, is not the one of training."""
+    for sample in engine.manifest.samples:
+        found = engine.prompt_ids(sample.message)
+        if found != sample.ids:
+            place = next(
+                (n for n, (a, b) in enumerate(zip(found, sample.ids, strict=False)) if a != b),
+                min(len(found), len(sample.ids)),
+            )
+            raise OnepassError(
+                f"{folder}: llama.cpp tokenises {sample.message[:40]!r} in another way than the "
+                f"base's own tokenizer: {found[place : place + 3]} instead of "
+                f"{sample.ids[place : place + 3]} from token {place}; take another GGUF file of it"
             )
 
 
@@ -119,11 +160,11 @@ def _compare(engine: Engine, vector: Vector) -> Checked:
     if fused_name(entry.name) in engine.adapters:
         forms.append({fused_name(entry.name): 1.0})
     worst = 0.0
-    for place, expected in enumerate(vector.top):
-        if not expected:
-            raise OnepassError("its test vector says nothing of a token; write the set again")
-        prompt = [*vector.prompt, *vector.tokens[:place]]
-        for scales in forms:
+    if not all(vector.top):
+        raise OnepassError("its test vector says nothing of a token; write the set again")
+    for scales in forms:  # one after the other, for each has the last prompt in its cache
+        for place, expected in enumerate(vector.top):
+            prompt = [*vector.prompt, *vector.tokens[:place]]
             found = engine.log_probabilities(prompt, scales, top=_ASKED)
             for token, value in expected.items():
                 worst = max(worst, abs(found.get(token, _FLOOR) - value))

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ import torch
 from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.composition import Pass, pass_delta, reach
 from onepass.adapters.shape import BaseShape
-from onepass.export.gguf.architecture import architecture_of, arranged, tensor_names
+from onepass.export.gguf.architecture import Layout
 from onepass.export.gguf.compact import block_order
 from onepass.export.gguf.file import Planned, describe_lora, write_gguf
 from onepass.model.blocks import BLOCK, Array, stored_values
@@ -28,20 +27,17 @@ from onepass.model.blocks import BLOCK, Array, stored_values
 _BITS = {"F16": 16.0, "Q8_0": 8.5}
 
 
-def write_lora(adapter: Adapter, config: Any, path: Path, adapter_type: str) -> None:
-    """Write an adapter for a base with this configuration in place, as "f32", "f16" or "q8_0".
+def write_lora(adapter: Adapter, layout: Layout, path: Path, adapter_type: str) -> None:
+    """Write an adapter for a base of this layout in place, as "f32", "f16" or "q8_0".
 
     Raises:
-        OnepassError: the architecture is not supported, or a number does not fit 16 bits.
+        OnepassError: the base has no such layer in llama.cpp, or a number does not fit 16 bits.
     """
-    architecture = architecture_of(config)
-    name = tensor_names(architecture, config.num_hidden_layers)
-
     planned = []
     for module, lora in adapter.modules.items():
-        title = name(f"{module}.weight")
+        title = layout.name(f"{module}.weight")
         rank = _stored_rank(lora.rank, adapter_type)
-        up = arranged(lora.up, module, config, architecture)
+        up = layout.arranged(lora.up, module)
         for suffix, factor, shape in (
             ("lora_a", lora.down, (rank, lora.down.shape[1])),
             ("lora_b", up, (up.shape[0], rank)),
@@ -50,7 +46,7 @@ def write_lora(adapter: Adapter, config: Any, path: Path, adapter_type: str) -> 
             make: Callable[[], Array] = partial(_filled, factor, shape)
             planned.append(Planned(f"{title}.{suffix}", shape, type_, make))
     planned.sort(key=lambda each: block_order(each.name))
-    write_gguf(path, architecture.name, partial(describe_lora, name=adapter.name), planned)
+    write_gguf(path, layout.architecture, partial(describe_lora, name=adapter.name), planned)
 
 
 def as_stored(adapter: Adapter, adapter_type: str) -> Adapter:

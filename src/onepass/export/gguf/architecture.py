@@ -6,14 +6,16 @@ and that the architecture `llama` rotates neighbouring rows of q and k, where Hu
 halves, so that those rows are stored in another order.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from onepass.adapters.adapter import projection
+from onepass.adapters.naming import layer_name
 from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
 
@@ -128,28 +130,69 @@ def add_fields(writer: Any, config: Any, architecture: Architecture) -> None:
         writer.add_parallel_residual(config.use_parallel_residual)
 
 
-def tensor_names(architecture: Architecture, layers: int) -> Callable[[str], str]:
-    """A function from a tensor's Hugging Face name to its name in a GGUF."""
-    gguf = optional("gguf", "device")
-    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.name.upper()], layers)
+@dataclass(frozen=True)
+class Layout:
+    """How llama.cpp stores the layers of a base: what it calls them, and in which order of rows.
 
-    def name(path: str) -> str:
-        found = known.get_name(path, try_suffixes=(".weight", ".bias"))
+    architecture: llama.cpp's name. heads: how many there are of the projections whose rows are
+    stored as neighbours.
+    """
+
+    architecture: str
+    blocks: int
+    heads: Mapping[str, int]
+
+    def name(self, path: str) -> str:
+        """A tensor's name in a GGUF file, from its Hugging Face name.
+
+        Raises:
+            OnepassError: the architecture has no such tensor.
+        """
+        found = self.find(path)
         if found is None:
             raise OnepassError(
-                f"{path}: llama.cpp's architecture {architecture.name} has no such tensor; "
+                f"{path}: llama.cpp's architecture {self.architecture} has no such tensor; "
                 "export it as peft or merged"
             )
-        return str(found)
+        return found
 
-    return name
+    def find(self, path: str) -> str | None:
+        """As `name`, or None. A multimodal model's path is that of its language model."""
+        for each in (path, f"model.{layer_name(path)}"):
+            if found := self._names.get_name(each, try_suffixes=(".weight", ".bias")):
+                return str(found)
+        return None
+
+    def arranged(self, rows: Tensor, module: str) -> Tensor:
+        """The rows (out, ...) of a module's weight, bias or LoRA `up`, in llama.cpp's order."""
+        heads = self.heads.get(projection(module))
+        return rows if heads is None else neighbours(rows, heads)
+
+    @cached_property
+    def _names(self) -> Any:
+        gguf = optional("gguf", "device")
+        known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+        if self.architecture not in known:
+            raise OnepassError(
+                f"the package gguf does not know the tensors of architecture {self.architecture}; "
+                "a newer one may: pip install --upgrade gguf"
+            )
+        return gguf.get_tensor_name_map(known[self.architecture], self.blocks)
 
 
-def arranged(rows: Tensor, module: str, config: Any, architecture: Architecture) -> Tensor:
-    """The rows (out, ...) of a module's weight, bias or LoRA `up`, in llama.cpp's order."""
-    kind = projection(module)
-    if not architecture.permuted or kind not in ("q_proj", "k_proj"):
-        return rows
-    heads = config.num_attention_heads if kind == "q_proj" else config.num_key_value_heads
+def layout_of(config: Any) -> Layout:
+    """The layout of a base that is converted here; errors are those of `architecture_of`."""
+    architecture = architecture_of(config)
+    heads = head_counts(config) if architecture.permuted else {}
+    return Layout(architecture.name, config.num_hidden_layers, heads)
+
+
+def head_counts(config: Any) -> dict[str, int]:
+    """By projection, the heads of q and k."""
+    return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+
+
+def neighbours(rows: Tensor, heads: int) -> Tensor:
+    """Rows in which the halves of each head, which are rotated together, alternate."""
     pairs = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
     return pairs.transpose(1, 2).reshape(rows.shape)

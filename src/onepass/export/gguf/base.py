@@ -13,9 +13,8 @@ from onepass.core.optional import optional
 from onepass.export.gguf.architecture import (
     add_fields,
     architecture_of,
-    arranged,
+    layout_of,
     rotary_factors,
-    tensor_names,
 )
 from onepass.export.gguf.file import FILE_TYPES, Planned, storage_type, write_gguf
 from onepass.export.gguf.tokenizer import add_tokenizer
@@ -33,7 +32,7 @@ def write_base(base: Base, path: Path, base_type: str) -> None:
             does not fit the type.
     """
     config = base.model.config
-    architecture = architecture_of(config)
+    architecture, layout = architecture_of(config), layout_of(config)
 
     def describe(writer: Any) -> None:
         gguf = optional("gguf", "device")
@@ -44,9 +43,8 @@ def write_base(base: Base, path: Path, base_type: str) -> None:
         add_fields(writer, config, architecture)
         add_tokenizer(writer, base)
 
-    name = tensor_names(architecture, config.num_hidden_layers)
     tensors: dict[str, Callable[[], Tensor]] = {
-        name(path): partial(arranged, tensor, path.rpartition(".")[0], config, architecture)
+        layout.name(path): partial(layout.arranged, tensor, path.rpartition(".")[0])
         for path, tensor in _state(base, architecture.output).items()
     }
     factors = rotary_factors(base.model, architecture)
@@ -66,8 +64,7 @@ def stored_state(base: Base, base_type: str) -> Iterator[tuple[str, Tensor]]:
 
     Rows in another order are quantised no differently: a block of numbers lies within a row.
     """
-    config = base.model.config
-    name = tensor_names(architecture_of(config), config.num_hidden_layers)
+    name = layout_of(base.model.config).name
     for path, tensor in base.model.named_parameters():
         kind = "F32" if _HEAD_NORM.match(path) else ""
         kind = kind or storage_type(name(path), tuple(tensor.shape), base_type)

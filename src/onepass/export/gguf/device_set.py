@@ -6,20 +6,22 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from onepass import __version__
 from onepass.adapters.adapter import Adapter, projection
-from onepass.adapters.composition import Composition, Pass, check_base, pass_bias
+from onepass.adapters.composition import Composition, Pass, check_base, pass_bias, reach
 from onepass.adapters.storage import FolderFiles, check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, write_json
 from onepass.export.gguf.adapter import calibration_adapter, write_lora
-from onepass.export.gguf.architecture import architecture_of
-from onepass.export.gguf.base import write_base
+from onepass.export.gguf.architecture import Layout, architecture_of, layout_of
+from onepass.export.gguf.base import stored_state, write_base
 from onepass.export.gguf.compact import compact, expand
 from onepass.export.gguf.fuse import fuse
-from onepass.export.gguf.tokenizer import normalization
+from onepass.export.gguf.own import layout_in, stored_numbers, taken, usable
+from onepass.export.gguf.tokenizer import normalization, unicode_form
 from onepass.export.manifest import (
     MANIFEST,
     AdapterFile,
@@ -30,9 +32,11 @@ from onepass.export.manifest import (
     PassEntry,
     Role,
     describe,
+    tolerance,
+    type_of_adapters,
     types_of_set,
 )
-from onepass.export.prompt import prompt_frame
+from onepass.export.prompt import prompt_frame, samples
 from onepass.export.vector import make_vectors
 from onepass.model.attach import folded
 from onepass.model.load import Base
@@ -47,6 +51,9 @@ def export_gguf(
     folder: Path | str,
     base_type: str = "f16",
     adapter_type: str | None = None,
+    *,
+    own: Path | str | None = None,
+    linked: bool = False,
     fused: bool = True,
     merged: bool = False,
     vectors: bool = False,
@@ -56,6 +63,8 @@ def export_gguf(
     """Write a device set of named compositions of one base; whole or not at all.
 
     base_type, adapter_type: of the files, see `manifest.types_of_set`.
+    own: a GGUF file of that base, which is then the set's base as it is; `base_type` is ignored.
+        It is copied into the set, or, if `linked`, stays where it is.
     fused: also write each composition as one adapter, for runtimes that take only one.
     merged: write one base with the only composition summed in, and no adapters; always so where
         it has biases, which no adapter holds.
@@ -68,37 +77,43 @@ def export_gguf(
             not fit the type; or the folder cannot be written.
     """
     folder = Path(folder)
-    base_type, adapter_type = types_of_set(base_type, adapter_type)
     check_replaceable(folder, OWN_FILES)
     for composition in compositions.values():
         _check(composition, base, merged, alone=len(compositions) == 1)
-    architecture = architecture_of(base.model.config)
-    form = normalization(base)
+    if own is None:
+        base_type, adapter_type = types_of_set(base_type, adapter_type)
+        layout, form = layout_of(base.model.config), normalization(base)
+        to_fold = _to_fold(compositions, base, merged)
+    else:
+        file = usable(own, folder, compositions, base, merged, linked)
+        layout = layout_in(file, base, _changed(compositions, base))
+        form, to_fold = unicode_form(base), None
+        base_type = file.facts["type"]
+        adapter_type = type_of_adapters(base_type, adapter_type)
     prompt = prompt_frame(base, form)
     systems = {system: prompt_frame(base, form, system) for system in _systems(compositions)}
+    if not base.tokenizer.chat_template:
+        told(
+            f"{base.name} has no chat template: a prompt is the instruction, an empty line, the "
+            "text and an empty line"
+        )
     with atomic_folder(folder) as temporary:
-        to_fold = _to_fold(compositions, base, merged)
-        place = f"base-{base_type}.gguf"
-        told(place)
         with nullcontext() if to_fold is None else folded(base, to_fold):
-            write_base(base, temporary / place, base_type)
+            if own is None:
+                base_file = _converted(base, temporary, base_type, to_fold is not None, told)
+                numbers = partial(stored_state, base, base_type)
+            else:
+                base_file = taken(file, base, temporary, linked, told)
+                numbers = partial(stored_numbers, file, base, layout)
             # What is in the base must not be put on it again.
             left = {
                 name: each if to_fold is None else replace(each, passes=(_bare(to_fold),))
                 for name, each in compositions.items()
             }
-            made = make_vectors(base, left, base_type, adapter_type) if vectors else []
-        base_file = BaseFile(
-            **describe(temporary, place),  # type: ignore[arg-type]
-            name=base.name,
-            architecture=architecture.name,
-            type=base_type,
-            vocabulary=base.model.config.vocab_size,
-            context=base.context,
-            blocks=base.model.config.num_hidden_layers,
-            merged=to_fold is not None,
-        )
-        writer = _AdapterWriter(temporary, base, adapter_type, compactly, told)
+            allowed = tolerance(base_type, [adapter_type])
+            known = vectors and (own is None or not file.unread)
+            made = make_vectors(base, left, numbers, adapter_type, allowed) if known else []
+        writer = _AdapterWriter(temporary, base, layout, adapter_type, compactly, told)
         entries = [writer.entry(name, each, fused) for name, each in left.items()]
         if to_fold is not None:
             cost = {"marginal_bytes": base_file.bytes}  # another one takes another base
@@ -110,10 +125,40 @@ def export_gguf(
             compositions=entries,
             prompt=prompt,
             systems=systems,
+            samples=samples(base) if vectors else [],
             vectors=made,
         )
         write_json(temporary / MANIFEST, manifest.model_dump())
     return manifest
+
+
+def _converted(base: Base, folder: Path, base_type: str, merged: bool, told: Told) -> BaseFile:
+    """Write the base anew, with what is folded into it."""
+    place = f"base-{base_type}.gguf"
+    told(place)
+    write_base(base, folder / place, base_type)
+    return BaseFile(
+        **describe(folder, place),  # type: ignore[arg-type]
+        name=base.name,
+        architecture=architecture_of(base.model.config).name,
+        type=base_type,
+        vocabulary=base.model.config.vocab_size,
+        context=base.context,
+        blocks=base.model.config.num_hidden_layers,
+        merged=merged,
+    )
+
+
+def _changed(compositions: Mapping[str, Composition], base: Base) -> set[str]:
+    """The layers that some pass changes."""
+    passes = [pass_ for each in compositions.values() for pass_ in each.passes]
+    reached = [
+        module
+        for pass_ in passes
+        if pass_.adapters or pass_.calibration
+        for module in reach(pass_, base.shape)
+    ]
+    return set(reached)
 
 
 def _check(composition: Composition, base: Base, merged: bool, alone: bool) -> None:
@@ -174,6 +219,7 @@ class _AdapterWriter:
 
     folder: Path
     base: Base
+    layout: Layout
     type: str
     compactly: bool
     told: Told
@@ -221,8 +267,7 @@ class _AdapterWriter:
             place = f"adapters/{name}.gguf"
             self.told(place)
             (self.folder / "adapters").mkdir(exist_ok=True)
-            config = self.base.model.config
-            write_lora(replace(adapter, name=name), config, self.folder / place, self.type)
+            write_lora(replace(adapter, name=name), self.layout, self.folder / place, self.type)
             compacted = self.compactly and compact(self.folder / place)
             self.files[key] = AdapterFile(
                 **describe(self.folder, place),  # type: ignore[arg-type]
@@ -256,15 +301,15 @@ class _AdapterWriter:
         self.told(place)
         (self.folder / "fused").mkdir(exist_ok=True)
         # Of the files, not of the composition: each adapter keeps the rounding it has by itself.
-        config, sources = self.base.model.config, []
+        sources = []
         with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
             for number, file in enumerate(f for f in self.files.values() if f.name in scales):
                 path = self.folder / file.path
                 if file.compact:
                     path = Path(temporary, f"{number}.gguf")
-                    expand(self.folder / file.path, path, config.num_hidden_layers)
+                    expand(self.folder / file.path, path, self.layout.blocks)
                 sources.append((path, scales[file.name]))
-            fuse(sources, self.folder / place, architecture_of(config).name, name)
+            fuse(sources, self.folder / place, self.layout.architecture, name)
         return File(**describe(self.folder, place))  # type: ignore[arg-type]
 
 

@@ -105,6 +105,76 @@ def read_gguf(path: Path) -> Any:
     try:
         return optional("gguf", "device").GGUFReader(path)
     except (ValueError, LookupError, OverflowError) as error:
+        if "GGMLQuantizationType" in str(error):
+            raise OnepassError(
+                f"{path} has tensors of a type that the package gguf does not know ({error}); a "
+                "newer one may: pip install --upgrade gguf"
+            ) from error
         raise OnepassError(f"{path} is no GGUF file, or is cut short ({error})") from error
     except OSError as error:
         raise OnepassError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def header(reader: Any) -> dict[str, Any]:
+    """What the header of a base's file says of it, by the names of the fields of `BaseFile`.
+
+    A file may leave out its type, which is then that of most of its bytes, and its licence.
+    Raises:
+        OnepassError: it is no language model, or one of several parts.
+    """
+
+    def value(key: str, otherwise: Any = None) -> Any:
+        field = reader.get_field(key)
+        return otherwise if field is None else field.contents()
+
+    parts = int(value("split.count", 1))
+    if parts > 1:
+        raise OnepassError(f"it is one of {parts} parts; join them with llama-gguf-split --merge")
+    architecture = str(value("general.architecture", ""))
+    words = reader.get_field("tokenizer.ggml.tokens")
+    found = {
+        "architecture": architecture,
+        "type": _type_name(reader, value("general.file_type")),
+        "vocabulary": 0 if words is None else len(words.data),
+        "context": int(value(f"{architecture}.context_length", 0)),
+        "blocks": int(value(f"{architecture}.block_count", 0)),
+        "license": str(value("general.license", "")),
+    }
+    if not all(found[name] for name in ("vocabulary", "context", "blocks")):
+        raise OnepassError(
+            f"it is no language model that llama.cpp runs: architecture {architecture or 'none'}, "
+            f"{found['blocks']} blocks, {found['vocabulary']} words"
+        )
+    return found
+
+
+def _type_name(reader: Any, stated: int | None) -> str:
+    kinds = optional("gguf", "device").LlamaFileType
+    if stated in set(map(int, kinds)):
+        return str(kinds(stated).name.lower()).removeprefix("mostly_").removeprefix("all_")
+    sizes: dict[str, int] = {}
+    for tensor in reader.tensors:
+        kind = tensor.tensor_type.name.lower()
+        sizes[kind] = sizes.get(kind, 0) + int(tensor.n_bytes)
+    return max(sizes, key=lambda kind: sizes[kind], default="f32")
+
+
+def unread_types(reader: Any) -> list[str]:
+    """The types of the file's tensors whose numbers the package gguf cannot give."""
+    first = {tensor.tensor_type: tensor for tensor in reader.tensors}
+    return sorted(kind.name.lower() for kind, each in first.items() if not _readable(each))
+
+
+def dequantized(tensor: Any, rows: slice = slice(None)) -> Array:
+    """The numbers of a file's tensor, or of some of its rows, in float32."""
+    quants = optional("gguf", "device").quants
+    found: Array = quants.dequantize(tensor.data[rows], tensor.tensor_type)
+    return found
+
+
+def _readable(tensor: Any) -> bool:
+    try:
+        dequantized(tensor, slice(1))
+    except NotImplementedError:
+        return False
+    return True

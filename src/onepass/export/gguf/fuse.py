@@ -15,9 +15,15 @@ from typing import Any
 import numpy as np
 
 from onepass.core.errors import OnepassError
-from onepass.core.optional import optional
 from onepass.export.gguf.compact import block_order
-from onepass.export.gguf.file import LARGEST, Planned, describe_lora, read_gguf, write_gguf
+from onepass.export.gguf.file import (
+    LARGEST,
+    Planned,
+    dequantized,
+    describe_lora,
+    read_gguf,
+    write_gguf,
+)
 from onepass.model.blocks import BLOCK, Array
 
 _PREFERRED = ("Q8_0", "F32", "F16")
@@ -62,12 +68,6 @@ class _Adapter:
         return found
 
 
-def _numbers(tensor: Any) -> Array:
-    """(rows, columns), in float32."""
-    found: Array = optional("gguf", "device").quants.dequantize(tensor.data, tensor.tensor_type)
-    return found
-
-
 def _side_by_side(weight: str, adapters: Sequence[_Adapter]) -> list[Planned]:
     """The two factors of a weight, over all the adapters that change it."""
     pairs = [adapter.factors[weight] for adapter in adapters]
@@ -83,14 +83,14 @@ def _side_by_side(weight: str, adapters: Sequence[_Adapter]) -> list[Planned]:
     ranks = [-(-int(up.shape[0]) // multiple) * multiple for _, up in pairs]
 
     def downs() -> Array:
-        numbers = [_numbers(down) for down, _ in pairs]
+        numbers = [dequantized(down) for down, _ in pairs]
         padded = zip(numbers, ranks, strict=True)
         return np.concatenate([np.pad(each, ((0, r - len(each)), (0, 0))) for each, r in padded])
 
     def ups() -> Array:
         padded = []
         for adapter, (_, up), rank in zip(adapters, pairs, ranks, strict=True):
-            scaled = _numbers(up) * np.float32(adapter.scale)
+            scaled = dequantized(up) * np.float32(adapter.scale)
             if not np.abs(scaled).max() <= LARGEST[up_type]:
                 raise OnepassError(
                     f"{adapter.path}: at scale {adapter.scale:g} its numbers do not fit {up_type}; "

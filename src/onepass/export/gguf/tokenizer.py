@@ -27,6 +27,9 @@ PRE_TOKENIZERS = {
 is Qwen2's, and llama.cpp's names qwen2 and stablelm2 mean the same."""
 
 
+UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+
+
 def add_tokenizer(writer: Any, base: Base) -> None:
     """Add the base's tokenizer and chat template to a `gguf.GGUFWriter`.
 
@@ -41,8 +44,11 @@ def add_tokenizer(writer: Any, base: Base) -> None:
     tokens = [f"[PAD{number}]" for number in range(rows)]
     kinds = [types.UNUSED] * rows
     for token, number in model["vocab"].items():
-        tokens[number], kinds[number] = token, types.NORMAL
+        if number < rows:  # no text and no prompt has those beyond: see `model.check`
+            tokens[number], kinds[number] = token, types.NORMAL
     for added in described["added_tokens"]:
+        if added["id"] >= rows:
+            continue
         tokens[added["id"]] = added["content"]
         kinds[added["id"]] = types.CONTROL if added["special"] else types.USER_DEFINED
     writer.add_tokenizer_model("gpt2")
@@ -64,12 +70,21 @@ def normalization(base: Base) -> str | None:
     found = described_tokenizer(base)["normalizer"]
     if found is None:
         return None
-    if found["type"] not in ("NFC", "NFD", "NFKC", "NFKD"):
+    if found["type"] not in UNICODE_FORMS:
         raise OnepassError(
             f"the tokenizer of {base.name} normalises texts by {found['type']}, which llama.cpp "
             "does not; only Unicode normal forms can be done before it"
         )
     return str(found["type"])
+
+
+def unicode_form(base: Base) -> str | None:
+    """The Unicode form among the tokenizer's normalisations; llama.cpp does the others itself."""
+    found = _backend_json(base).get("normalizer") or {}
+    for step in [found, *found.get("normalizers", [])]:
+        if step.get("type") in UNICODE_FORMS:
+            return str(step["type"])
+    return None
 
 
 def pre_tokenizer(described: dict[str, Any], name: str) -> str:
