@@ -28,7 +28,7 @@ from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
 
 _BATCH = 16
-_KEPT = 1 << 27  # numbers that all layers give for a part of a batch: about 1 GB is kept of them
+_KEPT = 1 << 26  # numbers that all layers give for a part of a batch: about 0.5 GB is kept of them
 
 
 def batch_parts(base: Base) -> Callable[[list[Encoded]], list[list[Encoded]]]:
