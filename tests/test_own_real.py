@@ -33,8 +33,9 @@ from test_export_gguf import texts
 engine_or_skip()
 from gguf_kit import dequantize_file  # noqa: E402
 
-FILES = {"SmolLM2-135M-Instruct.Q4_1.gguf": 1e-3, "gemma-3-270m-q4_k_m.gguf": 2e-2}
-"""And how far llama.cpp may be from PyTorch in 32 bits: in Gemma it takes GELU from a table."""
+FILES = {"SmolLM2-135M-Instruct.Q4_1.gguf": (0.06, 1e-3), "gemma-3-270m-q4_k_m.gguf": (0.03, 2e-2)}
+"""The size of random adapters that change what the model says, but leave it sense; and how far
+llama.cpp may be from PyTorch in 32 bits (in Gemma it takes GELU from a table)."""
 
 
 @pytest.fixture(scope="module", params=FILES)
@@ -51,25 +52,24 @@ def base(file: Path) -> Base:
     return load_base(file, "cpu", "float32")
 
 
-def small_pair(base: Base) -> Composition:
-    """Random, but so small that the model still writes sense."""
-    weighted = tuple(Weighted(adapter, 0.5) for adapter in random_parts(base, 2, 0.005))
-    pass_ = Pass(parse_task(PAIR), weighted, random_calibration(base, size=0.005))
+def small_pair(base: Base, size: float) -> Composition:
+    weighted = tuple(Weighted(adapter, 0.5) for adapter in random_parts(base, 2, size))
+    pass_ = Pass(parse_task(PAIR), weighted, random_calibration(base, size=size))
     return Composition(base.shape, parse_task(PAIR), (pass_,), "lc++")
 
 
 def test_in_its_own_bits_llama_cpp_is_close_to_pytorch_on_the_same_numbers(
     base: Base, file: Path, tmp_path: Path
 ) -> None:
-    """It multiplies with 8-bit activations: a few hundredths of a nat in the mean."""
-    made = small_pair(base)
+    """It multiplies with 8-bit activations, which matters less than the adapters do."""
+    made = small_pair(base, FILES[file.name][0])
     options: Any = {"own": file, "linked": True, "vectors": True, "compactly": True}
     manifest = export_gguf({"it": made}, base, tmp_path / "set", **options)
     assert verify(tmp_path / "set")[0].tolerance == 1.0
     (ids,) = prompt_ids(base.tokenizer, [MESSAGE])
     expected = torch_log_probabilities(base, made.passes[0], ids)
     bare = torch_log_probabilities(base, Pass(parse_task(PAIR)), ids)
-    assert divergence(bare, expected) > 0.01
+    assert divergence(bare, expected) > 0.05
     with opened(tmp_path / "set", context=2048, slots=1) as engine:
         for text in texts():
             assert engine.tokenize(text) == text_ids(base.tokenizer, [text])[0], text
@@ -77,7 +77,7 @@ def test_in_its_own_bits_llama_cpp_is_close_to_pytorch_on_the_same_numbers(
     every = torch.tensor([found[token] for token in range(len(expected))], dtype=torch.float64)
     likely = expected > -5.0
     assert (every - expected)[likely].abs().max() < 1.0
-    assert divergence(every, expected) < 0.05
+    assert divergence(every, expected) < 0.02
 
 
 def test_the_same_numbers_in_32_bits_give_what_pytorch_gives(
@@ -88,7 +88,7 @@ def test_the_same_numbers_in_32_bits_give_what_pytorch_gives(
     own = read_own(plain)
     for path, numbers in stored_numbers(own, base, layout_in(own, base, base.shape.modules)):
         assert torch.equal(numbers, base.model.get_parameter(path)), path
-    made = small_pair(base)
+    made = small_pair(base, FILES[file.name][0])
     options: Any = {"own": plain, "linked": True}
     manifest = export_gguf({"it": made}, base, tmp_path / "set", "f32", "f32", **options)
     (ids,) = prompt_ids(base.tokenizer, [MESSAGE])
@@ -98,7 +98,7 @@ def test_the_same_numbers_in_32_bits_give_what_pytorch_gives(
         found = engine.log_probabilities(ids, manifest.compositions[0].passes[0].scales)
         answer = engine.run("it", MESSAGE, max_new_tokens=12).text
     every = torch.tensor([found[token] for token in range(len(expected))], dtype=torch.float64)
-    torch.testing.assert_close(every, expected, atol=FILES[file.name], rtol=0.0)
+    torch.testing.assert_close(every, expected, atol=FILES[file.name][1], rtol=0.0)
     assert answer == run(base, made, [MESSAGE], max_new_tokens=12).texts[0]
 
 
