@@ -59,7 +59,7 @@ def tables(text: str) -> list[list[list[str]]]:
 
 
 @pytest.mark.skipif(not REPORT.exists(), reason="results are in the repository only")
-def test_the_readme_tells_the_figures_of_the_report() -> None:
+def test_the_page_on_calibration_tells_the_figures_of_the_report() -> None:
     report = tables(REPORT.read_text(encoding="utf-8"))
     (cost,) = (rows for rows in report if rows[0][1] == "inferences")
     (splits,) = (rows for rows in report if "test-wordings" in rows[0])
@@ -67,7 +67,7 @@ def test_the_readme_tells_the_figures_of_the_report() -> None:
     right = {row[0]: (row[splits[0].index("test")], row) for row in splits[1:]}
     retold = splits[0].index("test-wordings")
     (ours,) = (
-        rows for rows in tables(README.read_text(encoding="utf-8")) if "verified, %" in rows[0]
+        rows for rows in tables(CALIBRATION.read_text("utf-8")) if "verified, %" in rows[0]
     )
     assert len(ours) > 5
     for name, *cells in ours[1:]:
