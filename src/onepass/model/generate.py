@@ -172,7 +172,9 @@ def _greedy(
             position_ids=positions,
             cache=cache,
             use_cache=True,
-            logits_to_keep=1,
+            # By its index, which copies what a slice would leave strided: in bfloat16 torch then
+            # copies the output layer for every row of the batch, gigabytes at real vocabularies.
+            logits_to_keep=torch.tensor([ids.shape[1] - 1]),
         )
         cache = out.cache
         highest, chosen = out.logits[:, -1].max(-1)
