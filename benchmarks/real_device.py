@@ -75,8 +75,6 @@ def pack(made: Kept, folder: Path) -> Manifest:
     written = write_set(
         {NAME: made.composition(METHOD)}, base, folder, fused=False, linked=True, compactly=True
     )
-    for remark in written.remarks:
-        print(f"note: {remark}")
     assert written.manifest is not None
     return written.manifest
 

@@ -317,7 +317,7 @@ def test_a_judge_that_knows_nothing_agrees_with_no_metric(tmp_path: Path, capsys
     with serving(lambda prompt, times: "Yes") as stub:
         judge(capsys, runs, stub, "--name", "lenient").succeeded()
     _, lenient, _, card = make_report(runs).judges
-    for row in (row for row in records(card) if row["metric"] == "ROUGE-L"):
+    for row in (row for row in records(card) if row["metric"] == "R-L"):
         assert (row["outputs"], float(row["yes"])) == ("6", 50)
         assert (float(row["auc"]), float(row["spearman"])) == (0.5, 0)
     assert {(row["yes"], row["auc"], row["spearman"]) for row in records(lenient)} == {
@@ -348,10 +348,10 @@ def test_a_corpus_that_changed_or_moved_is_told(tmp_path: Path, capsys: Capture)
         assert make_report(runs).judges[0].rows[0][3] == pytest.approx(100 / 3)
         # Nothing can be verified, so the metrics stand in.
         by_metric = {row["metric"]: row for row in records(make_report(runs).judges[1])}
-        assert float(by_metric["ROUGE-L"]["yes"]) == pytest.approx(100 / 3, abs=0.01)
-        assert float(by_metric["ROUGE-L"]["mean_yes"]) == 100
-        assert float(by_metric["ROUGE-L"]["mean_no"]) < 100
-        assert float(by_metric["ROUGE-L"]["auc"]) == 1
+        assert float(by_metric["R-L"]["yes"]) == pytest.approx(100 / 3, abs=0.01)
+        assert float(by_metric["R-L"]["mean_yes"]) == 100
+        assert float(by_metric["R-L"]["mean_no"]) < 100
+        assert float(by_metric["R-L"]["auc"]) == 1
         stub.asked.clear()
         write_rows(folder / "test.jsonl", rows[1:])
         materials.corpus_examples.cache_clear()

@@ -96,14 +96,13 @@ def metrics_card(results: Results, judged: Judged, metric: str) -> Table | None:
                     pairs.setdefault((run.task, name), []).append((said == 1, 100 * value))
     rows: list[list[Value]] = []
     for (task, name), found in pairs.items():
-        said, values = [yes for yes, _ in found], [value for _, value in found]
-        of_yes = [value for yes, value in found if yes]
-        of_no = [value for yes, value in found if not yes]
-        correlation = spearman(list(map(float, said)), values) if len(found) > 1 else math.nan
+        words, values = [yes for yes, _ in found], [value for _, value in found]
+        of_yes, of_no = ([v for yes, v in found if yes == wanted] for wanted in (True, False))
+        correlation = spearman(list(map(float, words)), values) if len(found) > 1 else math.nan
         rows.append([
-            task, METRICS.get(name).title, len(found), 100 * fmean(said),
+            task, METRICS.get(name).title, len(found), 100 * fmean(words),
             fmean(of_yes) if of_yes else None, fmean(of_no) if of_no else None,
-            auc(said, values), None if math.isnan(correlation) else correlation,
+            auc(words, values), None if math.isnan(correlation) else correlation,
         ])  # fmt: skip
     if not rows:
         return None
