@@ -234,6 +234,14 @@ def show(row: Row) -> None:
     print(flush=True)
 
 
+def write_figures(path: Path, rows: Sequence[Row], threads: int, quick: bool) -> None:
+    """Write what was measured, and on what; `threads` of the engine."""
+    setting = environment("cpu") | {
+        "engine_threads": str(threads), "quick": str(quick), "xllamacpp": version("xllamacpp"),
+    }  # fmt: skip
+    write_text(path, json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="smalltown alone, few conversations")
@@ -253,12 +261,7 @@ def main() -> None:
             rows.append(make(Path(folder), options.threads))
         show(rows[-1])
     if options.json:
-        setting = environment("cpu") | {
-            "engine_threads": str(options.threads), "quick": str(options.quick),
-            "xllamacpp": version("xllamacpp"),
-        }  # fmt: skip
-        text = json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n"
-        write_text(options.json, text)
+        write_figures(options.json, rows, options.threads, options.quick)
 
 
 if __name__ == "__main__":

@@ -103,6 +103,8 @@ def test_each_composition_keeps_its_prompt_and_only_its_own(whole: Path) -> None
     with opened(whole, slots=2) as engine:
         first = engine.run("three", CHAT)
         assert (first.cached_tokens, first.notice) == (0, "")
+        assert min(first.read_seconds, first.write_seconds) > 0
+        assert first.read_seconds + first.write_seconds <= first.seconds
         assert engine.run("pair", CHAT).cached_tokens == 0
         again = engine.run("three", CHAT)
         assert again.cached_tokens == again.prompt_tokens - 1

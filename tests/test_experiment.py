@@ -484,4 +484,5 @@ def test_a_composition_is_kept_if_the_recipe_says_so(
     assert "1 cells, 0 of them done already" in done.err
     (kept,) = (tmp_path / "runs").glob("*/*/*/composition")
     assert load_composition(kept).method == "peft-linear"
+    assert load_composition(kept).card["base_quantization"] == "none"
     assert "1 of them done already" in onepass(capsys, *bench, "--set", "keep=false").err

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import normalizers
+from tokenizers import normalizers, pre_tokenizers
 from transformers import LlamaConfig
 
 from architectures import build
@@ -279,13 +279,14 @@ def texts() -> Iterator[str]:
         ("llama-3.2", True, "llama-bpe"),
         ("qwen2.5", False, "qwen2"),
         ("tiny", False, "gpt-2"),
+        ("smollm2", False, "smollm"),
     ],
 )
 def test_llama_cpp_tokenises_as_the_base_does(
     family_name: str, whole: bool, pre: str, tmp_path: Path
 ) -> None:
     gguf = pytest.importorskip("gguf")
-    if family_name == "tiny":
+    if family_name in ("tiny", "smollm2"):
         base = load_base("tiny", "cpu")
     else:
         base = load_base(build(family_name, tmp_path / "base", TEXTS * 3, vocab_size=1200), "cpu")
@@ -293,6 +294,9 @@ def test_llama_cpp_tokenises_as_the_base_does(
     backend.model.ignore_merges = whole
     if family_name == "qwen2.5":  # as the real one's, which llama.cpp does not know of
         backend.normalizer = normalizers.NFC()
+    if family_name == "smollm2":
+        bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), bytes_])
     composition = Composition(
         base.shape, parse_task("summarize"), (Pass(parse_task("summarize")),), "zero-shot"
     )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onepass.core.errors import OnepassError
-from onepass.evaluate.judge.agreement import Agreement, agreement
+from onepass.evaluate.judge.agreement import Agreement, agreement, auc
 from onepass.evaluate.judge.fence import defused, mark_for
 from onepass.evaluate.judge.prompts import VERSION, conditions, judge_prompt
 from onepass.evaluate.judge.read import read_verdict
@@ -219,6 +219,23 @@ def test_kappa_is_symmetric_and_that_of_scikit_learn(pairs: list[tuple[bool, boo
         assert found.kappa == pytest.approx(metrics.cohen_kappa_score(first, second))
         matrix = metrics.confusion_matrix(first, second, labels=[True, False])
         assert matrix.tolist() == [[found.yes_yes, found.yes_no], [found.no_yes, found.no_no]]
+
+
+def test_auc_at_its_ends() -> None:
+    assert auc([True, True, False], [0.9, 0.5, 0.4]) == 1
+    assert auc([False, True], [0.9, 0.1]) == 0
+    assert auc([True, False, True], [0.3, 0.3, 0.3]) == 0.5
+    assert auc([True, True], [0.1, 0.9]) is None
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=2, max_size=40))
+def test_auc_is_that_of_scikit_learn(pairs: list[tuple[bool, float]]) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    said, scores = [a for a, _ in pairs], [b for _, b in pairs]
+    found = auc(said, scores)
+    assert (found is None) == (len(set(said)) == 1)
+    if found is not None:
+        assert found == pytest.approx(metrics.roc_auc_score(said, scores))
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "judge.md"

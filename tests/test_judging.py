@@ -16,6 +16,7 @@ from cli_kit import Done, onepass, rows_of, write_rows
 from endpoint_kit import Stub, completion, serving
 from judge_kit import COUNT, METHODS, TASKS, material, wise, write_runs
 from onepass.comparison import judgements, materials
+from onepass.comparison.judging import local_judge
 from onepass.comparison.report import make_report
 from onepass.comparison.table import Table, to_csv
 from onepass.serve import endpoint as endpoint_module
@@ -297,6 +298,33 @@ def test_the_same_model_in_other_numbers_is_another_judge(runs: Path, capsys: Ca
     onepass(capsys, *command, "--name", "x", "--device", "abacus").refused("abacus")
 
 
+def test_a_file_is_shown_by_its_name_alone(tmp_path: Path) -> None:
+    file = tmp_path / "model-Q4_1.gguf"
+    file.write_bytes(b"GGUF")
+    judge = local_judge(str(file), 8, 8)
+    assert (judge.name, judge.model) == ("model-Q4_1.gguf", "model-Q4_1.gguf")
+
+
+def test_a_judge_that_knows_nothing_agrees_with_no_metric(tmp_path: Path, capsys: Capture) -> None:
+    """It says Yes to the first three outputs, good or bad; another judge says nothing else."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [{"id": f"{n}", "input": f"Ana: {n}?\nBen: Yes.", "target": f"{n}!"} for n in range(6)]
+    write_rows(folder / "test.jsonl", rows)
+    runs = write_runs(tmp_path / "runs", {"linear": lambda place: place % 3 < 2}, str(folder))
+    with serving(lambda prompt, times: "Yes" if int(material(prompt)[0][5]) < 3 else "No") as stub:
+        judge(capsys, runs, stub).succeeded()
+    with serving(lambda prompt, times: "Yes") as stub:
+        judge(capsys, runs, stub, "--name", "lenient").succeeded()
+    _, lenient, _, card = make_report(runs).judges
+    for row in (row for row in records(card) if row["metric"] == "R-L"):
+        assert (row["outputs"], float(row["yes"])) == ("6", 50)
+        assert (float(row["auc"]), float(row["spearman"])) == (0.5, 0)
+    assert {(row["yes"], row["auc"], row["spearman"]) for row in records(lenient)} == {
+        ("100.00", "", "")
+    }
+
+
 # ------------------------------------------------------------------ bad input
 
 
@@ -318,7 +346,12 @@ def test_a_corpus_that_changed_or_moved_is_told(tmp_path: Path, capsys: Capture)
     with serving(wise) as stub:
         judge(capsys, runs, stub).succeeded()
         assert make_report(runs).judges[0].rows[0][3] == pytest.approx(100 / 3)
-        assert len(make_report(runs).judges) == 1  # nothing can be verified: no card
+        # Nothing can be verified, so the metrics stand in.
+        by_metric = {row["metric"]: row for row in records(make_report(runs).judges[1])}
+        assert float(by_metric["R-L"]["yes"]) == pytest.approx(100 / 3, abs=0.01)
+        assert float(by_metric["R-L"]["mean_yes"]) == 100
+        assert float(by_metric["R-L"]["mean_no"]) < 100
+        assert float(by_metric["R-L"]["auc"]) == 1
         stub.asked.clear()
         write_rows(folder / "test.jsonl", rows[1:])
         materials.corpus_examples.cache_clear()

@@ -32,6 +32,7 @@ from onepass.core.errors import OnepassError
 from onepass.evaluate.score import score
 from onepass.methods import METHODS, Setting
 from onepass.model.generate import Generated, run
+from onepass.model.load import Base
 from onepass.tasks.example import Example
 
 
@@ -78,7 +79,7 @@ def do_job(
             made, predictions = _test(
                 cell, composition, setting, recipe, mark, len(job.together), built_in, on_output
             )
-            kept = composition if recipe.keep else None
+            kept = _with_numbers(composition, setting.base) if recipe.keep else None
             save_run(made, predictions, folder, composition.history, kept)
             cells += 1
             tokens += sum(result.tokens for result in made.splits.values())
@@ -115,6 +116,12 @@ def _for_task(built: Composition, setting: Setting) -> Composition:
         return built
     pass_ = replace(setting.linear_merge(), calibration=built.passes[0].calibration)
     return replace(built, task=setting.task, passes=(pass_,))
+
+
+def _with_numbers(composition: Composition, base: Base) -> Composition:
+    """The composition, with the base's numbers that it was made on in its card."""
+    numbers = {"base_quantization": base.quantization, "base_sha256": base.file_digest}
+    return replace(composition, card={**composition.card, **numbers})
 
 
 def _test(

@@ -1,22 +1,27 @@
 """What the judges of a folder of runs said, and how far that can be trusted, as tables."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 
 from onepass.comparison.judgements import Judged
 from onepass.comparison.results import VERIFIED, Results, interval
 from onepass.comparison.runs import Run
 from onepass.comparison.table import Column, Table, Value
 from onepass.comparison.tables import GROUP_TITLES
-from onepass.evaluate.judge.agreement import Agreement, agreement
+from onepass.evaluate.judge.agreement import Agreement, agreement, auc
+from onepass.evaluate.metrics import METRICS
+from onepass.evaluate.stats import spearman
 from onepass.tasks.benchmark import TASK_GROUPS, task_group
 
 
 def judge_tables(results: Results, judged: Sequence[Judged]) -> list[Table]:
-    """For each judge its verdicts, and its report card where there is a verifier."""
+    """For each judge its verdicts, and its report card: against the verifier, or else metrics."""
     found = []
     for each, metric in zip(judged, results.judges, strict=True):
-        found += [verdicts(results, each, metric), report_card(results, each, metric)]
+        card = report_card(results, each, metric) or metrics_card(results, each, metric)
+        found += [verdicts(results, each, metric), card]
     return [table for table in found if table is not None]
 
 
@@ -75,6 +80,39 @@ def report_card(results: Results, judged: Judged, metric: str) -> Table | None:
         "It has no value where judge and verifier only ever say one and the same."
     )
     return Table(f"Report card of judge {judged.name}", columns, rows, note)
+
+
+def metrics_card(results: Results, judged: Judged, metric: str) -> Table | None:
+    """The judge held against the metrics, output by output; None where neither says anything."""
+    columns = [Column("task"), Column("metric"), Column("outputs"), Column("yes", "yes, %")]
+    columns += [Column("mean_yes", "mean where yes"), Column("mean_no", "mean where no")]
+    columns += [Column("auc", "AUC", digits=2), Column("spearman", "Spearman", digits=2)]
+    pairs: dict[tuple[str, str], list[tuple[bool, float]]] = {}
+    for run in results.runs:
+        result = run.splits[results.split]
+        for name in (each for each in METRICS.names() if each in result.scores):
+            for said, value in zip(result.values(metric), result.values(name), strict=False):
+                if said is not None and value is not None:
+                    pairs.setdefault((run.task, name), []).append((said == 1, 100 * value))
+    rows: list[list[Value]] = []
+    for (task, name), found in pairs.items():
+        words, values = [yes for yes, _ in found], [value for _, value in found]
+        of_yes, of_no = ([v for yes, v in found if yes == wanted] for wanted in (True, False))
+        correlation = spearman(list(map(float, words)), values) if len(found) > 1 else math.nan
+        rows.append([
+            task, METRICS.get(name).title, len(found), 100 * fmean(words),
+            fmean(of_yes) if of_yes else None, fmean(of_no) if of_no else None,
+            auc(words, values), None if math.isnan(correlation) else correlation,
+        ])  # fmt: skip
+    if not rows:
+        return None
+    note = (
+        "All methods and budgets; nothing here can be verified, so the judge is compared with each "
+        "metric. AUC is how often, of an output it finds right and one it does not, the first has "
+        "the better score: 1 is always, 0.5 chance. AUC and Spearman's rank correlation have no "
+        "value where it only ever says one word, the latter also where all scores are equal."
+    )
+    return Table(f"Judge {judged.name} against the metrics", columns, rows, note)
 
 
 def _card_row(title: str, pairs: Sequence[tuple[bool, bool]]) -> list[Value]:

@@ -138,7 +138,7 @@ def local_judge(
 
     weights = [each for each in (dtype, quantization) if each not in ("auto", "none")]
     identity = " ".join([base_identity(model), str(max_new_tokens), *weights])
-    shown = Path(model).resolve().name if Path(model).is_dir() else model
+    shown = Path(model).resolve().name if Path(model).exists() else model
     shown = " ".join([shown, *weights])
     return Judge(name or judge_name(shown), shown, identity, answer)
 

@@ -8,7 +8,9 @@ class Answer:
     """What came of a text: the last pass's `text`, and what all passes took.
 
     tokens: generated, the end of turn included. prompt_tokens: read; cached_tokens of them were
-    known from before. notice: what was left out of the text to make it fit; "" where nothing was.
+    known from before. Of the `seconds`, llama.cpp spent `read_seconds` on the rest of these, and
+    `write_seconds` on generating. notice: what was left out of the text to make it fit; "" where
+    nothing was.
     """
 
     text: str
@@ -16,6 +18,8 @@ class Answer:
     prompt_tokens: int
     cached_tokens: int
     seconds: float
+    read_seconds: float
+    write_seconds: float
     notice: str = ""
 
     @property
@@ -31,3 +35,5 @@ class Completion:
     text: str
     prompt_tokens: int
     cached_tokens: int
+    read_seconds: float
+    write_seconds: float

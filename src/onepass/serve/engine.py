@@ -31,8 +31,8 @@ from onepass.tasks.prompt import fit_prompt
 CONTEXT = 4096  # tokens, the default's upper bound: the context of a real base costs much memory
 SLOTS = 256  # llama.cpp's upper bound
 _FIELDS = [
-    "content", "tokens", "tokens_predicted", "tokens_evaluated", "timings/cache_n", "stop",
-    "stop_type", "completion_probabilities",
+    "content", "tokens", "tokens_predicted", "tokens_evaluated", "timings/cache_n",
+    "timings/prompt_ms", "timings/predicted_ms", "stop", "stop_type", "completion_probabilities",
 ]  # fmt: skip
 """Of the reply to a completion; by default llama.cpp repeats the prompt and all settings too."""
 
@@ -179,6 +179,8 @@ class Engine:
             sum(each.prompt_tokens for each in done),
             sum(each.cached_tokens for each in done),
             time.perf_counter() - began,
+            sum(each.read_seconds for each in done),
+            sum(each.write_seconds for each in done),
             "; ".join(notices),
         )
 
@@ -208,6 +210,7 @@ class Engine:
         )
         ids, text = list(reply["tokens"]), str(reply["content"])
         counts = int(reply["tokens_evaluated"]), int(reply["timings/cache_n"])
+        seconds = reply["timings/prompt_ms"] / 1000, reply["timings/predicted_ms"] / 1000
         ends = [place for place, token in enumerate(ids) if token in stop]
         if ends and (ends[0] + 1 < len(ids) or reply["stop_type"] != "eos"):
             # llama.cpp does not know it as a stop token.
@@ -218,7 +221,7 @@ class Engine:
             whole = self.complete(prompt, scales, max_new_tokens, to_the_end)
             on_text(whole.text.removeprefix(text))
             ids, text = whole.ids, whole.text
-        return Completion(ids, text, *counts)
+        return Completion(ids, text, *counts, *seconds)
 
     def log_probabilities(
         self, prompt: Sequence[int], scales: Mapping[str, float], top: int | None = None

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scipy import stats
+
 from onepass.core.errors import OnepassError
 
 
@@ -50,3 +52,16 @@ def agreement(first: Sequence[bool], second: Sequence[bool]) -> Agreement:
         )
     seen = Counter(zip(first, second, strict=True))
     return Agreement(seen[True, True], seen[True, False], seen[False, True], seen[False, False])
+
+
+def auc(said: Sequence[bool], scores: Sequence[float]) -> float | None:
+    """The share of pairs, one with a yes and one with a no, in which the yes has the higher score.
+
+    Equal scores count half (the area under the ROC curve, or Mann and Whitney's U). None if there
+    is no such pair.
+    """
+    pairs = list(zip(said, scores, strict=True))
+    yes, no = ([score for word, score in pairs if word == wanted] for wanted in (True, False))
+    if not yes or not no:
+        return None
+    return float(stats.mannwhitneyu(yes, no).statistic) / (len(yes) * len(no))

@@ -18,13 +18,15 @@ _LLAMA3, _QWEN2 = f"{_LETTERS}{{1,3}}{_REST}", f"{_LETTERS}{_REST}"
 
 PRE_TOKENIZERS = {
     ("GPT-2", False): "gpt-2",
+    ("GPT-2, digits apart", False): "smollm",
     (_LLAMA3, True): "llama-bpe",
     (_LLAMA3, False): "dbrx",
     (_QWEN2, False): "qwen2",
 }
 """By the words' pattern, and whether a word in the vocabulary is taken whole, merges or not
-(`ignore_merges`); "GPT-2" is the pattern built into byte-level pre-tokenizers. StableLM 2's pattern
-is Qwen2's, and llama.cpp's names qwen2 and stablelm2 mean the same."""
+(`ignore_merges`). "GPT-2" is the pattern built into byte-level pre-tokenizers; SmolLM2 splits off
+each digit before it. StableLM 2's pattern is Qwen2's, and llama.cpp's names qwen2 and stablelm2
+mean the same."""
 
 
 UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
@@ -95,6 +97,12 @@ def pre_tokenizer(described: dict[str, Any], name: str) -> str:
     match [step.get("type") for step in steps]:
         case ["ByteLevel"] if steps[0]["use_regex"] and not steps[0]["add_prefix_space"]:
             pattern = "GPT-2"
+        case ["Digits", "ByteLevel"] if (
+            steps[0]["individual_digits"]
+            and steps[1]["use_regex"]
+            and not steps[1]["add_prefix_space"]
+        ):
+            pattern = "GPT-2, digits apart"
         case ["Split", "ByteLevel"] if not (
             steps[1]["use_regex"] or steps[1]["add_prefix_space"] or steps[0]["invert"]
         ):
@@ -104,8 +112,8 @@ def pre_tokenizer(described: dict[str, Any], name: str) -> str:
     if found is None:
         raise OnepassError(
             f"the tokenizer of {name} splits words in a way that llama.cpp is not known to have "
-            f"(pre_tokenizer {json.dumps(words)[:120]}); GPT-2's, Llama 3's, Qwen2's and "
-            "StableLM 2's are known"
+            f"(pre_tokenizer {json.dumps(words)[:120]}); GPT-2's, SmolLM2's, Llama 3's, "
+            "Qwen2's and StableLM 2's are known"
         )
     return found
 
@@ -127,7 +135,8 @@ def described_tokenizer(base: Base) -> dict[str, Any]:
         raise OnepassError(
             f"the tokenizer of {base.name} is of type {model.get('type', 'unknown')}"
             f"{'' if plain else ' with byte fallback or affixes'}; "
-            "only byte-level BPE tokenizers (GPT-2, Llama 3, Qwen2, StableLM 2) can be exported"
+            "only byte-level BPE tokenizers (GPT-2, SmolLM2, Llama 3, Qwen2, StableLM 2) "
+            "can be exported"
         )
     return described
 
