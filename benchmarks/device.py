@@ -2,6 +2,7 @@
 
     python benchmarks/device.py                 smalltown on the embedded base, then a 1B shape
     python benchmarks/device.py --quick         smalltown alone, few conversations, half a minute
+    python benchmarks/device.py --base FILE.gguf ...    your own files, as they are
     python benchmarks/device.py --json FILE     also write the figures
 
 Every figure is made in this run, on a base in 4 bits and adapters in 8, as `onepass pack` writes
@@ -12,7 +13,8 @@ one message more since it was answered ("goes on": each form finds in its cache 
 On smalltown LC++ is trained for a moment (what is measured does not depend on how well) and seconds
 are the median over held-out conversations, tokenising and all. The 1B shape is Llama-3.2-1B's with
 random numbers, adapters of rank 32, and a calibration of rank 4, and seconds are the least of three
-conversations; its file, 0.7 GB, is written to a temporary folder that is removed.
+conversations; its file, 0.7 GB, is written to a temporary folder that is removed. Files of one's
+own get random adapters of the same ranks, and are measured in the same way.
 """
 
 import argparse
@@ -28,13 +30,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from one_billion import NAME, SCALES, write_one_billion
+from one_billion import NAME, RANKS, TASK, write_one_billion
 
 from onepass.adapters.adapter import Adapter, Lora, load_adapter
+from onepass.adapters.calibration import Calibration
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.comparison.environment import environment
 from onepass.core.files import write_text
 from onepass.export import export_gguf
+from onepass.export.manifest import Manifest
 from onepass.methods import METHODS, Setting
 from onepass.model.assets import embedded_adapter
 from onepass.model.load import load_base
@@ -45,6 +49,7 @@ from onepass.tasks.corpus import load_corpus
 TASKS = ("summarize+translate:es", "reply+tone:professional")
 FORMS = ("multi-step", "parts", "fused", "merged")
 CONVERSATIONS = ("new", "goes on")
+LENGTHS = (32, 128)  # of an answer, in tokens
 Row = dict[str, Any]
 
 
@@ -131,10 +136,48 @@ def swap_seconds(
     return median(scales) - same
 
 
-def one_billion(folder: Path, threads: int, repeats: int = 3) -> Row:
-    """Each form at Llama-3.2-1B's shape: conversations of 200 tokens, short answers and long."""
+def one_billion(folder: Path, threads: int) -> Row:
+    """Each form at Llama-3.2-1B's shape."""
     manifest = write_one_billion(folder)
-    sizes = {adapter.name: adapter.bytes for adapter in manifest.adapters}
+    return at_any_shape(folder, threads, manifest, "Llama-3.2-1B's shape, random")
+
+
+def own_file(folder: Path, threads: int, file: Path, quick: bool) -> Row:
+    """Each form on a GGUF file, with random adapters."""
+    base = load_base(file, "cpu", "float32")
+    parts = tuple(
+        Weighted(Adapter(name, random_modules(base.shape.modules), base.name), 0.5)
+        for name in ("summarize", "translate-es")
+    )
+    shared = random_modules(base.shape.projections(), RANKS["calibration"])
+    tensors = {kind: {"down": lora.down, "up": lora.up} for kind, lora in shared.items()}
+    task = parse_task(TASK)
+    pass_ = Pass(task, parts, Calibration("lc++", "lowrank", tensors))
+    made = {NAME: Composition(base.shape, task, (pass_,), "lc++")}
+    manifest = export_gguf(
+        made, base, folder / "set", own=file, linked=True, fused=False, compactly=True
+    )
+    del base
+    lengths = (8,) if quick else LENGTHS
+    return at_any_shape(folder / "set", threads, manifest, file.name, lengths, 1 if quick else 3)
+
+
+def random_modules(
+    shapes: Mapping[str, tuple[int, int]], rank: int = RANKS["summarize"]
+) -> dict[str, Lora]:
+    return {
+        name: Lora(torch.randn(rank, in_) * 0.01, torch.randn(out, rank) * 0.01)
+        for name, (out, in_) in shapes.items()
+    }
+
+
+def at_any_shape(
+    folder: Path, threads: int, manifest: Manifest, shape: str,
+    lengths: Sequence[int] = LENGTHS, repeats: int = 3,
+) -> Row:  # fmt: skip
+    """Each form on conversations of 200 tokens, short answers and long."""
+    sizes = {adapter.name.partition("-")[0]: adapter.bytes for adapter in manifest.adapters}
+    scales = manifest.compositions[0].passes[0].scales
     options = {"context": 512, "threads": threads, "check": False}
     rng = np.random.default_rng(0)
     began = time.perf_counter()
@@ -147,19 +190,19 @@ def one_billion(folder: Path, threads: int, repeats: int = 3) -> Row:
             {
                 "conversation": kind,
                 "forms": {
-                    form: in_steps(engine, form, written, kind == "goes on", rng, repeats)
+                    form: in_steps(engine, form, scales, written, kind == "goes on", rng, repeats)
                     for form in FORMS
                 },
             }
-            for written in (32, 128)
+            for written in lengths
             for kind in CONVERSATIONS
         ]
         peak = engine.peak_memory()
     with Engine(folder, slots=1, cache=False, **options) as engine:
-        prompt = rng.integers(300, 2000, 8).tolist()
-        swap = swap_seconds(engine, prompt, [SCALES, {"summarize": 1.0}], count=8)
+        prompt = rng.integers(300, min(2000, manifest.base.vocabulary), 8).tolist()
+        swap = swap_seconds(engine, prompt, [scales, {"summarize": 1.0}], count=8)
     return {
-        "shape": f"Llama-3.2-1B's shape, random, best of {repeats}",
+        "shape": f"{shape}, best of {repeats}",
         "cases": cases,
         "swap_seconds": swap,
         "load_seconds": loaded,
@@ -171,8 +214,9 @@ def one_billion(folder: Path, threads: int, repeats: int = 3) -> Row:
 
 
 def in_steps(
-    engine: Engine, form: str, written: int, goes_on: bool, rng: np.random.Generator, repeats: int
-) -> Row:
+    engine: Engine, form: str, parts: Mapping[str, float], written: int, goes_on: bool,
+    rng: np.random.Generator, repeats: int,
+) -> Row:  # fmt: skip
     """A form on conversations of 200 tokens, of which 20 are new in one that goes on.
 
     A second step reads an instruction of 28 tokens, as before in one that goes on, and the first's
@@ -181,13 +225,15 @@ def in_steps(
     # Merged into the base a composition costs what the base alone does.
     scales: dict[str, list[Mapping[str, float]]] = {
         "multi-step": [{"summarize": 1.0}, {"translate-es": 1.0}],
-        "parts": [SCALES],
+        "parts": [parts],
         "fused": [{f"fused/{NAME}": 1.0}],
         "merged": [{}],
     }
 
+    vocabulary = engine.manifest.base.vocabulary
+
     def some(count: int) -> list[int]:
-        ids: list[int] = rng.integers(300, 2000, count).tolist()
+        ids: list[int] = rng.integers(300, min(2000, vocabulary), count).tolist()
         return ids
 
     def answer(conversation: list[int], instruction: list[int]) -> tuple[float, int]:
@@ -244,18 +290,22 @@ def write_figures(path: Path, rows: Sequence[Row], threads: int, quick: bool) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="smalltown alone, few conversations")
+    parser.add_argument("--quick", action="store_true", help="smalltown alone, or short answers")
     # One by default: on the tiny base more only wait for each other.
     parser.add_argument("--threads", type=int, default=1, help="of the engine")
+    parser.add_argument("--base", type=Path, nargs="+", default=[], help="GGUF files, these alone")
     parser.add_argument("--json", type=Path, help="write the figures into this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rows: list[Row] = []
     count = 5 if options.quick else 50
-    makes: list[Callable[[Path, int], Row]] = [partial(smalltown, conversations=count)]
-    if not options.quick:
-        makes.append(one_billion)
+    makes: list[Callable[[Path, int], Row]] = [
+        partial(own_file, file=file, quick=options.quick) for file in options.base
+    ]
+    if not makes:
+        makes = [partial(smalltown, conversations=count)]
+        makes += [] if options.quick else [one_billion]
     for make in makes:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(make(Path(folder), options.threads))
