@@ -286,6 +286,9 @@ def test_a_killed_training_goes_on_where_it_was(
     assert whole is not None
     assert killed.losses == whole.losses
     assert len(whole.losses) == 4
+    # The seconds of both parts count.
+    run = the_run(tmp_path / "killed", "lc", examples=8)
+    assert run.seconds["build"] >= round(killed.seconds, 2)
 
 
 def test_a_shared_method_trains_once_for_all(

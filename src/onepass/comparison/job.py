@@ -73,6 +73,8 @@ def do_job(
         began = time.perf_counter()
         built = METHODS.get(job.method).build(settings[next(iter(todo)).task])
         built_in = time.perf_counter() - began
+        if built.history is not None:  # of a training that was stopped, this process saw a part
+            built_in = max(built_in, built.history.seconds)
         for cell, mark in todo.items():
             setting = settings[cell.task]
             composition = built if len(job.together) == 1 else _for_task(built, setting)
