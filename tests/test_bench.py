@@ -269,6 +269,8 @@ def test_a_killed_training_goes_on_where_it_was(
             steps.append(-1)
             raise KeyboardInterrupt
         steps.append(self.history.steps)
+        if len(steps) < 3:
+            time.sleep(0.5)
         return step(self)
 
     monkeypatch.setattr(fit._Training, "step", counted)
@@ -286,9 +288,8 @@ def test_a_killed_training_goes_on_where_it_was(
     assert whole is not None
     assert killed.losses == whole.losses
     assert len(whole.losses) == 4
-    # The seconds of both parts count.
-    run = the_run(tmp_path / "killed", "lc", examples=8)
-    assert run.seconds["build"] >= round(killed.seconds, 2)
+    # The seconds before the kill count too.
+    assert the_run(tmp_path / "killed", "lc", examples=8).seconds["build"] > 1.0
 
 
 def test_a_shared_method_trains_once_for_all(
