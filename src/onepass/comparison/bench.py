@@ -74,6 +74,8 @@ def run_bench(plan: Plan, recipe: Recipe, text: str, folder: Path, backend: Back
     finally:
         events.close()
     if not failed and finished == plan.cells:
-        shutil.rmtree(folder / STATE, ignore_errors=True)
+        # Trainings of other cells, which were not asked for now, go on from what is there.
+        if not any(path.is_dir() for path in (folder / STATE).glob("*")):
+            shutil.rmtree(folder / STATE, ignore_errors=True)
         if (folder / FAILURES).is_dir() and not any((folder / FAILURES).iterdir()):
             (folder / FAILURES).rmdir()
