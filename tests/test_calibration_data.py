@@ -77,7 +77,7 @@ def test_trained_parameters_are_saved_without_their_graph(tmp_path: Path) -> Non
         ("lc", "output", {"q_proj": {"up": (4, 2)}}, r"lc has \['bias'\], found \['up'\]"),
         ("lc", "output", {"q_proj": {"bias": (4, 1)}}, r"should be \(out,\)"),
         ("lc++", "lowrank", {"q_proj": {"down": (2, 4), "up": (4, 3)}}, r"should be \(r, in\)"),
-        ("lc", "output", {"model.q_proj": {"bias": (4,)}}, "such as 'q_proj'"),
+        ("lc", "output", {"": {"bias": (4,)}}, "such as 'q_proj'"),
     ],
 )
 def test_what_is_no_calibration_is_refused(
