@@ -66,9 +66,7 @@ def test_the_page_on_calibration_tells_the_figures_of_the_report() -> None:
     passes = {row[0]: (row[1], float(row[4])) for row in cost[1:]}
     right = {row[0]: (row[splits[0].index("test")], row) for row in splits[1:]}
     retold = splits[0].index("test-wordings")
-    (ours,) = (
-        rows for rows in tables(CALIBRATION.read_text("utf-8")) if "verified, %" in rows[0]
-    )
+    (ours,) = (rows for rows in tables(CALIBRATION.read_text("utf-8")) if "verified, %" in rows[0])
     assert len(ours) > 5
     for name, *cells in ours[1:]:
         share, row = right[name]
