@@ -130,6 +130,7 @@ def show(row: Row) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="two conversations, short answers")
+    parser.add_argument("--count", type=int, help="of conversations, the first; default: all")
     parser.add_argument("--recipe", type=Path, nargs="+", default=RECIPES)
     parser.add_argument(
         "--runs", type=Path, default=Path("results/real"), help="has a folder for each recipe"
@@ -141,7 +142,7 @@ def main() -> None:
     rows: list[Row] = []
     for recipe in options.recipe:
         try:
-            made = kept(recipe, options.runs, 2 if options.quick else None)
+            made = kept(recipe, options.runs, 2 if options.quick else options.count)
             longest = 16 if options.quick else made.recipe.max_new_tokens
             with tempfile.TemporaryDirectory() as folder:
                 rows.append(measure(made, Path(folder, "set"), options.threads, longest))

@@ -1,5 +1,6 @@
 """The documentation says of merges, corpora and calibrations what the code says."""
 
+import csv
 import json
 import re
 from importlib import import_module
@@ -203,3 +204,25 @@ def test_the_page_on_recipes_has_every_field_with_its_default() -> None:
             defaults = [model.model_fields[n].default for n in found if n in model.model_fields]
             for number, default in zip(numbers, defaults, strict=False):
                 assert default in (number, [number], None), names
+
+
+REAL = README.parent / "results" / "real"
+BASES = {"Gemma": "gemma-french-summaries", "SmolLM2": "smollm2-french-summaries"}
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="results are in the repository only")
+@pytest.mark.parametrize("page", ["README.md", "docs/real.md"])
+def test_the_figures_on_real_text_are_those_of_the_reports(page: str) -> None:
+    text = (README.parent / page).read_text(encoding="utf-8")
+    (told,) = (rows for rows in tables(text) if "Gemma, chrF" in rows[0])
+    head, *rows = told
+    for base, folder in BASES.items():
+        with (REAL / folder / "per_task.csv").open(encoding="utf-8", newline="") as file:
+            found = {row["method"]: row for row in csv.DictReader(file)}
+        for row in rows:
+            for title, metric in (("ROUGE-L", "rougeL"), ("chrF", "chrf"), ("French", "language")):
+                place = next(n for n, h in enumerate(head) if h.startswith(f"{base}, {title}"))
+                known = found.get(row[0])
+                digits = 0 if metric == "language" else 1
+                wanted = f"{float(known[metric]):.{digits}f}" if known else "–"
+                assert row[place] == wanted, (row[0], base, metric)
