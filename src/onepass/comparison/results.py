@@ -40,6 +40,12 @@ class Results:
         return VERIFIED if found else OWN
 
     @property
+    def headline_title(self) -> str:
+        """What people call the headline: the tasks' metric, where they have one in common."""
+        own = {metric_for(run, self.headline) for run in self.runs}
+        return own.pop() if len(own) == 1 else self.headline
+
+    @property
     def methods(self) -> list[str]:
         """The methods that have runs."""
         return list(dict.fromkeys(run.method for run in self.runs))

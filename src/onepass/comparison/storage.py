@@ -61,7 +61,7 @@ def draw_storage(comparison: Table, costs: Table, path: Path) -> None:
         )
     axis.set(xscale="log", ylim=(low - height * 0.05, high + height * 0.12))
     axis.set(xlabel="stored for one more combination, MB")
-    axis.set_ylabel(f"{comparison.columns[headline].heading}, %")
+    axis.set_ylabel(f"{comparison.columns[headline].heading.removeprefix('all: ')}, %")
     axis.set_xlim(_LEAST / 1.5, max(point.stored for point in points) * 8)
     ticks = [_LEAST, 0.01, 0.1, 1, 10, 100]
     axis.set_xticks(ticks, ["none", *(f"{tick:g}" for tick in ticks[1:])], minor=False)

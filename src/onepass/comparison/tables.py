@@ -50,7 +50,7 @@ def comparison(results: Results) -> Table:
             columns.append(Column(f"{group}_{metric}", f"{GROUP_TITLES[group]}: {metric}"))
     headline = results.headline
     columns += [
-        Column(headline, f"all: {headline}"),
+        Column(headline, f"all: {results.headline_title}"),
         Column("low"),
         Column("high"),
         Column("tasks"),
@@ -184,8 +184,8 @@ def tests(results: Results) -> Table | None:
     if not rows:
         return None
     note = (
-        f"Points of {results.headline} above {REFERENCE}, with the 95 % interval, over the tasks "
-        "both have; p by randomisation within conversations, not adjusted for the number of tests."
+        f"Points of {results.headline_title} above {REFERENCE}, with the 95 % interval, over the "
+        "tasks both have; p by randomisation within conversations, not adjusted for the number of tests."
     )
     return Table(f"Paired test against {REFERENCE} ({results.split})", columns, rows, note)
 
