@@ -185,7 +185,8 @@ def tests(results: Results) -> Table | None:
         return None
     note = (
         f"Points of {results.headline_title} above {REFERENCE}, with the 95 % interval, over the "
-        "tasks both have; p by randomisation within conversations, not adjusted for the number of tests."
+        "tasks both have; p by randomisation within conversations, not adjusted for the number of "
+        "tests."
     )
     return Table(f"Paired test against {REFERENCE} ({results.split})", columns, rows, note)
 
