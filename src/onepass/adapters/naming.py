@@ -17,12 +17,11 @@ unknown    One name could be short for the other, or of a copy of it: a folder .
 import os
 import warnings
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from onepass.core.errors import OnepassError, OnepassWarning
-from onepass.core.files import sha256
+from onepass.core.files import known_sha256
 from onepass.core.hub import cached_name, is_hub_name
 
 TINY = Path(__file__).resolve().parents[1] / "assets" / "tiny"
@@ -53,13 +52,9 @@ def compare_bases(one: str, other: str) -> Literal["same", "different", "unknown
 
 def _equal(one: str, other: str) -> bool:
     """Whether two files hold the same."""
-    sizes = {os.path.getsize(path) for path in (one, other)}
-    return len(sizes) == 1 and _digest(one) == _digest(other)
-
-
-@cache
-def _digest(path: str) -> str:
-    return sha256(Path(path))
+    files = Path(one), Path(other)
+    sizes = {file.stat().st_size for file in files}
+    return len(sizes) == 1 and len({known_sha256(file) for file in files}) == 1
 
 
 def _known(name: str) -> tuple[str, str]:

@@ -98,9 +98,8 @@ def run(
     from onepass.serve import Engine
     from onepass.serve.modes import plan
 
-    manifest = read_set(
-        folder, check=False, base=base
-    )  # the engine compares checksums, before it loads
+    # Without checksums: the engine compares them, before it loads.
+    manifest = read_set(folder, check=False, base=base)
     several = len({*(composition or [])}) > 1 or len({*(mode or [])}) > 1
     if input is None:
         if not sys.stdin.isatty():

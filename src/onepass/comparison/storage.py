@@ -45,8 +45,8 @@ def draw_storage(comparison: Table, costs: Table, path: Path) -> None:
     figure = new_figure(figsize=(7.2, 4.6), layout="constrained")
     axis = figure.subplots()
     for point in points:
-        colour = "C3" if point.passes > 1 else "C1" if "lc" in point.name.split("-") else "C0"
-        colour = "C1" if "lc++" in point.name else colour
+        calibrated = {"lc", "lc++"} & {*point.name.split("-")}
+        colour = "C3" if point.passes > 1 else "C1" if calibrated else "C0"
         fill = "none" if point.passes > 1 else "full"
         axis.plot(point.stored, point.quality, "o", color=colour, fillstyle=fill)
     for block in _blocks(points, height * _LINE):
@@ -62,7 +62,6 @@ def draw_storage(comparison: Table, costs: Table, path: Path) -> None:
     axis.set(xscale="log", ylim=(low - height * 0.05, high + height * 0.12))
     axis.set(xlabel="stored for one more combination, MB")
     axis.set_ylabel(f"{comparison.columns[headline].heading.removeprefix('all: ')}, %")
-    axis.set_xlim(_LEAST / 1.5, max(point.stored for point in points) * 8)
     ticks = [_LEAST, 0.01, 0.1, 1, 10, 100]
     axis.set_xticks(ticks, ["none", *(f"{tick:g}" for tick in ticks[1:])], minor=False)
     axis.set_xlim(_LEAST / 1.5, max(point.stored for point in points) * 8)

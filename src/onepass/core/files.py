@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,17 @@ def sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise OnepassError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def known_sha256(path: Path) -> str:
+    """As `sha256`, computed once unless the file changes: for files of gigabytes."""
+    state = path.stat()
+    return _known_sha256(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _known_sha256(path: Path, size: int, changed: int) -> str:
+    return sha256(path)
 
 
 def read_json(path: Path | str) -> Any:

@@ -28,7 +28,7 @@ from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURE
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from onepass.core.errors import OnepassError, OnepassWarning
-from onepass.core.files import atomic_folder, sha256
+from onepass.core.files import atomic_folder, known_sha256
 from onepass.core.optional import optional
 from onepass.model.quiet import quiet
 
@@ -116,18 +116,7 @@ def _scratch() -> Path:
 
 
 def _name(file: Path) -> str:
-    return f"{digest(file)[:16]}-{_VERSION}-transformers-{transformers.__version__}"
-
-
-def digest(file: Path) -> str:
-    """The file's SHA-256, computed once unless the file changes."""
-    state = file.stat()
-    return _digest(file, state.st_size, state.st_mtime_ns)
-
-
-@cache
-def _digest(file: Path, size: int, changed: int) -> str:
-    return sha256(file)
+    return f"{known_sha256(file)[:16]}-{_VERSION}-transformers-{transformers.__version__}"
 
 
 def _convert(file: Path, metadata: dict[str, Any], folder: Path) -> None:

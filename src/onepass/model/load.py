@@ -22,12 +22,13 @@ from transformers import (
 
 from onepass.adapters.composition import BaseShape
 from onepass.core.errors import OnepassError
+from onepass.core.files import known_sha256
 from onepass.core.hub import cached_name, explain
 from onepass.core.registry import unknown
 from onepass.model.assets import TINY
 from onepass.model.chat import end_id
 from onepass.model.check import check_model
-from onepass.model.from_gguf import check_gguf, converted, digest, find_gguf
+from onepass.model.from_gguf import check_gguf, converted, find_gguf
 from onepass.model.quantized import (
     BITS,
     QUANTIZATIONS,
@@ -91,7 +92,7 @@ class Base:
     def file_digest(self) -> str | None:
         """The SHA-256 of the GGUF file that the base was read from; None if there is none."""
         file = find_gguf(Path(self.name)) if os.path.isabs(self.name) else None
-        return None if file is None else digest(file)
+        return None if file is None else known_sha256(file)
 
     @property
     def identity(self) -> str:

@@ -20,10 +20,10 @@ from torch import Tensor
 from onepass.adapters.adapter import projection
 from onepass.adapters.composition import Composition, pass_bias
 from onepass.core.errors import OnepassError
+from onepass.core.files import known_sha256
 from onepass.export.gguf.architecture import ARCHITECTURES, Layout, head_counts, neighbours
 from onepass.export.gguf.file import dequantized, header, read_gguf, unread_types
 from onepass.export.manifest import BaseFile, describe
-from onepass.model.from_gguf import digest
 from onepass.model.load import Base
 
 FREE = frozenset({
@@ -48,7 +48,7 @@ class OwnFile:
 
     @cached_property
     def sha256(self) -> str:
-        return digest(self.path)
+        return known_sha256(self.path)
 
     @cached_property
     def tensors(self) -> dict[str, Any]:
