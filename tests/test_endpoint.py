@@ -68,7 +68,7 @@ BAD = {
     "broken": 500,
     "bad gateway": (502, "<html>Bad gateway</html>"),
     "cut": None,
-    "slow": 0.6,
+    "slow": 4.0,
     "garbage": (200, "{'choices': [}"),
     "html": (200, "<html>It works!</html>"),
     "nothing": (200, ""),
@@ -85,13 +85,18 @@ BAD = {
 }
 
 
+def patience(bad: str) -> float:
+    """Seconds: short only where the test waits for it; a busy machine is slow with any answer."""
+    return 1.5 if bad == "slow" else 60.0
+
+
 @pytest.mark.parametrize("bad", BAD)
 def test_a_failed_attempt_is_repeated(bad: str) -> None:
     def reply(prompt: str, times: int) -> Any:
         return BAD[bad] if prompt == "prompt 1" and times < 2 else echo(prompt, times)
 
     with serving(reply) as stub:
-        responses = ask(endpoint(stub, timeout=0.4), PROMPTS[:3], max_new_tokens=5)
+        responses = ask(endpoint(stub, timeout=patience(bad)), PROMPTS[:3], max_new_tokens=5)
     assert texts(responses) == ["Echo of prompt 0", "Echo of prompt 1", "Echo of prompt 2"]
     assert stub.asked.count("prompt 1") == 3
     assert stub.asked.count("prompt 0") == 1
@@ -104,7 +109,7 @@ def test_a_failed_attempt_is_repeated(bad: str) -> None:
         ("broken", "500: status 500"),
         ("bad gateway", "502: <html>Bad gateway"),
         ("cut", "the connection failed"),
-        ("slow", "no answer within 0.4 s"),
+        ("slow", "no answer within 1.5 s"),
         ("html", "no choices[0].message.content in '<html>It works!"),
         ("no choices", "no choices[0].message.content"),
         ("null content", "content is None"),
@@ -115,7 +120,8 @@ def test_a_prompt_that_fails_for_good_says_why_and_the_others_go_on(bad: str, re
         return BAD[bad] if prompt == "prompt 1" else echo(prompt, times)
 
     with serving(reply) as stub:
-        responses = ask(endpoint(stub, timeout=0.4, retries=1), PROMPTS[:3], max_new_tokens=5)
+        where = endpoint(stub, timeout=patience(bad), retries=1)
+        responses = ask(where, PROMPTS[:3], max_new_tokens=5)
     assert texts(responses) == ["Echo of prompt 0", None, "Echo of prompt 2"]
     assert reason in responses[1].error
     assert stub.asked.count("prompt 1") == 2
@@ -193,7 +199,7 @@ def test_an_answer_that_drips_is_given_up() -> None:
         where = Endpoint(url, "stub", timeout=0.3, retries=0)
         (response,) = ask(where, ["x"], max_new_tokens=5)
         stop.set()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert "within 0.3 s" in response.error
 
 

@@ -1,6 +1,7 @@
 """Loading: what is found, and what is refused with a reason."""
 
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,21 @@ def test_unknown_devices_and_dtypes_are_refused(base_folder: Path) -> None:
         load_base(base_folder, device="toaster")
     with pytest.raises(OnepassError, match="did you mean 'bfloat16'"):
         load_base(base_folder, device="cpu", dtype="bfloat15")
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_is_taken_where_it_is_fast(
+    base_folder: Path, monkeypatch: pytest.MonkeyPatch, has: bool
+) -> None:
+    found = {"avx512_bf16": has, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    kind = torch.bfloat16 if has else torch.float32
+    assert load_base(base_folder, "cpu", "fast").model.dtype == kind
+    assert load_base(base_folder, "cpu").model.dtype == torch.float32
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert load_base(base_folder, "cpu", "bfloat16").model.dtype == torch.bfloat16
+    assert any('dtype "fast"' in str(each.message) for each in caught) is not has
 
 
 # ---------------------------------------------------------------- the hub

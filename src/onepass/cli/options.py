@@ -114,7 +114,8 @@ Device = Annotated[
 Dtype = Annotated[
     str,
     typer.Option(
-        help="float32, bfloat16 or float16, of the base; auto: bfloat16 on a GPU, else float32.",
+        help="float32, bfloat16 or float16, of the base; auto: bfloat16 on a GPU, else float32; "
+        "fast: bfloat16 wherever it is fast.",
         rich_help_panel=MACHINE,
     ),
 ]

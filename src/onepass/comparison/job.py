@@ -174,6 +174,7 @@ def _test(
         shown=shown.texts if shown else [],
         environment={
             **environment(str(setting.base.device)),
+            "dtype": str(setting.base.model.dtype).removeprefix("torch."),
             CODE: METHODS.get(cell.method).code,
             "peak_memory_mb": f"{peak_memory(setting.base.device) / 1e6:.0f}",
         },

@@ -88,7 +88,7 @@ class Recipe(BaseModel):
     name: Name
     base: str = "tiny"
     device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "fast", "float32", "bfloat16", "float16"] = "auto"
     quantization: str = "none"
     """Of the base, as `load_base` has them."""
     corpus: Corpora = "smalltown"

@@ -4,6 +4,7 @@ Only safetensors and GGUF weights are read and no code that comes with a model i
 """
 
 import os
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from transformers import (
 )
 
 from onepass.adapters.composition import BaseShape
-from onepass.core.errors import OnepassError
+from onepass.core.errors import OnepassError, OnepassWarning
 from onepass.core.files import known_sha256
 from onepass.core.hub import cached_name, explain
 from onepass.core.registry import unknown
@@ -29,6 +30,7 @@ from onepass.model.assets import TINY
 from onepass.model.chat import end_id
 from onepass.model.check import check_model
 from onepass.model.from_gguf import check_gguf, converted, find_gguf
+from onepass.model.precision import fast_bfloat16
 from onepass.model.quantized import (
     BITS,
     QUANTIZATIONS,
@@ -138,10 +140,11 @@ def load_base(
     """The base called "tiny" (embedded), in a local folder or GGUF file, or under a hub name.
 
     `device` is "auto" (CUDA where there is one), a torch device, or "balanced" (layers spread over
-    all GPUs). `dtype` is "auto" (bfloat16 on CUDA, float32 elsewhere), "float32", "bfloat16" or
-    "float16". `quantization` is "none", "8bit" or "4bit" (bitsandbytes, on a GPU), or "q8_0" or
-    "q4_0" (the numbers that a GGUF file of that type would hold). The first use of a GGUF file
-    converts it (see `onepass.model.from_gguf`).
+    all GPUs). `dtype` is "auto" (bfloat16 on CUDA, float32 elsewhere), "fast" (bfloat16 wherever
+    the hardware multiplies it, else float32), "float32", "bfloat16" or "float16". `quantization` is
+    "none", "8bit" or "4bit" (bitsandbytes, on a GPU), or "q8_0" or "q4_0" (the numbers that a GGUF
+    file of that type would hold). The first use of a GGUF file converts it (see
+    `onepass.model.from_gguf`).
 
     Raises:
         OnepassError: the base is not found or not let in, is stored neither as safetensors nor as
@@ -149,6 +152,13 @@ def load_base(
             option.
     """
     where, kind, config = check_machine(device, dtype, quantization)
+    if kind == torch.bfloat16 and where.type == "cpu" and not fast_bfloat16(where):
+        warnings.warn(
+            "this processor does not multiply bfloat16: it takes many times as long as float32; "
+            'dtype "fast" has bfloat16 only where it is fast',
+            OnepassWarning,
+            stacklevel=2,
+        )
     placed: dict[str, Any] = {}
     if device == BALANCED:
         placed["device_map"] = BALANCED
@@ -321,6 +331,8 @@ def _device(device: str) -> torch.device:
 def _dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype == "fast":
+        return torch.bfloat16 if fast_bfloat16(device) else torch.float32
     if dtype not in _DTYPES:
-        raise unknown("dtype", dtype, ["auto", *_DTYPES])
+        raise unknown("dtype", dtype, ["auto", "fast", *_DTYPES])
     return _DTYPES[dtype]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from onepass.adapters.history import History
 from onepass.core.errors import OnepassError
+from onepass.model.precision import fast_bfloat16
 from onepass.model.progress import progress_bar
 from onepass.model.training.options import Precision, TrainOptions
 from onepass.model.training.state import Best, load_state, save_state
@@ -239,20 +240,12 @@ def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
 
 def lowered(device: torch.device, precision: Precision) -> bool:
     """Whether products are computed in bfloat16, by autocast."""
-    return precision == "bfloat16" or (precision == "auto" and _fast_bfloat16(device))
+    return precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device))
 
 
 def _autocast(device: torch.device, precision: Precision) -> Callable[[], torch.autocast]:
     enabled = lowered(device, precision)
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=enabled)
-
-
-def _fast_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16; without that, it is slower than float32."""
-    if device.type == "cpu":
-        has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
-        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @contextmanager
