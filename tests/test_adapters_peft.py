@@ -185,7 +185,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "changes the base's",
     ),
     "QALoRA": ({"use_qalora": True}, "pools the inputs"),
-    "aLoRA": ({"alora_invocation_tokens": [1]}, "a part of the tokens"),
     "biases": ({"bias": "lora_only"}, "biases of the base"),
     "LoRA biases": ({"lora_bias": True}, "biases of their own"),
     "whole modules": ({"modules_to_save": ["lm_head"]}, "replaces whole modules"),

@@ -63,7 +63,8 @@ def load_adapter(path: Path | str) -> Adapter:
             modules[module] = unpadded(lora)
     name, card = _read_card(folder)
     base, history = config.base_model_name_or_path or None, read_history(folder / HISTORY)
-    return Adapter(name, modules, base, card, config.task_type, history)
+    invocation = tuple(config.alora_invocation_tokens or ())
+    return Adapter(name, modules, base, card, config.task_type, history, invocation)
 
 
 def _folder(path: Path | str) -> Path:
@@ -179,6 +180,7 @@ def _peft_config(adapter: Adapter) -> dict[str, Any]:
         "modules_to_save": None,
         "use_dora": False,
         "use_rslora": False,
+        **({"alora_invocation_tokens": list(adapter.invocation)} if adapter.invocation else {}),
     }
 
 

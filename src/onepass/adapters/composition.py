@@ -23,6 +23,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
 from torch import Tensor
 
+from onepass.adapters.activation import check_activation
 from onepass.adapters.adapter import (
     CONFIG,
     Adapter,
@@ -106,7 +107,8 @@ class Composition:
 
     card: how it came to be, as JSON data.
     Raises:
-        OnepassError: there is no pass, or an adapter or calibration does not fit the base.
+        OnepassError: there is no pass; an adapter or calibration does not fit the base; or a pass
+            mixes activated and ordinary adapters, or has adapters that its task does not suit.
     """
 
     base: BaseShape
@@ -119,8 +121,10 @@ class Composition:
         if not self.passes:
             raise OnepassError(f"composition for {self.task} has no passes; give at least one")
         for pass_ in self.passes:
-            for weighted in pass_.adapters:
-                check_adapter(weighted.adapter, self.base)
+            adapters = [weighted.adapter for weighted in pass_.adapters]
+            check_activation(pass_.task.name, pass_.task.activate, adapters)
+            for adapter in adapters:
+                check_adapter(adapter, self.base)
             if pass_.calibration is not None:
                 check_calibration(pass_.calibration, self.base)
 

@@ -61,6 +61,8 @@ class Adapter:
     card: how it came to be, as JSON data.
     task_type: PEFT's, such as "CAUSAL_LM" or "FEATURE_EXTRACTION"; None if unknown.
     history: the losses of its training; None if unknown, and for a merge.
+    invocation: the token ids from whose last place in a prompt on it acts (activated LoRA, arXiv
+        2504.12397); () for an ordinary one, which acts on every token.
     """
 
     name: str
@@ -69,12 +71,14 @@ class Adapter:
     card: dict[str, Any] = field(default_factory=dict)
     task_type: str | None = "CAUSAL_LM"
     history: History | None = None
+    invocation: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         ranks = "-".join(dict.fromkeys(map(str, (min(self.ranks), max(self.ranks)))))
         return (
             f"Adapter({self.name!r}, {len(self.modules)} modules, rank {ranks}, "
-            f"{short_count(self.parameter_count)} parameters, base {self.base or 'unknown'})"
+            f"{short_count(self.parameter_count)} parameters, "
+            f"{'activated, ' if self.invocation else ''}base {self.base or 'unknown'})"
         )
 
     @property

@@ -1,8 +1,8 @@
 """What a PEFT `adapter_config.json` says of its tensors, and which kinds are no plain LoRA.
 
-Every kind that PEFT writes is read exactly or refused here in one line. Read are AdaLoRA and LoRA
-in its plain forms: rsLoRA, patterns of ranks and alphas, layers that store their weight transposed,
-starts that leave the base alone or were converted when the adapter was saved.
+Every kind that PEFT writes is read exactly or refused here in one line. Read are AdaLoRA, activated
+LoRA and LoRA in its plain forms: rsLoRA, patterns of ranks and alphas, layers that store their
+weight transposed, starts that leave the base alone or were converted when the adapter was saved.
 """
 
 import math
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, FiniteFloat, PositiveInt
+from pydantic import BaseModel, FiniteFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from onepass.adapters.lora import Lora
@@ -29,6 +29,7 @@ class PeftConfig(BaseModel):
     peft_type: str | None = None
     task_type: str | None = None
     base_model_name_or_path: str | None = None
+    alora_invocation_tokens: list[NonNegativeInt] | None = None
     model_config = {"extra": "allow"}
 
     def lora(self, module: str, factors: Mapping[str, Tensor], path: Path) -> Lora:
@@ -91,7 +92,6 @@ _REFUSED = {
     "trainable_token_indices": "it replaces token embeddings",
     "target_parameters": "it changes bare parameters rather than linear layers",
     "layer_replication": "it repeats layers of the base",
-    "alora_invocation_tokens": "it is active for a part of the tokens only",
     "arrow_config": "it routes between adapters token by token",
     "kasa_config": "KaSA changes the base's weights",
     "monteclora_config": "MonteCLoRA samples its weights",

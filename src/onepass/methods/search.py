@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from onepass.adapters.activation import common_invocation
 from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.adapters.merging.linear import sum_factors
@@ -78,7 +79,8 @@ def _quadratic(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter
         loras, scales = [lora for lora, _ in found], [weight for _, weight in found]
         what = f"{module}: lorahub's quadratic form"
         modules[module] = sum_factors(loras, scales, scales, what)
-    return Adapter("lorahub", modules, adapters[0].base)
+    invocation = common_invocation(adapters)
+    return Adapter("lorahub", modules, adapters[0].base, invocation=invocation)
 
 
 def _optimizer(size: int, bound: float, budget: int, seed: int) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from onepass.adapters.activation import are_activated
 from onepass.adapters.adapter import Adapter
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.adapters.merging.stack import check_count, check_number
@@ -33,7 +34,8 @@ class Setting:
     `adapters` maps single task names to task adapters. `train` and `validation` are examples of the
     compositional `task`; nothing of test is here. `options` are the method's own, from the recipe;
     `together` holds the settings of all tasks of a shared method, this one's among them. `method`
-    is the name of the method that is building; `method` (the decorator) sets it.
+    is the name of the method that is building; `method` (the decorator) sets it. Activated adapters
+    make it an activated task.
     """
 
     base: Base
@@ -51,6 +53,8 @@ class Setting:
     def __post_init__(self) -> None:
         fitted = {part: for_base(each, self.base.shape) for part, each in self.adapters.items()}
         object.__setattr__(self, "adapters", fitted)
+        if are_activated(fitted.values()):
+            object.__setattr__(self, "task", self.task.activated())
 
     def adapter(self, part: Task) -> Adapter:
         """The adapter of one of the task's parts; an `OnepassError` when there is none."""

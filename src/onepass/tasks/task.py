@@ -23,6 +23,8 @@ PROMPT = "{instruction}\n\n{text}"
 """The usual user message: what to do, an empty line, the text."""
 MAX_NEW_TOKENS = 128
 """The longest answer, in tokens, to a task that does not state its own."""
+ACTIVATED = "{text}\n\n[{instruction}]"
+"""The usual user message of an activated task: first the text, then what to do, from "[" on."""
 BARE = "{text}"
 """The message without an instruction: the text alone."""
 
@@ -49,6 +51,10 @@ class Task:
     Literal braces are doubled."""
     system: str = ""
     """The system message, if there is one."""
+    activate: str = ""
+    """The words, once behind the text in the prompt or in what the chat template adds to it, from
+    which on activated adapters act ("["): what stands before is read by the bare base, once for all
+    tasks. "" for a task whose adapters act on every token."""
     language: str | None = None
     """The ISO 639 code of the language that outputs are in; None if that of the text."""
     metric: str = "rougeL"
@@ -66,7 +72,8 @@ class Task:
                 f"a task cannot be called {self.name!r}; use letters, digits and . : _ -, and + "
                 "between the parts of a combination"
             )
-        for field in ("instruction", "phrase", "prompt", "system", "metric", "criterion"):
+        texts = ("instruction", "phrase", "prompt", "system", "activate", "metric", "criterion")
+        for field in texts:
             value = getattr(self, field)
             if not isinstance(value, str):
                 raise OnepassError(f"task {self.name!r}: {field} is {value!r:.60}; write a text")
@@ -89,6 +96,11 @@ class Task:
             raise OnepassError(
                 f"task {self.name!r} says nothing of what to do; give an instruction, or a prompt "
                 "with {text} in it"
+            )
+        if self.message("").count(self.activate) > 1 and self.activate:
+            raise OnepassError(
+                f"task {self.name!r}: activate is {self.activate!r}, which its prompt has several "
+                "times; choose words that it has once, behind the text"
             )
 
     def __str__(self) -> str:
@@ -123,9 +135,25 @@ class Task:
         """The longest answer in tokens: what is given, or the task's own, or `MAX_NEW_TOKENS`."""
         return given if given is not None else self.max_new_tokens or MAX_NEW_TOKENS
 
+    def activated(self) -> "Task":
+        """The same task for activated adapters: itself, if it is one, or else with the text first.
+
+        Raises `OnepassError` if its prompt is one of its own, which says where it begins itself.
+        """
+        if self.activate:
+            return self
+        if self.prompt != PROMPT:
+            raise OnepassError(
+                f"task {self.name!r} has the prompt {self.prompt!r:.60}, whose text may not stand "
+                "first; write one that begins with {text}, and say with activate from which words "
+                "on adapters act"
+            )
+        parts = tuple(part.activated() for part in self.composed_of)
+        return replace(self, prompt=ACTIVATED, activate="[", composed_of=parts)
+
     def bare(self) -> "Task":
         """The same task with a prompt that is the text alone."""
-        return replace(self, prompt=BARE, system="")
+        return replace(self, prompt=BARE, system="", activate="")
 
     def message(self, text: str) -> str:
         """The user message for a `text`."""
@@ -183,7 +211,8 @@ def combine(parts: Sequence[Task], **given: Any) -> Task:
     ordered = sorted(parts, key=lambda part: (part.role != "main", part.language is None))
     first, *others = ordered
     instruction = _joined(name, first, others, needed="instruction" not in given)
-    prompt = PROMPT if "instruction" in given else first.prompt
+    usual = ACTIVATED if first.activate else PROMPT
+    prompt = usual if "instruction" in given else first.prompt
     if "instruction" not in _fields(first.name, prompt) and "prompt" not in given:
         prompt += f"\n\n{_sentence(name, others)}"
     longest = [part.max_new_tokens for part in parts if part.max_new_tokens]
@@ -193,6 +222,7 @@ def combine(parts: Sequence[Task], **given: Any) -> Task:
         "role": first.role,
         "prompt": prompt,
         "system": next((part.system for part in ordered if part.system), ""),
+        "activate": "[" if first.activate and "instruction" in given else first.activate,
         "language": next((p.language for p in reversed(ordered) if p.language), None),
         "metric": first.metric,
         "max_new_tokens": max(longest, default=None),
@@ -207,6 +237,13 @@ def slug(name: str) -> str:
 
 
 def _check_parts(name: str, parts: Sequence[Task]) -> None:
+    active = [part.name for part in parts if part.activate]
+    if active and len(active) < len(parts):
+        ordinary = [part.name for part in parts if not part.activate]
+        raise OnepassError(
+            f"task {name!r}: {' and '.join(active)} act from certain words on, "
+            f"{' and '.join(ordinary)} on the whole prompt; one pass does either"
+        )
     late = [part.name for part in parts[1:] if part.role == "main"]
     if late:
         mains = [part.name for part in parts if part.role == "main"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from onepass.adapters.activation import common_invocation
 from onepass.adapters.adapter import load_adapter
 from onepass.adapters.lora import Adapter, Lora, projection
 from onepass.adapters.lowrank import Truncated, compress
@@ -101,6 +102,7 @@ def merge(
         base=next((adapter.base for adapter in loaded if adapter.base), None),
         card=card,
         task_type=next((adapter.task_type for adapter in loaded if adapter.task_type), None),
+        invocation=common_invocation(loaded),
     )
 
 

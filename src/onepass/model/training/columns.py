@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onepass.adapters.activation import common_invocation
 from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.shape import check_adapter
 from onepass.core.errors import OnepassError
@@ -123,7 +124,12 @@ def train_columns(
     names = [adapter.name for adapter in adapters]
     card = {**training_card(options, history), "adapters": names}
     return Adapter(
-        f"columns({', '.join(names)})", mixture.folded(), adapters[0].base, card, history=history
+        f"columns({', '.join(names)})",
+        mixture.folded(),
+        adapters[0].base,
+        card,
+        history=history,
+        invocation=common_invocation(adapters),
     )
 
 
