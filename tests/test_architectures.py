@@ -172,9 +172,9 @@ def test_a_spread_base_gives_the_same_loss(base: Base, monkeypatch: pytest.Monke
         base, TASK, [Example("1", "Ana: Hi.", ("Hola, Ana.",)), Example("2", "Ben: Tea?", ("Té.",))]
     )
     batch = tokens.collate(rows, base.pad_id, base.device)
-    whole = tokens.target_logits(base.model, *batch)
+    whole = tokens.target_logits(base.model, batch)
     monkeypatch.setattr(base.model, "hf_device_map", {"a": 0, "b": 1}, raising=False)
-    torch.testing.assert_close(tokens.target_logits(base.model, *batch), whole)
+    torch.testing.assert_close(tokens.target_logits(base.model, batch), whole)
 
 
 def test_changes_go_to_each_layers_own_device(folder: Path, adapters: dict[str, Adapter]) -> None:

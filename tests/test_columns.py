@@ -40,7 +40,7 @@ def parts(make_adapter: MakeAdapter) -> list[Adapter]:
 def logits(base: Base, examples: list[Example], number: int) -> torch.Tensor:
     rows = encode_examples(base, TASKS[number], examples)
     with torch.no_grad():
-        return target_logits(base.model, *collate(rows, base.pad_id, base.device))
+        return target_logits(base.model, collate(rows, base.pad_id, base.device))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from onepass.adapters.composition import Pass, Weighted
 from onepass.model import tokens
 from onepass.model.load import Base
 from onepass.model.loss import Head, frozen_head, head_loss
-from onepass.model.tokens import IGNORE, target_loss
+from onepass.model.tokens import IGNORE, Batch, target_loss
 from onepass.model.training import adapter, calibration, objective
 from onepass.model.training.adapter import train_adapter
 from onepass.model.training.calibration import train_calibration
@@ -122,7 +122,7 @@ def losses(
     monkeypatch.setattr(tokens, "CHUNK", 1 << 40 if chunk is None else chunk)
     monkeypatch.setattr(tokens, "head_loss", partial(head_loss, chunk=chunk or 1))
     hook = model.get_input_embeddings().register_forward_hook(keep)
-    loss, count = target_loss(model, ids, labels)
+    loss, count = target_loss(model, Batch(ids, labels))
     hook.remove()
     (gradient,) = torch.autograd.grad(loss, embedded[-1])
     return loss.detach(), gradient, count
@@ -230,7 +230,7 @@ def test_weights_rounded_once_give_the_same_numbers(
     products.clear()
     for module in (calibration, adapter):
         monkeypatch.setattr(module, "low_weights", lambda *given: nullcontext())
-    monkeypatch.setattr(calibration, "lowered", lambda *given: False)
+    monkeypatch.setattr(calibration, "low_dtype", lambda *given: None)
     each_time = trained(base, merge, examples, options=low)
     assert set(products) == {torch.float32}
     hook.remove()

@@ -14,6 +14,7 @@ from onepass.model.generate import generate, run
 from onepass.model.load import Base
 from onepass.model.tokens import (
     IGNORE,
+    Batch,
     Encoded,
     collate,
     encode,
@@ -65,26 +66,28 @@ def test_a_target_without_room_is_refused_by_name(base: Base) -> None:
 
 def test_padding_and_company_do_not_change_a_loss(base: Base, examples: list[Example]) -> None:
     rows = encode_examples(base, TASK, examples)
-    alone = [target_loss(base.model, *collate([row], 0, base.device)) for row in rows]
-    together, count = target_loss(base.model, *collate(rows, 0, base.device))
+    alone = [target_loss(base.model, collate([row], 0, base.device)) for row in rows]
+    together, count = target_loss(base.model, collate(rows, 0, base.device))
     torch.testing.assert_close(together, sum((loss for loss, _ in alone), torch.tensor(0.0)))
     assert count == sum(n for _, n in alone) == sum(len(row) - row.start for row in rows)
 
 
 def test_the_loss_is_that_of_transformers(base: Base, examples: list[Example]) -> None:
-    ids, labels = collate(encode_examples(base, TASK, examples), 0, base.device)
-    loss, count = target_loss(base.model, ids, labels)
-    torch.testing.assert_close(loss / count, base.model(input_ids=ids, labels=labels).loss)
+    batch = collate(encode_examples(base, TASK, examples), 0, base.device)
+    loss, count = target_loss(base.model, batch)
+    whole = base.model(input_ids=batch.ids, labels=batch.labels)
+    torch.testing.assert_close(loss / count, whole.loss)
 
 
 def test_only_target_tokens_bear_loss(base: Base) -> None:
     """The gradient knows of the prompt as context only: no logit before the target has a part."""
     row = encode(base, "Ana: Shall we meet?", "They meet.")
-    ids, labels = collate([row], 0, base.device)
+    batch = collate([row], 0, base.device)
+    ids, labels = batch.ids, batch.labels
     head = base.model.get_input_embeddings().weight.requires_grad_(True)
 
     def gradient(labels: torch.Tensor) -> torch.Tensor:
-        loss, _ = target_loss(base.model, ids, labels)
+        loss, _ = target_loss(base.model, Batch(ids, labels))
         (result,) = torch.autograd.grad(loss, head)
         return torch.as_tensor(result)
 

@@ -41,7 +41,7 @@ KINDS: list[tuple[Kind, Form]] = [("lc", "output"), ("lc", "column"), ("lc++", "
 def loss_of(base: Base, examples: list[Example], task: str = TASK) -> float:
     rows = encode_examples(base, parse_task(task), examples)
     with torch.no_grad():
-        loss, count = target_loss(base.model, *collate(rows, base.pad_id, base.device))
+        loss, count = target_loss(base.model, collate(rows, base.pad_id, base.device))
     return loss.item() / count
 
 

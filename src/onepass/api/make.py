@@ -64,6 +64,7 @@ def train(
     rank: int = 32,
     alpha: float | None = None,
     target_modules: Sequence[str] | None = None,
+    activated: bool = False,
     out: Path | str | None = None,
     save_as: str = "float16",
     device: str = "auto",
@@ -84,6 +85,8 @@ def train(
         test: score the result on so many examples of the corpus's test split; the card has them.
         columns: which column of the rows is "input", which "target".
         target_modules: last names of the layers to adapt; by default all linear ones of the blocks.
+        activated: let it act behind the text only (docs/one-reading.md), as it does anyway for a
+            task that has `activate`.
         out: a folder to save into, in `save_as`; a training that was interrupted then goes on when
             it is called again.
         options: those of `TrainOptions`: max_steps, learning_rate, batch_size, ...
@@ -92,6 +95,7 @@ def train(
         OnepassError: what is wrong with any of these, before the work where it can be seen.
     """
     wanted = as_task(task, tasks)
+    wanted = wanted.activated() if activated else wanted
     made = train_options(options)
     checked_alpha(rank, alpha)
     saved_as = save_dtype(save_as)

@@ -23,6 +23,13 @@ def train(
             "layers of the blocks."
         ),
     ] = None,
+    activated: Annotated[
+        bool,
+        typer.Option(
+            "--activated",
+            help="Act behind the text only, so that one reading of it serves every task.",
+        ),
+    ] = False,
     corpus: o.CorpusNames = None,
     columns: o.Columns = None,
     examples: o.Examples = None,
@@ -60,6 +67,7 @@ def train(
       onepass train summarize
       onepass train translate:es --examples 5000 --rank 16 --test 200
       onepass train summarize --model MODEL_FOLDER --corpus dialogsum:FOLDER
+      onepass train summarize --activated
       onepass train title --tasks tasks.yaml --model MODEL_FOLDER
           --corpus titles.csv
           --columns input=text target=title
@@ -75,8 +83,9 @@ def train(
     out = out or Path("runs", "adapters", slug(wanted.name))
     adapter = train_adapter(
         wanted, corpus or ["smalltown"], base=model, validation=validation, examples=examples,
-        test=test, columns=renamed, rank=rank, alpha=alpha, target_modules=target_modules, out=out,
-        save_as=save_as, device=device, dtype=dtype, quantization=quantization,
+        test=test, columns=renamed, rank=rank, alpha=alpha, target_modules=target_modules,
+        activated=activated, out=out, save_as=save_as, device=device, dtype=dtype,
+        quantization=quantization,
         learning_rate=learning_rate, epochs=epochs, max_steps=steps, batch_size=batch_size,
         accumulation=accumulation, weight_decay=weight_decay, eval_every=eval_every,
         patience=patience, max_tokens=max_tokens, precision=precision, seed=seed,

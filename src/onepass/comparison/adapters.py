@@ -89,10 +89,10 @@ def train_missing(
         place = recipe.adapter_folder(part)
         assert place is not None  # with_places gave it one
         state = folder / STATE / f"adapter-{slug(part)}"
-        base = base_of(recipe)
+        base, task = base_of(recipe), recipe.task(part)
         adapter = train_adapter(
             base,
-            recipe.task(part),
+            task.activated() if train.activated else task,
             training,
             held_out,
             train.rank,

@@ -52,6 +52,8 @@ class Training(BaseModel):
 
     corpus: Corpora | None = None
     """Of single tasks; default: the recipe's."""
+    activated: bool = False
+    """Train activated adapters, see docs/one-reading.md."""
     rank: PositiveInt = 32
     alpha: PositiveFloat | None = None
     examples: PositiveInt | None = None

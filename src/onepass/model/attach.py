@@ -5,7 +5,7 @@ the weights and then nothing per token; attaching leaves the weights alone (quan
 take a sum) and costs a low-rank product per layer and token.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from onepass.adapters.adapter import Lora
 from onepass.adapters.composition import Pass, pass_bias, pass_delta
 from onepass.adapters.shape import check_adapter, check_calibration
 from onepass.core.errors import OnepassError
-from onepass.model.frozen import frozen
+from onepass.model.frozen import frozen, put_on
 from onepass.model.load import Base
 
 Effect = Callable[[Tensor, Tensor], Tensor]
@@ -45,7 +45,8 @@ def folded(base: Base, pass_: Pass, dtype: torch.dtype | None = None) -> Iterato
     deltas, biases = _changes(base, pass_)
     layers = linears(base, {*deltas, *biases})
     before = {path: (layer.weight.data, layer.bias) for path, layer in layers.items()}
-    try:
+    with put_on(base.model), ExitStack() as stack:
+        stack.callback(_put_back, layers, before)
         for path, lora in deltas.items():
             weight = layers[path].weight
             if not weight.is_floating_point():
@@ -63,10 +64,14 @@ def folded(base: Base, pass_: Pass, dtype: torch.dtype | None = None) -> Iterato
             stored = before[path][0] if layer.bias is None else layer.bias
             layer.bias = nn.Parameter(total.to(stored.dtype), requires_grad=False)
         yield
-    finally:
-        for path, (weight_data, old_bias) in before.items():
-            layers[path].weight.data = weight_data
-            layers[path].bias = old_bias
+
+
+def _put_back(
+    layers: Mapping[str, nn.Linear], before: Mapping[str, tuple[Tensor, nn.Parameter]]
+) -> None:
+    for path, (weight, bias) in before.items():
+        layers[path].weight.data = weight
+        layers[path].bias = bias
 
 
 @contextmanager
@@ -90,6 +95,7 @@ def altered(base: Base, effects: dict[str, Effect]) -> Iterator[None]:
     """The base with `effects[path]` applied to what the linear layer at `path` gives."""
     with ExitStack() as stack:
         stack.enter_context(frozen(base.model))
+        stack.enter_context(put_on(base.model))
         for path, layer in linears(base, effects).items():
             stack.callback(layer.register_forward_hook(_hook(effects[path])).remove)
         yield

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+
+_PUT_ON: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -46,3 +49,18 @@ def rounded(layers: Iterable[nn.Linear], dtype: torch.dtype) -> Iterator[None]:
     finally:
         for layer, weight in before:
             layer.weight = weight
+
+
+def is_bare(model: nn.Module) -> bool:
+    """Whether nothing is folded into the model or attached to it just now."""
+    return not _PUT_ON.get(model)
+
+
+@contextmanager
+def put_on(model: nn.Module) -> Iterator[None]:
+    """The model, not bare meanwhile."""
+    _PUT_ON[model] = _PUT_ON.get(model, 0) + 1
+    try:
+        yield
+    finally:
+        _PUT_ON[model] -= 1

@@ -12,13 +12,15 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from onepass.adapters.composition import Composition, check_base
+from onepass.adapters.composition import Composition, Pass, check_base
 from onepass.core.errors import OnepassError
+from onepass.model.activation import Activation, activation_of
 from onepass.model.attach import merged
 from onepass.model.chat import prompt_ids
 from onepass.model.check import not_finite
 from onepass.model.frozen import frozen
 from onepass.model.load import Base
+from onepass.model.reading import Read, beginning
 from onepass.model.tokens import fit_prompts
 
 Progress = Callable[[int], None]
@@ -56,12 +58,23 @@ def generate(
 
     Raises `OnepassError` for a prompt that leaves no room for them in the context.
     """
+    encoded = prompt_ids(base.tokenizer, prompts, system)
+    return _generate(base, encoded, max_new_tokens, batch_size, progress)
+
+
+def _generate(
+    base: Base,
+    encoded: Sequence[list[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Progress | None,
+    active: "_Active | None" = None,
+) -> Generated:
     if max_new_tokens < 1 or batch_size < 1:
         raise OnepassError(
             f"max_new_tokens is {max_new_tokens} and batch_size {batch_size}; both must be positive"
         )
     began = time.perf_counter()
-    encoded = prompt_ids(base.tokenizer, prompts, system)
     for number, ids in enumerate(encoded, start=1):
         if len(ids) + max_new_tokens > base.context:
             raise OnepassError(
@@ -73,9 +86,12 @@ def generate(
     answers: list[list[int]] = [[] for _ in encoded]
     turn = _turn(base)
     for rows in _batches(order, list(map(len, encoded)), max_new_tokens, batch_size, turn):
-        for row, answer in zip(
-            rows, _decode(base, [encoded[i] for i in rows], max_new_tokens, progress), strict=True
-        ):
+        prompts = [encoded[i] for i in rows]
+        if active:
+            some = active.decode(base, prompts, max_new_tokens, progress)
+        else:
+            some = _decode(base, prompts, max_new_tokens, progress)
+        for row, answer in zip(rows, some, strict=True):
             answers[row] = answer
     kept = [a[:-1] if a and a[-1] in base.stop_ids else a for a in answers]
     texts = base.tokenizer.batch_decode(
@@ -85,7 +101,7 @@ def generate(
         [text.strip() for text in texts],
         sum(map(len, answers)),
         time.perf_counter() - began,
-        [""] * len(prompts),
+        [""] * len(encoded),
     )
 
 
@@ -113,12 +129,40 @@ def run(
         fitted = fit_prompts(base, pass_.task, current, longest, pass_.shots)
         for notes, prompt in zip(notices, fitted, strict=True):
             notes += [prompt.notice] if prompt.notice else []
-        with merged(base, pass_):
-            prompts = [prompt.prompt for prompt in fitted]
-            done = generate(base, prompts, longest, batch_size, progress, pass_.task.system)
+        prompts = prompt_ids(base.tokenizer, [each.prompt for each in fitted], pass_.task.system)
+        if pass_.task.activate:
+            active = _Active(pass_, activation_of(base.tokenizer, pass_.task))
+            done = _generate(base, prompts, longest, batch_size, progress, active)
+        else:
+            with merged(base, pass_):
+                done = _generate(base, prompts, longest, batch_size, progress)
         current, tokens = done.texts, tokens + done.tokens
     seconds = time.perf_counter() - began
     return Generated(current, tokens, seconds, ["; ".join(notes) for notes in notices])
+
+
+@dataclass(frozen=True)
+class _Active:
+    """A pass that acts from its invocation on; what stands before is read by the bare base."""
+
+    pass_: Pass
+    activation: Activation
+
+    def decode(
+        self, base: Base, rows: list[list[int]], max_new_tokens: int, progress: Progress | None
+    ) -> list[list[int]]:
+        starts = [self.activation.start(row) for row in rows]
+        turn, longest = _turn(base), max(map(len, rows)) + max_new_tokens
+        if turn is not None and longest > turn:
+            raise OnepassError(
+                f"{base.name} turns positions by other angles from {turn} tokens on, so what it "
+                f"has read cannot be used for {longest}; shorten the text or max_new_tokens"
+            )
+        texts = [row[:start] for row, start in zip(rows, starts, strict=True)]
+        reads = base.readings.read(texts)
+        left = [row[start:] for row, start in zip(rows, starts, strict=True)]
+        with merged(base, self.pass_):
+            return _decode(base, left, max_new_tokens, progress, reads)
 
 
 def _turn(base: Base) -> int | None:
@@ -147,21 +191,35 @@ def _batches(
 
 
 def _decode(
-    base: Base, rows: list[list[int]], max_new_tokens: int, progress: Progress | None
+    base: Base,
+    rows: list[list[int]],
+    max_new_tokens: int,
+    progress: Progress | None,
+    reads: Sequence[Read] = (),
 ) -> list[list[int]]:
-    """The new tokens of each row of prompt ids, a final stop token included."""
+    """The new tokens of each row of prompt ids, a final stop token included.
+
+    reads: of each row what was read before it.
+    """
     with frozen(base.model), torch.inference_mode():
-        return _greedy(base, rows, max_new_tokens, progress)
+        return _greedy(base, rows, max_new_tokens, progress, reads)
 
 
 def _greedy(
-    base: Base, rows: list[list[int]], max_new_tokens: int, progress: Progress | None
+    base: Base,
+    rows: list[list[int]],
+    max_new_tokens: int,
+    progress: Progress | None,
+    reads: Sequence[Read],
 ) -> list[list[int]]:
     ids, mask, positions = _padded(base, rows)
     stops = torch.tensor(sorted(base.stop_ids), device=base.device)
     answers: list[list[int]] = [[] for _ in rows]
     alive = list(range(len(rows)))
     cache, turn = None, _turn(base)
+    if reads:
+        cache, before = beginning(reads, base.model)
+        mask, positions = torch.cat([before, mask], 1), positions + before.sum(1, keepdim=True)
     for _ in range(max_new_tokens):
         if len(rows) == 1 and len(rows[0]) + len(answers[0]) - 1 == turn:
             cache = None

@@ -5,10 +5,11 @@ Only safetensors and GGUF weights are read and no code that comes with a model i
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
@@ -39,7 +40,11 @@ from onepass.model.quantized import (
     round_weights,
 )
 from onepass.model.quiet import quiet
+from onepass.model.reading import Readings
 from onepass.model.targets import base_shape
+
+if TYPE_CHECKING:
+    from onepass.model.one_reading import Reading
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ANY_LENGTH = 1 << 20
@@ -95,6 +100,20 @@ class Base:
         """The SHA-256 of the GGUF file that the base was read from; None if there is none."""
         file = find_gguf(Path(self.name)) if os.path.isabs(self.name) else None
         return None if file is None else known_sha256(file)
+
+    @cached_property
+    def readings(self) -> Readings:
+        """The texts that the base has read for activated adapters; see `Readings`."""
+        return Readings(self.model, self.name)
+
+    def read(self, texts: str | Sequence[str], **options: Any) -> "Reading":
+        """Read texts once, for `Reading.answer` with one activated composition after another.
+
+        options: those of `onepass.model.one_reading.Reading`.
+        """
+        from onepass.model.one_reading import Reading
+
+        return Reading(self, [texts] if isinstance(texts, str) else texts, **options)
 
     @property
     def identity(self) -> str:

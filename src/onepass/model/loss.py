@@ -7,6 +7,7 @@ computed twice. `torch.nn.functional.linear_cross_entropy` (torch 2.13) does not
 computes in float32 under autocast.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -50,8 +51,13 @@ def frozen_head(model: PreTrainedModel, ids: Tensor) -> Head | None:
     return None if cap is False else Head(layer, cap or None)
 
 
-def head_inputs(model: PreTrainedModel, head: Head, ids: Tensor, kept: Tensor) -> Tensor:
-    """What `model` gives its output layer at the positions `kept` of `ids`: (positions, width)."""
+def head_inputs(
+    model: PreTrainedModel, head: Head, given: Mapping[str, Any], kept: Tensor
+) -> Tensor:
+    """What `model`, called with `given`, gives its output layer at the positions `kept`.
+
+    kept: a mask (batch, tokens). Returns (positions, width).
+    """
     found: list[Tensor] = []
 
     def take(input: Tensor) -> Tensor:
@@ -61,7 +67,7 @@ def head_inputs(model: PreTrainedModel, head: Head, ids: Tensor, kept: Tensor) -
     # Not a hook: under autocast the layer would be rounded anew for the product of no rows.
     head.layer.forward = take  # type: ignore[method-assign]
     try:
-        model(input_ids=ids, logits_to_keep=kept, use_cache=False)
+        model(**given, logits_to_keep=kept)
     finally:
         del head.layer.forward
     return found[0]

@@ -6,7 +6,8 @@ padding, and without a mask attention takes its fastest path.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from onepass.core.errors import OnepassError
+from onepass.model.activation import activation_of
 from onepass.model.chat import prompt_ids, text_ids
 from onepass.model.load import Base
 from onepass.model.loss import CHUNK, frozen_head, head_inputs, head_loss
+from onepass.model.reading import Read, beginning
 from onepass.tasks.example import Example
 from onepass.tasks.prompt import Fitted, Shots, build_prompt, fit_prompt
 from onepass.tasks.task import Task
@@ -29,18 +32,47 @@ _POOL = 32  # batches sorted by length together: little padding, yet ever new co
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token `ids` of a prompt and its target; the target begins at `start`."""
+    """Token `ids` of a prompt and its target; the target begins at `start`.
+
+    The first `bare` tokens are left to the bare base (of an activated task), which has `read` them.
+    """
 
     ids: list[int]
     start: int
+    bare: int = 0
+    read: Read | None = field(default=None, repr=False, compare=False)
 
     @property
     def labels(self) -> list[int]:
         """As long as `ids`: the target's tokens, `IGNORE` over the prompt."""
         return [IGNORE] * self.start + self.ids[self.start :]
 
+    @property
+    def run(self) -> int:
+        """How many tokens go through the model, those not read yet."""
+        return len(self.ids) - (self.bare if self.read else 0)
+
     def __len__(self) -> int:
         return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Ids and labels, both int64 of shape (batch, longest), and what was read before them."""
+
+    ids: Tensor
+    labels: Tensor
+    reads: tuple[Read, ...] = ()
+
+    def inputs(self, model: PreTrainedModel) -> dict[str, Any]:
+        """What the model is called with, but for which logits it is to compute."""
+        found: dict[str, Any] = {"input_ids": self.ids, "use_cache": False}
+        if self.reads:
+            cache, mask = beginning(self.reads, model)
+            positions = mask.sum(1, keepdim=True) + torch.arange(self.ids.shape[1]).to(mask)
+            mask = torch.cat([mask, mask.new_ones(self.ids.shape)], 1)
+            found |= {"cache": cache, "attention_mask": mask, "position_ids": positions}
+        return found
 
 
 def encode(base: Base, prompt: str, target: str | None = None) -> Encoded:
@@ -64,6 +96,7 @@ def encode_examples(
     that leaves no room for the instruction is an `OnepassError` naming the example.
     """
     limit = min(max_tokens or base.context, base.context)
+    activation = activation_of(base.tokenizer, task) if task.activate else None
     answers = text_ids(base.tokenizer, [example.target for example in examples])
     prompts = [build_prompt(task, example.input, shots) for example in examples]
     encoded = []
@@ -79,8 +112,21 @@ def encode_examples(
                     f"example {example.id!r}: with a target of {len(answer)} tokens, {error}"
                 ) from error
             ids = prompt_ids(base.tokenizer, [fitted.prompt], task.system)[0]
-        encoded.append(Encoded([*ids, *answer, base.end_id], len(ids)))
+        bare = activation.start(ids) if activation else 0
+        encoded.append(Encoded([*ids, *answer, base.end_id], len(ids), bare))
     return encoded
+
+
+def read_ahead(
+    base: Base, rows: Sequence[Encoded], low: torch.dtype | None = None, progress: bool = False
+) -> list[Encoded]:
+    """The rows of an activated task with their texts read; others as they are.
+
+    low: the dtype that products will be computed in by autocast. Raises as `Readings.read`.
+    """
+    texts = [row.ids[: row.bare] for row in rows if row.bare]
+    reads = iter(base.readings.read(texts, low, progress) if texts else ())
+    return [replace(row, read=next(reads)) if row.bare else row for row in rows]
 
 
 def fit_prompts(
@@ -109,46 +155,47 @@ def _fit(base: Base, task: Task, text: str, room: int, shots: Shots) -> Fitted:
     return fit_prompt(task, text, count, room, shots)
 
 
-def collate(batch: Sequence[Encoded], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and labels, both int64 of shape (batch, longest), padded on the right."""
-    longest = max(map(len, batch))
-    ids = [row.ids + [pad_id] * (longest - len(row)) for row in batch]
-    labels = [row.labels + [IGNORE] * (longest - len(row)) for row in batch]
-    return torch.tensor(ids, device=device), torch.tensor(labels, device=device)
+def collate(batch: Sequence[Encoded], pad_id: int, device: torch.device) -> Batch:
+    """The rows side by side, padded on the right, but for what was read of them."""
+    longest = max(row.run for row in batch)
+    ids = [row.ids[-row.run :] + [pad_id] * (longest - row.run) for row in batch]
+    labels = [row.labels[-row.run :] + [IGNORE] * (longest - row.run) for row in batch]
+    reads = tuple(row.read for row in batch if row.read)
+    return Batch(torch.tensor(ids, device=device), torch.tensor(labels, device=device), reads)
 
 
-def target_logits(model: PreTrainedModel, ids: Tensor, labels: Tensor) -> Tensor:
+def target_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     """The logits (tokens, vocabulary), float32, of the predictions whose token has a label.
 
     They are computed nowhere else: with a real vocabulary they cost as much as the model itself.
     """
-    kept = _predicting(labels)
+    kept = _predicting(batch.labels)
     if _spread(model):
         # Of a balanced base the last layer is not where its inputs, this mask among them, are put.
-        last = ids.shape[1] - int(kept.any(0).nonzero()[0])
-        logits = model(input_ids=ids, logits_to_keep=last, use_cache=False).logits
+        last = batch.ids.shape[1] - int(kept.any(0).nonzero()[0])
+        logits = model(**batch.inputs(model), logits_to_keep=last).logits
         logits = logits[kept[:, -last:]]
     else:
-        logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits
+        logits = model(**batch.inputs(model), logits_to_keep=kept).logits
     found: Tensor = logits.float()
     return found
 
 
-def target_loss(model: PreTrainedModel, ids: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+def target_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, int]:
     """The summed cross-entropy (nats) over the labelled tokens, and their number.
 
     The sum, with the number, lets batches of any make-up be averaged exactly.
     """
-    wanted = labels[:, 1:]
+    wanted = batch.labels[:, 1:]
     targets = wanted[wanted != IGNORE]
     count = targets.numel()
     # Where all logits are few, autograd does as well; on several devices, it has no rival.
     if count * model.config.get_text_config().vocab_size > CHUNK and not _spread(model):
-        head = frozen_head(model, ids)
+        head = frozen_head(model, batch.ids)
         if head is not None:
-            inputs = head_inputs(model, head, ids, _predicting(labels))
+            inputs = head_inputs(model, head, batch.inputs(model), _predicting(batch.labels))
             return head_loss(head, inputs, targets), count
-    logits = target_logits(model, ids, labels)
+    logits = target_logits(model, batch)
     return F.cross_entropy(logits, targets, reduction="sum"), count
 
 
@@ -179,12 +226,12 @@ def shuffled_batches(encoded: Sequence[Encoded], batch_size: int, seed: str) -> 
 
 
 def split_batch(batch: list[Encoded], most: int) -> list[list[Encoded]]:
-    """The batch in parts of at most `most` tokens, padding included, or of one item."""
-    if len(batch) * max(map(len, batch)) <= most:
+    """The batch in parts of at most `most` tokens to run, padding included, or of one item."""
+    if len(batch) * max(row.run for row in batch) <= most:
         return [batch]
     parts: list[list[Encoded]] = []
-    for row in sorted(batch, key=len, reverse=True):
-        if parts and (len(parts[-1]) + 1) * len(parts[-1][0]) <= most:
+    for row in sorted(batch, key=lambda row: row.run, reverse=True):
+        if parts and (len(parts[-1]) + 1) * parts[-1][0].run <= most:
             parts[-1].append(row)
         else:
             parts.append([row])

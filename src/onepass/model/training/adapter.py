@@ -11,15 +11,17 @@ from peft import LoraConfig, get_peft_model
 
 from onepass.adapters.lora import Adapter, Lora, projection
 from onepass.core.errors import OnepassError
+from onepass.model.activation import activation_of
 from onepass.model.chat import template_of
 from onepass.model.frozen import frozen
 from onepass.model.load import Base
-from onepass.model.tokens import encode_examples, shuffled_batches, sorted_batches
+from onepass.model.tokens import encode_examples, read_ahead, shuffled_batches, sorted_batches
 from onepass.model.training.fit import OnStep, fit
 from onepass.model.training.objective import (
     batch_loss,
     batch_parts,
     fingerprint,
+    low_dtype,
     low_weights,
     training_card,
 )
@@ -49,7 +51,7 @@ def train_adapter(
     on_step: OnStep | None = None,
     target_modules: Sequence[str] | None = None,
 ) -> Adapter:
-    """Train a LoRA of `rank` on `examples` of `task`.
+    """Train a LoRA of `rank` on `examples` of `task`; an activated one, if the task is.
 
     `alpha` (default 2 × rank) scales it by alpha / rank while training; the result has that folded
     in, float32, on the CPU. The base is left as it was, also on an error or Ctrl-C; with a
@@ -61,8 +63,13 @@ def train_adapter(
     options = options or TrainOptions()
     alpha = checked_alpha(rank, alpha)
     targets = base.shape.targets(target_modules)
-    rows = encode_examples(base, task, examples, max_tokens=options.max_tokens)
-    held_out = encode_examples(base, task, validation, max_tokens=options.max_tokens)
+    low = low_dtype(base, options)
+    rows, held_out = (
+        read_ahead(
+            base, encode_examples(base, task, some, max_tokens=options.max_tokens), low, progress
+        )
+        for some in (examples, validation)
+    )
     identity = {
         "trains": "adapter", "base": base.identity, "task": task.name, "rank": rank, "alpha": alpha,
         "data": fingerprint(rows, held_out),
@@ -117,6 +124,7 @@ def train_adapter(
             **training_card(options, history),
         },
         history=history,
+        invocation=activation_of(base.tokenizer, task).invocation if task.activate else (),
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from onepass.adapters.activation import check_activation
 from onepass.adapters.adapter import Adapter
 from onepass.adapters.calibration import FORMS, Calibration, Form, Kind
 from onepass.adapters.composition import Pass, reach
@@ -23,9 +24,21 @@ from onepass.core.registry import unknown
 from onepass.model.attach import Effect, add_lowrank, altered, merged
 from onepass.model.frozen import frozen
 from onepass.model.load import Base
-from onepass.model.tokens import Encoded, encode_examples, mixed_batches, sorted_batches
-from onepass.model.training.fit import OnStep, fit, lowered
-from onepass.model.training.objective import batch_loss, batch_parts, fingerprint, low_weights
+from onepass.model.tokens import (
+    Encoded,
+    encode_examples,
+    mixed_batches,
+    read_ahead,
+    sorted_batches,
+)
+from onepass.model.training.fit import OnStep, fit
+from onepass.model.training.objective import (
+    batch_loss,
+    batch_parts,
+    fingerprint,
+    low_dtype,
+    low_weights,
+)
 from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
 
@@ -61,9 +74,15 @@ def train_calibration(
     form = form or FORMS[kind][0]
     validation = validation or [[] for _ in passes]
     _check(base, passes, examples, validation)
+    low = low_dtype(base, options)
     rows, held_out = (
         [
-            encode_examples(base, p.task, some, p.shots, options.max_tokens)
+            read_ahead(
+                base,
+                encode_examples(base, p.task, some, p.shots, options.max_tokens),
+                low,
+                progress,
+            )
             for p, some in zip(passes, data, strict=True)
         ]
         for data in (examples, validation)
@@ -73,7 +92,7 @@ def train_calibration(
         base,
         passes,
         {proj: calibration_effect(form, t) for proj, t in trained.items()},
-        torch.bfloat16 if lowered(base.device, options.precision) else None,
+        low,
     )
     loss, parts = batch_loss(base), batch_parts(base)
 
@@ -233,7 +252,9 @@ def _check(
     for pass_, some in zip(passes, examples, strict=True):
         if pass_.calibration is not None:
             raise OnepassError(f"the pass for {pass_.task} is calibrated already")
+        adapters = [weighted.adapter for weighted in pass_.adapters]
+        check_activation(pass_.task.name, pass_.task.activate, adapters)
         if not some:
             raise OnepassError(f"there are no examples of {pass_.task} to calibrate on")
-        for weighted in pass_.adapters:
-            check_adapter(weighted.adapter, base.shape)
+        for adapter in adapters:
+            check_adapter(adapter, base.shape)

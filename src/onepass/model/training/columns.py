@@ -25,10 +25,11 @@ from onepass.model.tokens import (
     collate,
     encode_examples,
     mixed_batches,
+    read_ahead,
     target_logits,
 )
 from onepass.model.training.fit import fit
-from onepass.model.training.objective import fingerprint, training_card
+from onepass.model.training.objective import fingerprint, low_dtype, training_card
 from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
@@ -92,7 +93,11 @@ def train_columns(
         if not some:
             raise OnepassError(f"there is no data for adapter {adapter.name!r} to learn columns on")
     pairs = zip(tasks, examples, strict=True)
-    rows = [encode_examples(base, task, some, (), options.max_tokens) for task, some in pairs]
+    low = low_dtype(base, options)
+    rows = [
+        read_ahead(base, encode_examples(base, task, some, (), options.max_tokens), low)
+        for task, some in pairs
+    ]
     columns = {
         f"{number}/{module}": nn.Parameter(
             torch.full(
@@ -106,11 +111,11 @@ def train_columns(
 
     def loss(batch: Batch) -> tuple[Tensor, int]:
         number, some = batch
-        ids, labels = collate(some, base.pad_id, base.device)
+        ready = collate(some, base.pad_id, base.device)
         with torch.no_grad(), altered(base, mixture.teacher(number)):
-            wanted = target_logits(base.model, ids, labels)
+            wanted = target_logits(base.model, ready)
         with altered(base, mixture.student()):
-            found = target_logits(base.model, ids, labels)
+            found = target_logits(base.model, ready)
         tokens = wanted.shape[0]
         return rule.distance(found, wanted) + tokens * rule.weight * _conflict(
             rule.penalty, columns, adapters, wanted.device

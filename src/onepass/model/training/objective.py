@@ -19,6 +19,7 @@ from onepass.model.tokens import (
     Encoded,
     collate,
     encode_examples,
+    read_ahead,
     sorted_batches,
     split_batch,
     target_loss,
@@ -42,22 +43,28 @@ def batch_parts(base: Base) -> Callable[[list[Encoded]], list[list[Encoded]]]:
     return lambda batch: split_batch(batch, most)
 
 
+def low_dtype(base: Base, options: TrainOptions) -> torch.dtype | None:
+    """The dtype of a training's products, where it is not the base's own."""
+    return torch.bfloat16 if lowered(base.device, options.precision) else None
+
+
 def low_weights(
     base: Base, options: TrainOptions, paths: Iterable[str] = ()
 ) -> AbstractContextManager[None]:
     """The frozen output layer, and those at `paths`, in the dtype of a training's products."""
-    if not lowered(base.device, options.precision):
+    low = low_dtype(base, options)
+    if low is None:
         return nullcontext()
     found = [base.model.get_output_embeddings(), *map(base.model.get_submodule, paths)]
     layers = [getattr(layer, "base_layer", layer) for layer in found]  # PEFT wraps them
-    return rounded([layer for layer in layers if type(layer) is nn.Linear], torch.bfloat16)
+    return rounded([layer for layer in layers if type(layer) is nn.Linear], low)
 
 
 def batch_loss(base: Base) -> LossFunction[Sequence[Encoded]]:
     """The loss function of `fit` for batches of encoded examples, on the base as it stands."""
 
     def loss(batch: Sequence[Encoded]) -> tuple[Tensor, int]:
-        return target_loss(base.model, *collate(batch, base.pad_id, base.device))
+        return target_loss(base.model, collate(batch, base.pad_id, base.device))
 
     return loss
 
@@ -65,7 +72,7 @@ def batch_loss(base: Base) -> LossFunction[Sequence[Encoded]]:
 @torch.no_grad()
 def mean_loss(base: Base, pass_: Pass, examples: Sequence[Example]) -> float:
     """The mean loss (nats per target token) of a pass of a composition on examples of its task."""
-    rows = encode_examples(base, pass_.task, examples, pass_.shots)
+    rows = read_ahead(base, encode_examples(base, pass_.task, examples, pass_.shots))
     loss, total, count = batch_loss(base), 0.0, 0
     with merged(base, pass_):
         for batch in sorted_batches(rows, _BATCH):

@@ -1,0 +1,209 @@
+"""What a base keeps of a text it has read: the keys and values of every layer, to be read once.
+
+Activated adapters leave the tokens before their invocation to the bare base, so all of them, and
+every training of one, begin from the same keys and values (arXiv 2504.12397).
+"""
+
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from onepass.core.errors import OnepassError
+from onepass.model.frozen import frozen, is_bare
+from onepass.model.progress import progress_bar
+
+_TOKENS = 4096  # that are read at a time, padding included
+_SHARE = 4  # of the memory that is free at the start, one part in so many may be kept
+_ATTENTION = ("full_attention", "sliding_attention")
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """Keys and values of the tokens of one text: (layers, 2, heads, tokens, width), on the CPU."""
+
+    kept: Tensor
+
+    def __len__(self) -> int:
+        return int(self.kept.shape[3])
+
+
+class Readings:
+    """The texts that a base has read, by their token ids: those read last, as far as room is.
+
+    limit: bytes to keep in memory; by default a quarter of what is free. What is asked for at once
+    and takes more goes to a temporary file, which the system deletes with the process.
+    """
+
+    def __init__(self, model: PreTrainedModel, name: str, limit: int | None = None) -> None:
+        self._model, self._name = model, name
+        self._limit = psutil.virtual_memory().available // _SHARE if limit is None else limit
+        self._known: dict[tuple[torch.dtype, tuple[int, ...]], Read] = {}
+        self.tokens_read = 0
+        """How many tokens have been run through the base so far."""
+
+    def read(
+        self,
+        texts: Sequence[Sequence[int]],
+        low: torch.dtype | None = None,
+        progress: bool = False,
+    ) -> list[Read]:
+        """What is kept of each text's ids; those not known yet are read, without a gradient.
+
+        low: the dtype that products are computed in by autocast, if they are.
+        Raises:
+            OnepassError: something is put on the base, or layers of it keep no keys and values;
+                or there is room neither in memory nor on disk.
+        """
+        dtype = low or self._model.dtype
+        keys = [(dtype, tuple(ids)) for ids in texts]
+        new = sorted({key for key in keys if key not in self._known}, key=lambda key: -len(key[1]))
+        if new:
+            self._check()
+            found = self._room(new, keys)
+            batches = _batches([ids for _, ids in new])
+            with progress_bar("reading texts", len(new), progress) as update:
+                done = 0
+                for rows in batches:
+                    for row, each in zip(rows, self._run(rows, low), strict=True):
+                        found[row].kept.copy_(each)
+                        self._known[dtype, row] = found[row]
+                    update(done := done + len(rows), "")
+        for key in dict.fromkeys(keys):  # those used last are the last to go
+            self._known[key] = self._known.pop(key)
+        result = [self._known[key] for key in keys]
+        self._forget(0)
+        return result
+
+    def _check(self) -> None:
+        if not is_bare(self._model):
+            raise OnepassError(
+                f"the base {self._name} has a composition on it, and texts are read by the bare "
+                "base; read them outside of `attached`"
+            )
+        config = self._model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or _ATTENTION)
+        if other := sorted(kinds.difference(_ATTENTION)):
+            raise OnepassError(
+                f"the base {self._name} has layers of {', '.join(other)}, whose state after a text "
+                "cannot be shared; use ordinary adapters"
+            )
+
+    def _room(
+        self, new: Sequence[tuple[torch.dtype, tuple[int, ...]]], wanted: Sequence[object]
+    ) -> dict[tuple[int, ...], Read]:
+        """Empty places for new texts: in memory, if need be without texts not wanted, or a file."""
+        dtype = new[0][0]
+        (one,) = self._run([new[0][1][:1]], None)  # what one token takes
+        layers, pair, heads, _, width = one.shape
+        numbers = {ids: layers * pair * heads * len(ids) * width for _, ids in new}
+        total = sum(numbers.values()) * dtype.itemsize
+        self._forget(total, keep=set(wanted))
+        used = sum(each.kept.nbytes for each in self._known.values())
+        if used + total <= self._limit:
+            flat = torch.empty(sum(numbers.values()), dtype=dtype)
+        else:
+            flat = _mapped(total, self._name).view(dtype)
+        parts = torch.split(flat, list(numbers.values()))
+        shapes = [(layers, pair, heads, len(ids), width) for ids in numbers]
+        return {
+            ids: Read(part.view(shape))
+            for ids, part, shape in zip(numbers, parts, shapes, strict=True)
+        }
+
+    def _forget(self, room: int, keep: set[object] | None = None) -> None:
+        """Forget the texts used longest ago, until there is `room`."""
+        used = sum(each.kept.nbytes for each in self._known.values())
+        for key in list(self._known):
+            if used + room <= self._limit:
+                return
+            if key not in (keep or ()):
+                used -= self._known.pop(key).kept.nbytes
+
+    @torch.no_grad()
+    def _run(self, rows: Sequence[Sequence[int]], low: torch.dtype | None) -> list[Tensor]:
+        """Keys and values of texts, read side by side: padded on the right, where none looks."""
+        device = self._model.get_input_embeddings().weight.device
+        longest = max(map(len, rows))
+        ids = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows])
+        cache = DynamicCache()  # without the config: sliding layers keep all, for any later token
+        lowered = torch.autocast(device.type, low) if low else nullcontext()
+        with frozen(self._model), lowered:
+            self._model(
+                input_ids=ids.to(device),
+                cache=cache,
+                use_cache=True,
+                logits_to_keep=torch.tensor([longest - 1], device=device),
+            )
+        self.tokens_read += ids.numel()
+        if len(cache.layers) != self._model.config.get_text_config().num_hidden_layers or any(
+            layer.keys is None or layer.keys.shape != layer.values.shape for layer in cache.layers
+        ):
+            raise OnepassError(
+                f"the base {self._name} does not keep keys and values for each layer alone, so "
+                "they cannot be shared; use ordinary adapters"
+            )
+        every = [torch.stack([layer.keys, layer.values], 1).cpu() for layer in cache.layers]
+        return [
+            torch.stack([layer[place, :, :, : len(row)] for layer in every])
+            for place, row in enumerate(rows)
+        ]
+
+
+def beginning(reads: Sequence[Read], model: PreTrainedModel) -> tuple[DynamicCache, Tensor]:
+    """A new cache that begins with these texts, and its mask (texts, longest), 1 where a token is.
+
+    They are padded on the left, so that what follows each stands next to it.
+    """
+    device = model.get_input_embeddings().weight.device
+    longest = max(map(len, reads))
+    layers, pair, heads, _, width = reads[0].kept.shape
+    whole = reads[0].kept.new_zeros(layers, pair, len(reads), heads, longest, width)
+    mask = torch.zeros(len(reads), longest, dtype=torch.long)
+    for row, each in enumerate(reads):
+        whole[:, :, row, :, longest - len(each) :] = each.kept
+        mask[row, longest - len(each) :] = 1
+    cache = DynamicCache()
+    places = getattr(model, "hf_device_map", None)
+    for number, (keys, values) in enumerate(whole.to(device)):
+        where = _device_of(model, number) if places else device
+        cache.update(keys.to(where), values.to(where), number)
+    return cache, mask.to(device)
+
+
+def _device_of(model: PreTrainedModel, layer: int) -> torch.device:
+    """Where a balanced model has the layer of that number."""
+    weight: Tensor = next(model.get_decoder().layers[layer].parameters())
+    return weight.device
+
+
+def _batches(rows: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+    """Rows of falling length in batches of at most `_TOKENS`, padding included."""
+    batches: list[list[tuple[int, ...]]] = []
+    for row in rows:
+        if batches and (len(batches[-1]) + 1) * len(batches[-1][0]) <= _TOKENS:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def _mapped(size: int, name: str) -> Tensor:
+    """So many bytes in a temporary file without a name."""
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if size > free // 2:
+        raise OnepassError(
+            f"what {name} keeps of these texts takes {math.ceil(size / 2**30)} GiB, and "
+            f"{tempfile.gettempdir()} has {free / 2**30:.0f} GiB free; give fewer examples, "
+            "shorter ones (max_tokens), or a roomier TMPDIR"
+        )
+    with tempfile.TemporaryFile() as file:
+        return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=(size,)))

@@ -1,0 +1,106 @@
+"""What is kept of texts read, and asking several things of one reading."""
+
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import pytest
+import torch
+
+from activated_kit import BOTH, TEXTS, active, composed, pass_on
+from conftest import MakeAdapter
+from onepass.adapters.composition import Pass, Weighted
+from onepass.core.errors import OnepassError
+from onepass.model.attach import attached, folded
+from onepass.model.generate import run
+from onepass.model.load import Base
+from onepass.model.reading import Readings
+from onepass.tasks.book import parse_task
+
+PutOn = Callable[[Base, Pass], AbstractContextManager[None]]
+
+
+# ---------------------------------------------------------------- what is kept
+def ids_of(count: int, length: int = 9) -> list[list[int]]:
+    random = torch.Generator().manual_seed(1)
+    return [torch.randint(5, 290, (length + i,), generator=random).tolist() for i in range(count)]
+
+
+def test_a_text_is_read_once(base: Base) -> None:
+    readings = Readings(base.model, base.name)
+    first = readings.read(ids_of(5))
+    taken = readings.tokens_read
+    again = readings.read(ids_of(5)[::-1])
+    assert readings.tokens_read == taken
+    assert [id(each) for each in again] == [id(each) for each in first[::-1]]
+
+
+@pytest.mark.parametrize("limit", [0, 30_000])
+def test_a_file_holds_what_memory_does_not(base: Base, limit: int) -> None:
+    in_memory = Readings(base.model, base.name).read(ids_of(6))
+    small = Readings(base.model, base.name, limit=limit)
+    for one, other in zip(small.read(ids_of(6)), in_memory, strict=True):
+        assert torch.equal(one.kept, other.kept)
+    assert sum(each.kept.nbytes for each in small._known.values()) <= limit
+
+
+def test_the_texts_read_last_are_kept(base: Base) -> None:
+    texts = ids_of(4, 20)
+    size = Readings(base.model, base.name).read(texts[3:])[0].kept.nbytes
+    readings = Readings(base.model, base.name, limit=int(2.5 * size))
+    for text in texts:
+        readings.read([text])
+    taken = readings.tokens_read
+    readings.read(texts[2:])
+    assert readings.tokens_read == taken
+    readings.read(texts[:1])
+    assert readings.tokens_read > taken
+
+
+def test_no_room_is_an_error(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(shutil, "disk_usage", lambda where: usage)
+    with pytest.raises(OnepassError, match="keeps of these texts takes 1 GiB"):
+        Readings(base.model, base.name, limit=0).read(ids_of(3))
+
+
+@pytest.mark.parametrize("put", [attached, folded])
+def test_only_the_bare_base_reads(base: Base, put: PutOn) -> None:
+    with put(base, pass_on(base)), pytest.raises(OnepassError, match="has a composition on it"):
+        base.readings.read(ids_of(1))
+    Readings(base.model, base.name).read(ids_of(1))
+
+
+# ---------------------------------------------------------------- one reading, many answers
+def test_every_composition_answers_from_one_reading(base: Base) -> None:
+    alone = Base(base.model, base.tokenizer, base.name, base.device)  # which has read nothing
+    one = alone.read(TEXTS)
+    taken = alone.readings.tokens_read
+    for task in ("summarize", "reply+tone:witty", BOTH):
+        composition = composed(base, pass_on(base, task=task))
+        assert one.answer(composition, 8).texts == run(base, composition, TEXTS, 8).texts
+    assert alone.readings.tokens_read == taken
+    assert repr(one).startswith("<Reading of 3 texts, ")
+
+
+def test_a_reading_refuses_what_it_is_not_for(base: Base, make_adapter: MakeAdapter) -> None:
+    one = base.read(TEXTS[0], room=60)
+    ordinary = Pass(parse_task("summarize"), (Weighted(make_adapter()),))
+    with pytest.raises(OnepassError, match="acts on every token"):
+        one.answer(composed(base, ordinary))
+    other = Pass(replace(active("summarize"), system="Be brief."))
+    with pytest.raises(OnepassError, match="begins otherwise"):
+        one.answer(composed(base, other))
+    with pytest.raises(OnepassError, match="read with room="):
+        one.answer(composed(base, Pass(active("summarize"))), max_new_tokens=base.context - 20)
+
+
+def test_a_text_is_shortened_alike_for_all(base: Base) -> None:
+    long = "\n".join(f"Ana: Shall we meet at {n}?" for n in range(60))
+    one = base.read([long], room=60)
+    assert "oldest turns" in one.notices[0]
+    assert long.endswith(one.texts[0])
+    for task in ("summarize", BOTH):
+        composition = composed(base, pass_on(base, task=task))
+        assert one.answer(composition, 8).texts == run(base, composition, one.texts, 8).texts
