@@ -230,6 +230,32 @@ def test_a_calibration_of_activated_parts(base: Base, examples: list[Example], k
     assert float(loss) / count == pytest.approx(made.history.best_loss, rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["adapter", "calibration"])
+def test_training_does_not_depend_on_what_is_kept(
+    base: Base, examples: list[Example], kind: str
+) -> None:
+    """Texts forgotten are read again, in the middle of a step, by the bare base."""
+
+    def trained(limit: int | None) -> list[Tensor]:
+        alone = Base(base.model, base.tokenizer, base.name, base.device)
+        alone.__dict__["readings"] = Readings(base.model, base.name, limit)
+        task = active(BOTH)
+        if kind == "adapter":
+            made = train_adapter(
+                alone, task, examples, examples[:3], 2, None, QUICK, progress=False
+            )
+            return [lora.up for lora in made.modules.values()]
+        pass_ = Pass(task, tuple(Weighted(each, 0.5) for each in pair_on(base)))
+        learnt = train_calibration(
+            alone, [pass_], [examples], [examples[:3]], options=QUICK, progress=False
+        )
+        return [parts["up"] for parts in learnt.tensors.values()]
+
+    for one, other in zip(trained(0), trained(None), strict=True):
+        assert torch.equal(one, other)
+        assert one.abs().max() > 0
+
+
 def test_a_killed_training_goes_on_as_if_it_had_not_been(
     base: Base, examples: list[Example], tmp_path: Path
 ) -> None:

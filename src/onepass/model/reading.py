@@ -4,14 +4,10 @@ Activated adapters leave the tokens before their invocation to the bare base, so
 every training of one, begin from the same keys and values (arXiv 2504.12397).
 """
 
-import math
-import shutil
-import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -19,7 +15,6 @@ from transformers import DynamicCache, PreTrainedModel
 
 from onepass.core.errors import OnepassError
 from onepass.model.frozen import frozen, is_bare
-from onepass.model.progress import progress_bar
 
 _TOKENS = 4096  # that are read at a time, padding included
 _SHARE = 4  # of the memory that is free at the start, one part in so many may be kept
@@ -37,10 +32,9 @@ class Read:
 
 
 class Readings:
-    """The texts that a base has read, by their token ids: those read last, as far as room is.
+    """The texts that a base has read, by their token ids: those used last, as far as room is.
 
-    limit: bytes to keep in memory; by default a quarter of what is free. What is asked for at once
-    and takes more goes to a temporary file, which the system deletes with the process.
+    limit: bytes to keep in memory; by default a quarter of what is free.
     """
 
     def __init__(self, model: PreTrainedModel, name: str, limit: int | None = None) -> None:
@@ -50,38 +44,38 @@ class Readings:
         self.tokens_read = 0
         """How many tokens have been run through the base so far."""
 
-    def read(
-        self,
-        texts: Sequence[Sequence[int]],
-        low: torch.dtype | None = None,
-        progress: bool = False,
-    ) -> list[Read]:
-        """What is kept of each text's ids; those not known yet are read, without a gradient.
+    def lacks(self, texts: Sequence[Sequence[int]], low: torch.dtype | None = None) -> bool:
+        """Whether `read` would have to read any of the texts."""
+        return any(key not in self._known for key in self._keys(texts, low))
+
+    def read(self, texts: Sequence[Sequence[int]], low: torch.dtype | None = None) -> list[Read]:
+        """What is kept of each text's ids; those not known are read now, without a gradient.
 
         low: the dtype that products are computed in by autocast, if they are.
         Raises:
-            OnepassError: something is put on the base, or layers of it keep no keys and values;
-                or there is room neither in memory nor on disk.
+            OnepassError: something is put on the base, or layers of it keep no keys and values.
         """
-        dtype = low or self._model.dtype
-        keys = [(dtype, tuple(ids)) for ids in texts]
-        new = sorted({key for key in keys if key not in self._known}, key=lambda key: -len(key[1]))
+        keys = self._keys(texts, low)
+        # Those used last are the last to be forgotten.
+        found = {key: self._known.pop(key) for key in dict.fromkeys(keys) if key in self._known}
+        new = sorted({key for key in keys if key not in found}, key=lambda key: -len(key[1]))
         if new:
             self._check()
-            found = self._room(new, keys)
-            batches = _batches([ids for _, ids in new])
-            with progress_bar("reading texts", len(new), progress) as update:
-                done = 0
-                for rows in batches:
-                    for row, each in zip(rows, self._run(rows, low), strict=True):
-                        found[row].kept.copy_(each)
-                        self._known[dtype, row] = found[row]
-                    update(done := done + len(rows), "")
-        for key in dict.fromkeys(keys):  # those used last are the last to go
-            self._known[key] = self._known.pop(key)
-        result = [self._known[key] for key in keys]
-        self._forget(0)
-        return result
+        for batch in _batches([ids for _, ids in new]):
+            reads = self._run(batch, low)
+            found |= {(new[0][0], ids): read for ids, read in zip(batch, reads, strict=True)}
+        self._known |= found
+        used = sum(each.kept.nbytes for each in self._known.values())
+        for key in list(self._known):
+            if used <= self._limit:
+                break
+            used -= self._known.pop(key).kept.nbytes
+        return [found[key] for key in keys]
+
+    def _keys(
+        self, texts: Sequence[Sequence[int]], low: torch.dtype | None
+    ) -> list[tuple[torch.dtype, tuple[int, ...]]]:
+        return [(low or self._model.dtype, tuple(ids)) for ids in texts]
 
     def _check(self) -> None:
         if not is_bare(self._model):
@@ -97,39 +91,8 @@ class Readings:
                 "cannot be shared; use ordinary adapters"
             )
 
-    def _room(
-        self, new: Sequence[tuple[torch.dtype, tuple[int, ...]]], wanted: Sequence[object]
-    ) -> dict[tuple[int, ...], Read]:
-        """Empty places for new texts: in memory, if need be without texts not wanted, or a file."""
-        dtype = new[0][0]
-        (one,) = self._run([new[0][1][:1]], None)  # what one token takes
-        layers, pair, heads, _, width = one.shape
-        numbers = {ids: layers * pair * heads * len(ids) * width for _, ids in new}
-        total = sum(numbers.values()) * dtype.itemsize
-        self._forget(total, keep=set(wanted))
-        used = sum(each.kept.nbytes for each in self._known.values())
-        if used + total <= self._limit:
-            flat = torch.empty(sum(numbers.values()), dtype=dtype)
-        else:
-            flat = _mapped(total, self._name).view(dtype)
-        parts = torch.split(flat, list(numbers.values()))
-        shapes = [(layers, pair, heads, len(ids), width) for ids in numbers]
-        return {
-            ids: Read(part.view(shape))
-            for ids, part, shape in zip(numbers, parts, shapes, strict=True)
-        }
-
-    def _forget(self, room: int, keep: set[object] | None = None) -> None:
-        """Forget the texts used longest ago, until there is `room`."""
-        used = sum(each.kept.nbytes for each in self._known.values())
-        for key in list(self._known):
-            if used + room <= self._limit:
-                return
-            if key not in (keep or ()):
-                used -= self._known.pop(key).kept.nbytes
-
     @torch.no_grad()
-    def _run(self, rows: Sequence[Sequence[int]], low: torch.dtype | None) -> list[Tensor]:
+    def _run(self, rows: Sequence[Sequence[int]], low: torch.dtype | None) -> list[Read]:
         """Keys and values of texts, read side by side: padded on the right, where none looks."""
         device = self._model.get_input_embeddings().weight.device
         longest = max(map(len, rows))
@@ -153,7 +116,7 @@ class Readings:
             )
         every = [torch.stack([layer.keys, layer.values], 1).cpu() for layer in cache.layers]
         return [
-            torch.stack([layer[place, :, :, : len(row)] for layer in every])
+            Read(torch.stack([layer[place, :, :, : len(row)] for layer in every]))
             for place, row in enumerate(rows)
         ]
 
@@ -194,16 +157,3 @@ def _batches(rows: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
         else:
             batches.append([row])
     return batches
-
-
-def _mapped(size: int, name: str) -> Tensor:
-    """So many bytes in a temporary file without a name."""
-    free = shutil.disk_usage(tempfile.gettempdir()).free
-    if size > free // 2:
-        raise OnepassError(
-            f"what {name} keeps of these texts takes {math.ceil(size / 2**30)} GiB, and "
-            f"{tempfile.gettempdir()} has {free / 2**30:.0f} GiB free; give fewer examples, "
-            "shorter ones (max_tokens), or a roomier TMPDIR"
-        )
-    with tempfile.TemporaryFile() as file:
-        return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=(size,)))

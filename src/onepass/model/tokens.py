@@ -5,7 +5,8 @@ padding, and without a mask attention takes its fastest path.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,8 +50,8 @@ class Encoded:
 
     @property
     def run(self) -> int:
-        """How many tokens go through the model, those not read yet."""
-        return len(self.ids) - (self.bare if self.read else 0)
+        """How many tokens go through the model with the adapters on."""
+        return len(self.ids) - self.bare
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -118,15 +119,22 @@ def encode_examples(
 
 
 def read_ahead(
-    base: Base, rows: Sequence[Encoded], low: torch.dtype | None = None, progress: bool = False
+    base: Base,
+    rows: Sequence[Encoded],
+    low: torch.dtype | None = None,
+    bare: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> list[Encoded]:
     """The rows of an activated task with their texts read; others as they are.
 
-    low: the dtype that products will be computed in by autocast. Raises as `Readings.read`.
+    low: the dtype that products are computed in by autocast, if they are. bare: makes the base
+    bare, which is used if some text has not been read yet. Raises as `Readings.read`.
     """
-    texts = [row.ids[: row.bare] for row in rows if row.bare]
-    reads = iter(base.readings.read(texts, low, progress) if texts else ())
-    return [replace(row, read=next(reads)) if row.bare else row for row in rows]
+    texts = [row.ids[: row.bare] for row in rows if row.bare and not row.read]
+    if not texts:
+        return list(rows)
+    with bare() if base.readings.lacks(texts, low) else nullcontext():
+        reads = iter(base.readings.read(texts, low))
+    return [replace(row, read=next(reads)) if row.bare and not row.read else row for row in rows]
 
 
 def fit_prompts(
@@ -157,9 +165,10 @@ def _fit(base: Base, task: Task, text: str, room: int, shots: Shots) -> Fitted:
 
 def collate(batch: Sequence[Encoded], pad_id: int, device: torch.device) -> Batch:
     """The rows side by side, padded on the right, but for what was read of them."""
-    longest = max(row.run for row in batch)
-    ids = [row.ids[-row.run :] + [pad_id] * (longest - row.run) for row in batch]
-    labels = [row.labels[-row.run :] + [IGNORE] * (longest - row.run) for row in batch]
+    left = [(row.ids[len(row.read or ()) :], row.labels[len(row.read or ()) :]) for row in batch]
+    longest = max(len(ids) for ids, _ in left)
+    ids = [ids + [pad_id] * (longest - len(ids)) for ids, _ in left]
+    labels = [labels + [IGNORE] * (longest - len(labels)) for _, labels in left]
     reads = tuple(row.read for row in batch if row.read)
     return Batch(torch.tensor(ids, device=device), torch.tensor(labels, device=device), reads)
 

@@ -15,7 +15,7 @@ from onepass.model.activation import activation_of
 from onepass.model.chat import template_of
 from onepass.model.frozen import frozen
 from onepass.model.load import Base
-from onepass.model.tokens import encode_examples, read_ahead, shuffled_batches, sorted_batches
+from onepass.model.tokens import encode_examples, shuffled_batches, sorted_batches
 from onepass.model.training.fit import OnStep, fit
 from onepass.model.training.objective import (
     batch_loss,
@@ -63,13 +63,8 @@ def train_adapter(
     options = options or TrainOptions()
     alpha = checked_alpha(rank, alpha)
     targets = base.shape.targets(target_modules)
-    low = low_dtype(base, options)
-    rows, held_out = (
-        read_ahead(
-            base, encode_examples(base, task, some, max_tokens=options.max_tokens), low, progress
-        )
-        for some in (examples, validation)
-    )
+    rows = encode_examples(base, task, examples, max_tokens=options.max_tokens)
+    held_out = encode_examples(base, task, validation, max_tokens=options.max_tokens)
     identity = {
         "trains": "adapter", "base": base.identity, "task": task.name, "rank": rank, "alpha": alpha,
         "data": fingerprint(rows, held_out),
@@ -93,7 +88,7 @@ def train_adapter(
             with low_weights(base, options, targets):
                 history = fit(
                     parameters,
-                    batch_loss(base),
+                    batch_loss(base, low_dtype(base, options), wrapped.disable_adapter),
                     lambda epoch: shuffled_batches(
                         rows, options.batch_size, f"{options.seed}/{epoch}"
                     ),

@@ -7,7 +7,7 @@ on its own merge: the paper's shared variants.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -74,20 +74,15 @@ def train_calibration(
     form = form or FORMS[kind][0]
     validation = validation or [[] for _ in passes]
     _check(base, passes, examples, validation)
-    low = low_dtype(base, options)
     rows, held_out = (
         [
-            read_ahead(
-                base,
-                encode_examples(base, p.task, some, p.shots, options.max_tokens),
-                low,
-                progress,
-            )
+            encode_examples(base, p.task, some, p.shots, options.max_tokens)
             for p, some in zip(passes, data, strict=True)
         ]
         for data in (examples, validation)
     )
     trained = initial_parameters(base, passes, kind, form, rank, options.seed)
+    low = low_dtype(base, options)
     merges = _Merges(
         base,
         passes,
@@ -97,8 +92,9 @@ def train_calibration(
     loss, parts = batch_loss(base), batch_parts(base)
 
     def loss_on_merge(batch: Batch) -> tuple[Tensor, int]:
+        rows = read_ahead(base, batch[1], low, merges.left)
         merges.use(batch[0])
-        return loss(batch[1])
+        return loss(rows)
 
     def in_order() -> list[Batch]:
         return [
@@ -174,6 +170,11 @@ class _Merges:
             calibrated(self._base, self._passes[number], self._effects, self._dtype)
         )
         self._current = number
+
+    def left(self) -> AbstractContextManager[None]:
+        """The bare base; `use` puts a merge on it again."""
+        self._leave()
+        return nullcontext()
 
     def _leave(self) -> None:
         self._current = None

@@ -93,11 +93,7 @@ def train_columns(
         if not some:
             raise OnepassError(f"there is no data for adapter {adapter.name!r} to learn columns on")
     pairs = zip(tasks, examples, strict=True)
-    low = low_dtype(base, options)
-    rows = [
-        read_ahead(base, encode_examples(base, task, some, (), options.max_tokens), low)
-        for task, some in pairs
-    ]
+    rows = [encode_examples(base, task, some, (), options.max_tokens) for task, some in pairs]
     columns = {
         f"{number}/{module}": nn.Parameter(
             torch.full(
@@ -107,11 +103,12 @@ def train_columns(
         for number, adapter in enumerate(adapters)
         for module, lora in adapter.modules.items()
     }
-    mixture = _Mixture(base, adapters, columns)
+    low, mixture = low_dtype(base, options), _Mixture(base, adapters, columns)
 
     def loss(batch: Batch) -> tuple[Tensor, int]:
         number, some = batch
-        ready = collate(some, base.pad_id, base.device)
+        rows = read_ahead(base, some, low)
+        ready = collate(rows, base.pad_id, base.device)
         with torch.no_grad(), altered(base, mixture.teacher(number)):
             wanted = target_logits(base.model, ready)
         with altered(base, mixture.student()):

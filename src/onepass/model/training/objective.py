@@ -60,11 +60,19 @@ def low_weights(
     return rounded([layer for layer in layers if type(layer) is nn.Linear], low)
 
 
-def batch_loss(base: Base) -> LossFunction[Sequence[Encoded]]:
-    """The loss function of `fit` for batches of encoded examples, on the base as it stands."""
+def batch_loss(
+    base: Base,
+    low: torch.dtype | None = None,
+    bare: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> LossFunction[Sequence[Encoded]]:
+    """The loss function of `fit` for batches of encoded examples, on the base as it stands.
+
+    low, bare: as of `read_ahead`, for the texts of activated tasks.
+    """
 
     def loss(batch: Sequence[Encoded]) -> tuple[Tensor, int]:
-        return target_loss(base.model, collate(batch, base.pad_id, base.device))
+        rows = read_ahead(base, batch, low, bare)
+        return target_loss(base.model, collate(rows, base.pad_id, base.device))
 
     return loss
 
