@@ -85,7 +85,7 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, Any]:
         patched: Any = (tokens, calibration, objective)
         patched[0].CHUNK = patched[2]._KEPT = 1 << 60
         patched[1].low_weights = lambda *given: nullcontext()
-        patched[1].lowered = lambda *given: False
+        patched[1].low_dtype = lambda *given: None
     base = load_base(options.base, "cpu") if options.base else random_base(options.quick)
     rows = random_rows(base, 4 * BATCH)
     calibration.encode_examples = lambda *given: rows if given[2] else []

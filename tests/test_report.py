@@ -143,6 +143,32 @@ def test_each_method_is_tested_against_the_reference(store: Store) -> None:
     assert {row["tasks"] for row in found.values()} == {"3"}
 
 
+def test_two_folders_are_compared_method_by_method(store: Store, tmp_path: Path) -> None:
+    other = store({"linear": 0.1, "lc++": 0.5}).rename(tmp_path / "other")
+    folder = store()
+    same = make_report(folder, other=folder).against
+    assert same is not None
+    assert [row[4:] for row in same.rows] == [[0.0, 0.0, 0.0, 1.0]] * len(QUALITY)
+    report = make_report(folder, other=other)
+    assert report.against is not None
+    assert [row[0] for row in report.against.rows] == ["linear", "lc++"]
+    (row,) = [each for each in rows(to_csv(report.against)) if each["method"] == "lc++"]
+    here, there, difference, low, high, p = (float(row[name]) for name in list(row)[2:])
+    assert difference == pytest.approx(here - there, abs=0.03)
+    assert low < difference < high
+    assert p < 0.01
+    assert difference == pytest.approx(45, abs=12)
+    assert "Against town" in report_markdown(report)
+
+
+def test_folders_without_a_conversation_in_common_are_not_compared(
+    store: Store, tmp_path: Path
+) -> None:
+    other = store({"multi-step": 0.5}).rename(tmp_path / "other")
+    with pytest.raises(OnepassError, match="no method in common"):
+        make_report(store({"linear": 0.1}), other=other)
+
+
 def test_the_later_splits_are_reported_apart(store: Store) -> None:
     table = make_report(store()).generalisation
     assert table is not None

@@ -38,6 +38,12 @@ def report(
         Path | None,
         typer.Option(help="Published figures to compare with.", show_default="the paper's table 1"),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Other runs, to compare with method by method.", show_default=False
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Also write report, tables and plots into this folder.")
     ] = None,
@@ -48,7 +54,7 @@ def report(
 
     if out is not None:
         check_writable(out)
-    found = make_report(folder, reference)
+    found = make_report(folder, reference, against)
     if out is not None:
         for path in write_report(found, out):
             typer.echo(f"wrote {path}", err=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 from statistics import fmean
 
 from onepass.comparison import tables
+from onepass.comparison.against import against
 from onepass.comparison.curves import draw_curves
 from onepass.comparison.judge_tables import judge_tables
-from onepass.comparison.judgements import load_judged, with_scores
+from onepass.comparison.judgements import Judged, load_judged, with_scores
 from onepass.comparison.results import Results, interval
 from onepass.comparison.runs import FAILURES, changed_code, load_runs
 from onepass.comparison.storage import draw_storage
@@ -48,6 +49,7 @@ class Report:
     comparison: Table
     costs: Table
     tests: Table | None
+    against: Table | None
     generalisation: Table | None
     judges: list[Table]
     agreement: Agreement | None
@@ -59,12 +61,13 @@ class Report:
 
     def shown(self) -> list[Table]:
         """The tables for people, in their order; what is long is left to files."""
-        found = [self.comparison, self.costs, self.tests, self.generalisation, *self.judges]
+        found = [self.comparison, self.costs, self.tests, self.against, self.generalisation]
+        found += self.judges
         return [table for table in (*found, self.families) if table is not None]
 
     def agreement_text(self) -> str:
         if self.agreement is None:
-            return "Agreement with the published ordering: too few methods in common."
+            return "Agreement with the published ordering: too few methods in common"
         return (
             f"Spearman rank correlation between our ordering ({self.headline}) and that of the LLM "
             f"judge in table 1 of arXiv 2507.16083, over {len(self.agreement.ours)} methods: "
@@ -72,21 +75,26 @@ class Report:
         )
 
 
-def make_report(folder: Path | str, reference: Path | str | None = None) -> Report:
-    """Read the runs of a folder; `reference` is a CSV like table 1 to take instead of that one."""
+def make_report(
+    folder: Path | str, reference: Path | str | None = None, other: Path | str | None = None
+) -> Report:
+    """Read the runs of a folder.
+
+    reference: a CSV like table 1 to take instead of that one. other: a folder of runs to compare
+    with, method by method.
+    """
     folder = Path(folder)
-    recipe, runs = load_runs(folder)
-    judged = load_judged(folder, runs)
-    results = Results(recipe, *with_scores(runs, judged))
+    results, judged = _read(folder)
     published = read_reference(reference)
     return Report(
-        title=recipe.name,
+        title=results.recipe.name,
         setting=_setting(results),
         missing=_missing(results, folder),
-        changed=changed_code(runs),
+        changed=changed_code(results.runs),
         comparison=tables.comparison(results),
         costs=tables.costs(results),
         tests=tables.tests(results),
+        against=None if other is None else _against(results, folder, Path(other)),
         generalisation=tables.generalisation(results),
         judges=judge_tables(results, judged),
         agreement=_agreement(results, published),
@@ -96,6 +104,22 @@ def make_report(folder: Path | str, reference: Path | str | None = None) -> Repo
         curves=tables.curves(results) if len(results.budgets) > 1 else None,
         side_by_side=tables.side_by_side(results),
     )
+
+
+def _read(folder: Path) -> tuple[Results, list[Judged]]:
+    recipe, runs = load_runs(folder)
+    judged = load_judged(folder, runs)
+    return Results(recipe, *with_scores(runs, judged)), judged
+
+
+def _against(results: Results, folder: Path, other: Path) -> Table:
+    found = against(results, _read(other)[0])
+    if found is None:
+        raise OnepassError(
+            f"{folder} and {other} have no method in common that was tested on the same "
+            "conversations; name runs of the same corpus, tasks and number of test examples"
+        )
+    return found
 
 
 def _setting(results: Results) -> str:
