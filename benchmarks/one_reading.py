@@ -5,11 +5,11 @@
     python benchmarks/one_reading.py --quick          a narrow random base, under a minute
     python benchmarks/one_reading.py --json FILE      also write the figures
 
-Each trains LC++ of rank 4 on a merge of two adapters of rank 16, for `--epochs` over the same random
-texts, as long as DialogSum's conversations with their summaries, in batches of 8. Ordinary adapters
-run every token through the model at every step, forward and back. Activated ones leave the texts to
-the bare base: in the first epoch each is read, without a gradient; afterwards only the invocation
-and the target are run. Every figure is of a process of its own: seconds of the clock for a step
+Each trains LC++ of rank 4 on a merge of two adapters of rank 16, for `--epochs` over the same
+random texts, as long as DialogSum's conversations with their summaries, in batches of 8. Ordinary
+adapters run every token through the model at every step, forward and back. Activated ones leave the
+texts to the bare base: in the first epoch each is read, without a gradient; afterwards only the
+invocation and the target are run. Every figure is of a process of its own: seconds of the clock for a step
 (medians) and for the whole training, and the peak of its memory that is not a page of the base's
 file.
 """
@@ -20,6 +20,7 @@ import multiprocessing
 import statistics
 import time
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, Any]:
             options=TrainOptions(batch_size=BATCH, max_steps=options.epochs * options.batches),
             on_step=on_step,
         )  # fmt: skip
-    steps = [later - earlier for earlier, later in zip(marks, marks[1:], strict=False)]
+    steps = [later - earlier for earlier, later in pairwise(marks)]
     first, later = steps[1 : options.batches], steps[options.batches :]
     return {
         "first_epoch_step": statistics.median(first),
