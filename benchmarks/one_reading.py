@@ -9,9 +9,9 @@ Each trains LC++ of rank 4 on a merge of two adapters of rank 16, for `--epochs`
 random texts, as long as DialogSum's conversations with their summaries, in batches of 8. Ordinary
 adapters run every token through the model at every step, forward and back. Activated ones leave the
 texts to the bare base: in the first epoch each is read, without a gradient; afterwards only the
-invocation and the target are run. Every figure is of a process of its own: seconds of the clock for a step
-(medians) and for the whole training, and the peak of its memory that is not a page of the base's
-file.
+invocation and the target are run. Every figure is of a process of its own: seconds of the clock for
+a step (medians) and for the whole training, and the peak of its memory that is not a page of the
+base's file.
 """
 
 import argparse
