@@ -10,6 +10,7 @@ import torch
 from activated_kit import BOTH, TEXTS, active, composed, pass_on
 from conftest import MakeAdapter
 from onepass.adapters.composition import Pass, Weighted
+from onepass.api.objects import Composition, own
 from onepass.core.errors import OnepassError
 from onepass.model.attach import attached, folded
 from onepass.model.generate import run
@@ -99,3 +100,10 @@ def test_a_text_is_shortened_alike_for_all(base: Base) -> None:
     for task in ("summarize", BOTH):
         composition = composed(base, pass_on(base, task=task))
         assert one.answer(composition, 8).texts == run(base, composition, one.texts, 8).texts
+
+
+def test_a_loop_of_ones_own_is_refused(base: Base) -> None:
+    """There it would act on every token, silently."""
+    made = own(Composition, composed(base, pass_on(base)))
+    with pytest.raises(OnepassError, match=r"acts from '\[' on"), made.attached(base):
+        pass

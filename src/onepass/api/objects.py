@@ -64,12 +64,17 @@ class Composition(plain_composition.Composition):
         """The `model` with this composition beside its layers, for loops of your own.
 
         model: a `Base`, or the transformers model that the composition was made for. Its weights
-        are untouched, and it is as before when the block is left. One pass only.
+        are untouched, and it is as before when the block is left. Of one pass, and not activated.
         """
         if len(self.passes) != 1:
             raise OnepassError(
                 f"the composition for {self.task} has {len(self.passes)} passes, and a model takes "
                 "one at a time; use generate"
+            )
+        if self.passes[0].task.activate:
+            raise OnepassError(
+                f"the composition for {self.task} acts from {self.passes[0].task.activate!r} on, "
+                "not on every token; use generate, or base.read(texts).answer(composition)"
             )
         base = model if isinstance(model, Base) else _unchecked(model, self.base.name)
         plain_composition.check_base(self, base.shape)
