@@ -26,6 +26,7 @@ from onepass.methods import METHODS, Setting
 from onepass.model.attach import folded
 from onepass.model.generate import generate, run
 from onepass.model.load import Base
+from onepass.model.reading import Readings
 from onepass.model.training import fit
 from onepass.tasks.book import parse_task
 from onepass.tasks.task import BARE
@@ -229,6 +230,30 @@ def test_missing_adapters_are_trained_once_and_used(
     assert "training adapters" not in again.err
     assert "1 of them done already" in again.err
     assert made.stat().st_mtime_ns == before
+
+
+def test_with_activated_adapters_all_cells_share_one_reading(
+    untrained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = yaml.safe_load(untrained.read_text())
+    fields["train"]["activated"] = True
+    methods = ["zero-shot", "linear", "multi-step", "lc", "lc++", "joint-expert"]
+    untrained.write_text(yaml.safe_dump({**fields, "methods": methods}))
+    out = untrained.parent / "runs"
+    bench(capsys, untrained, out, "--only", "linear").succeeded()
+    assert load_adapter(out / "adapters" / "summarize").invocation
+    read: list[tuple[int, ...]] = []
+    run = Readings._run
+
+    def noted(self: Readings, rows: Any, low: Any) -> Any:
+        read.extend(map(tuple, rows))
+        return run(self, rows, low)
+
+    monkeypatch.setattr(Readings, "_run", noted)
+    bench(capsys, untrained, out).succeeded()
+    assert {path.parts[-4] for path in out.glob("*/*/*/run.json")} == set(methods)
+    assert len(read) >= 8 + 4  # for training and validation; those of the test were read before
+    assert len(set(read)) == len(read)
 
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_adapters(

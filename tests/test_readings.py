@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import onepass as op
 from activated_kit import BOTH, TEXTS, active, composed, pass_on
 from conftest import MakeAdapter
 from onepass.adapters.composition import Pass, Weighted
@@ -17,6 +20,7 @@ from onepass.model.generate import run
 from onepass.model.load import Base
 from onepass.model.reading import Readings
 from onepass.tasks.book import parse_task
+from onepass.tasks.example import Example
 
 PutOn = Callable[[Base, Pass], AbstractContextManager[None]]
 
@@ -107,3 +111,16 @@ def test_a_loop_of_ones_own_is_refused(base: Base) -> None:
     made = own(Composition, composed(base, pass_on(base)))
     with pytest.raises(OnepassError, match=r"acts from '\[' on"), made.attached(base):
         pass
+
+
+def test_ten_lines_of_python(base: Base, examples: list[Example], tmp_path: Path) -> None:
+    rows = [(example.input, example.target) for example in examples]
+    quick: dict[str, Any] = {"base": base, "max_steps": 2, "progress": False}
+    one, two = (op.train(task, rows, rank=2, activated=True, **quick) for task in BOTH.split("+"))
+    composed = op.calibrate(BOTH, [one, two], rows, out=tmp_path / "both", **quick)
+    assert composed.task.activate == "["
+    answers = base.read(TEXTS).answer(composed, 8).texts
+    assert answers == op.generate(op.load(tmp_path / "both"), TEXTS, base=base, max_new_tokens=8)
+    plain = op.train("translate:es", rows, rank=2, **quick)
+    with pytest.raises(OnepassError, match="one pass does either"):
+        op.calibrate(BOTH, [one, plain], rows, **quick)
