@@ -121,6 +121,9 @@ def test_ten_lines_of_python(base: Base, examples: list[Example], tmp_path: Path
     assert composed.task.activate == "["
     answers = base.read(TEXTS).answer(composed, 8).texts
     assert answers == op.generate(op.load(tmp_path / "both"), TEXTS, base=base, max_new_tokens=8)
+    assert op.generate(one, TEXTS, task="summarize", base=base, max_new_tokens=4) == (
+        op.generate(one, TEXTS, base=base, max_new_tokens=4)
+    )
     plain = op.train("translate:es", rows, rank=2, **quick)
     with pytest.raises(OnepassError, match="one pass does either"):
         op.calibrate(BOTH, [one, plain], rows, **quick)

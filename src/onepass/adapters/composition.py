@@ -23,7 +23,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
 from torch import Tensor
 
-from onepass.adapters.activation import check_activation
+from onepass.adapters.activation import are_activated, check_activation
 from onepass.adapters.adapter import (
     CONFIG,
     Adapter,
@@ -68,6 +68,7 @@ __all__ = [
     "pass_delta",
     "reach",
     "save_composition",
+    "suited",
 ]
 
 
@@ -142,6 +143,11 @@ class Composition:
             trained += [pass_.calibration] if pass_.calibration else []
             trained += [weighted.adapter for weighted in pass_.adapters if weighted.stored]
         return next((each.history for each in trained if each.history), None)
+
+
+def suited(task: Task, adapters: Iterable[Adapter]) -> Task:
+    """The task as these adapters do it: activated, if they are. Raises as `are_activated`."""
+    return task.activated() if are_activated(adapters) else task
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from onepass.adapters.composition import (
     Pass,
     Weighted,
     load_composition,
+    suited,
 )
 from onepass.adapters.shape import for_base
 from onepass.core.errors import OnepassError
@@ -167,7 +168,7 @@ def as_composition(
     if isinstance(what, Composition):
         _check_task(what, task, tasks)
         return what, as_base(base, [what.base.name], **machine)
-    wanted = as_task(task, tasks) if task is not None else task_of(what, tasks)
+    wanted = suited(as_task(task, tasks) if task is not None else task_of(what, tasks), [what])
     loaded = as_base(base, [what.base], **machine)
     pass_ = Pass(wanted, (Weighted(for_base(what, loaded.shape)),))
     return Composition(loaded.shape, wanted, (pass_,), "adapter"), loaded
@@ -193,7 +194,7 @@ def without_base(
         return what
     name = base.name if isinstance(base, Base) else base_name(base, [what.base])
     shape = BaseShape(name, {module: lora.shape for module, lora in what.modules.items()})
-    wanted = as_task(task, tasks) if task is not None else task_of(what, tasks)
+    wanted = suited(as_task(task, tasks) if task is not None else task_of(what, tasks), [what])
     pass_ = Pass(wanted, (Weighted(replace(what, base=name)),))
     return Composition(shape, wanted, (pass_,), "adapter")
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from onepass.adapters.activation import are_activated
 from onepass.adapters.adapter import Adapter
-from onepass.adapters.composition import Composition, Pass, Weighted
+from onepass.adapters.composition import Composition, Pass, Weighted, suited
 from onepass.adapters.merging.stack import check_count, check_number
 from onepass.adapters.shape import for_base
 from onepass.core.errors import OnepassError
@@ -53,8 +52,7 @@ class Setting:
     def __post_init__(self) -> None:
         fitted = {part: for_base(each, self.base.shape) for part, each in self.adapters.items()}
         object.__setattr__(self, "adapters", fitted)
-        if are_activated(fitted.values()):
-            object.__setattr__(self, "task", self.task.activated())
+        object.__setattr__(self, "task", suited(self.task, fitted.values()))
 
     def adapter(self, part: Task) -> Adapter:
         """The adapter of one of the task's parts; an `OnepassError` when there is none."""

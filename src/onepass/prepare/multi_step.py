@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from onepass.adapters.adapter import CONFIG, WEIGHTS, load_adapter
-from onepass.adapters.composition import Composition, Pass, Weighted
+from onepass.adapters.composition import Composition, Pass, Weighted, suited
 from onepass.core.errors import OnepassError
 from onepass.model.assets import embedded_adapter
 from onepass.model.chat import text_ids
@@ -59,8 +59,10 @@ class MultiStep:
         return Identity("multi-step", Path(name).name, part.message("{text}"), settings)
 
     def label(self, part: Task, texts: Sequence[str], keep: Keep) -> None:
-        step = Pass(part, (Weighted(load_adapter(self._folder(part))),))
-        composition = Composition(self.base.shape, part, (step,), "multi-step")
+        adapter = load_adapter(self._folder(part))
+        task = suited(part, [adapter])
+        step = Pass(task, (Weighted(adapter),))
+        composition = Composition(self.base.shape, task, (step,), "multi-step")
         limit, size = self.options.max_new_tokens, self.options.batch_size
         for first in range(0, len(texts), size):
             batch = texts[first : first + size]
