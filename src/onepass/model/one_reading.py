@@ -15,6 +15,8 @@ from onepass.tasks.task import ACTIVATED, BARE, Task
 ROOM = 512
 """Tokens that a reading leaves for instruction and answer, of a base whose context allows it."""
 
+_AT_ONCE = 64  # texts; what is kept of all of them may be more than there is room for
+
 
 class Reading:
     """Texts as a base has read them, for every activated composition to answer from.
@@ -38,7 +40,8 @@ class Reading:
         self.notices = [each.notice for each in fitted]
         self.texts = [each.prompt for each in fitted]
         self._begin = self._beginnings(task)
-        base.readings.read(self._begin)
+        for first in range(0, len(texts), _AT_ONCE):
+            base.readings.read(self._begin[first : first + _AT_ONCE])
 
     def __repr__(self) -> str:
         tokens = sum(map(len, self._begin))
