@@ -17,7 +17,7 @@ bases=("$@")
 ((${#bases[@]})) || bases=(smollm2 gemma)
 "$bin/python" scripts/weights.py build/real "${bases[@]}"
 for base in "${bases[@]}"; do
-  for recipe in adapters french-summaries french-curves register-adapters register; do
+  for recipe in adapters french-summaries one-reading french-curves register-adapters register; do
     name=$base-$recipe
     [[ -f recipes/real/$name.yaml ]] || continue
     "$bin/onepass" bench "recipes/real/$name.yaml" --out "results/real/$name" --workers 2

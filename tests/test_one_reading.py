@@ -158,6 +158,26 @@ def test_the_loss_and_its_gradient_are_those_of_the_whole(
         tensor.requires_grad_(False)
 
 
+@pytest.mark.parametrize("family", ["gemma3-text", "mistral", "qwen3"])
+def test_in_bfloat16_the_loss_is_that_of_the_whole(
+    family: str, base: Base, examples: list[Example]
+) -> None:
+    """As a training computes it by autocast: in 8 bits of mantissa, layer after layer."""
+    model = tiny_model(family, vocab_size=len(base.tokenizer))
+    other = Base(model, base.tokenizer, family, model.device)
+    pass_ = Pass(active(BOTH), (), random_calibration(other, "lowrank"))
+    rows = encode_examples(other, pass_.task, examples[:4])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        short = read_ahead(other, rows, torch.bfloat16)
+        with altered(other, effects_of(other, pass_)):
+            loss, count = target_loss(model, collate(short, 0, other.device))
+        with acting_after(other, pass_, [row.bare for row in rows]):
+            expected, _ = target_loss(model, collate(rows, 0, other.device))
+    assert short[0].read is not None
+    assert short[0].read.kept.dtype == torch.bfloat16
+    assert float(loss) / count == pytest.approx(float(expected) / count, abs=0.02)
+
+
 @pytest.mark.parametrize("form", ["none", "output", "lowrank"])
 def test_answers_are_those_of_whole_forward_passes(base: Base, form: str) -> None:
     pass_ = pass_on(base, form)

@@ -114,7 +114,9 @@ class Readings:
                 f"the base {self._name} does not keep keys and values for each layer alone, so "
                 "they cannot be shared; use ordinary adapters"
             )
-        every = [torch.stack([layer.keys, layer.values], 1).cpu() for layer in cache.layers]
+        every = [torch.stack([layer.keys, layer.values], 1) for layer in cache.layers]
+        # Under autocast some models norm keys in float32, which attention rounds when it uses them.
+        every = [each.to("cpu", low or each.dtype) for each in every]
         return [
             Read(torch.stack([layer[place, :, :, : len(row)] for layer in every]))
             for place, row in enumerate(rows)
