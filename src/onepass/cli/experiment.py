@@ -64,7 +64,9 @@ def experiment(
     ] = False,
     gradient_accumulation_steps: Annotated[
         int | None,
-        typer.Option("--gradient_accumulation_steps", min=1, help="Batches of 16 per step."),
+        typer.Option(
+            "--gradient_accumulation_steps", metavar="N", min=1, help="Batches of 16 per step."
+        ),
     ] = None,
     lora_merge_strategy: Annotated[
         str | None,
@@ -88,6 +90,7 @@ def experiment(
         list[str] | None,
         typer.Option(
             "--merge_datasets",
+            metavar="A",
             help="What a merge learns from: the secondary task's data set.",
             rich_help_panel=_MERGE,
         ),
@@ -96,6 +99,7 @@ def experiment(
         int | None,
         typer.Option(
             "--num_examples_merge",
+            metavar="N",
             min=1,
             help="So many of them.",
             show_default="10000",
