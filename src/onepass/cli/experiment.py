@@ -65,7 +65,11 @@ def experiment(
     gradient_accumulation_steps: Annotated[
         int | None,
         typer.Option(
-            "--gradient_accumulation_steps", metavar="N", min=1, help="Batches of 16 per step."
+            "--gradient_accumulation_steps",
+            metavar="N",
+            min=1,
+            help="Batches of 16 per step.",
+            rich_help_panel=_DONE,
         ),
     ] = None,
     lora_merge_strategy: Annotated[
