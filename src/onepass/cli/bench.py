@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from onepass.cli.options import Plugins
 from onepass.cli.plan import print_plan
 from onepass.cli.show import note
 
@@ -64,6 +65,7 @@ def bench(
             "are finished, or else a share of what a matrix product reaches here.",
         ),
     ] = None,
+    plugins: Plugins = None,
 ) -> None:
     """Run the cells of a recipe that are not yet done.
 
@@ -77,6 +79,7 @@ def bench(
       onepass bench recipes/smalltown.yaml --workers 2
       onepass bench recipes/smalltown.yaml --only 'lc*'
           --only linear/summarize+translate:es
+      onepass bench my-recipe.yaml --plugin my_method.py
       onepass bench recipes/paper/all.yaml --plan
       onepass bench recipes/paper/all.yaml --set base=MODEL_FOLDER
           --out runs/model

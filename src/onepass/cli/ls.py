@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from onepass.cli.options import TasksFile
+from onepass.cli.options import Plugins, TasksFile
 from onepass.cli.show import Cells, print_table
 
 
@@ -18,7 +18,9 @@ class Listing(StrEnum):
 
 
 def ls(
-    kind: Annotated[Listing, typer.Argument(help="What to list.")], tasks: TasksFile = None
+    kind: Annotated[Listing, typer.Argument(help="What to list.")],
+    tasks: TasksFile = None,
+    plugins: Plugins = None,
 ) -> None:
     """List the known tasks, methods, merges or metrics.
 
@@ -27,7 +29,7 @@ def ls(
 
     \b
     Examples:
-      onepass ls methods
+      onepass ls methods --plugin my_method.py
       onepass ls tasks --tasks tasks.yaml
     """
     print_table(*(_tasks(tasks) if kind is Listing.tasks else LISTS[kind]()))

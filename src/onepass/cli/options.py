@@ -25,6 +25,26 @@ TasksFile = Annotated[
     Path | None,
     typer.Option("--tasks", help="A YAML file of tasks of your own; see docs/tasks.md."),
 ]
+
+
+def _use_plugins(files: list[Path] | None) -> list[Path] | None:
+    for file in files or ():
+        from onepass.methods.plugins import use_plugin
+
+        use_plugin(file)
+    return files
+
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="A Python file with methods, merges or metrics of your own.",
+        callback=_use_plugins,
+        is_eager=True,
+    ),
+]
 OneTask = Annotated[
     str | None,
     typer.Option("--task", "-t", help="Of an adapter, whose card does not name its task."),

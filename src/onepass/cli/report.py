@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from onepass.api.outputs import check_writable
+from onepass.cli.options import Plugins
 
 if TYPE_CHECKING:
     from onepass.comparison.table import Table
@@ -47,6 +48,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Also write report, tables and plots into this folder.")
     ] = None,
+    plugins: Plugins = None,
 ) -> None:
     """Print the tables of finished runs."""
     from onepass.comparison.report import make_report, report_markdown, write_report

@@ -14,7 +14,10 @@ from onepass.methods import (  # noqa: I001  (the order is the table's)
     calibration,
     shared,
 )
+from onepass.methods.plugins import load_plugins
 from onepass.methods.setting import METHODS, Method, Setting
+
+load_plugins()  # last, so that they stand below ours
 
 __all__ = [
     "METHODS",

@@ -156,7 +156,13 @@ def method(
 
     def register(build: Build) -> Build:
         def named(setting: Setting) -> Composition:
-            return build(replace(setting, method=name))
+            made = build(replace(setting, method=name))
+            if not isinstance(made, Composition):
+                raise OnepassError(
+                    f"method {name} gave {made!r:.60}; it must return a composition, as "
+                    "setting.compose makes it"
+                )
+            return made
 
         # Now, not when it is asked for: a file may be edited while its old code still runs.
         code = source_digest(part.__module__ for part in (build, *made_of))
