@@ -1,5 +1,6 @@
 """One reading: what the bare base keeps of a text serves every activated task, exactly."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -34,7 +35,7 @@ from onepass.adapters.composition import (
     save_composition,
 )
 from onepass.adapters.merging import MERGES, merge
-from onepass.core.errors import OnepassError
+from onepass.core.errors import OnepassError, OnepassWarning
 from onepass.methods import METHODS, Setting
 from onepass.model.activation import activation_of
 from onepass.model.attach import altered
@@ -42,9 +43,10 @@ from onepass.model.chat import prompt_ids
 from onepass.model.generate import run
 from onepass.model.load import Base
 from onepass.model.reading import Readings
-from onepass.model.tokens import collate, encode_examples, read_ahead, target_loss
+from onepass.model.tokens import Encoded, collate, encode_examples, read_ahead, target_loss
 from onepass.model.training.adapter import train_adapter
 from onepass.model.training.calibration import train_calibration
+from onepass.model.training.objective import fingerprint
 from onepass.model.training.options import TrainOptions
 from onepass.tasks.book import parse_task
 from onepass.tasks.example import Example
@@ -122,6 +124,17 @@ def test_activated_and_ordinary_do_not_mix(base: Base, make_adapter: MakeAdapter
         composed(base, Pass(active(BOTH), (Weighted(two),)))
     with pytest.raises(OnepassError, match="does not say from which"):
         composed(base, Pass(parse_task(BOTH), (Weighted(one),)))
+
+
+def test_adapters_trained_to_act_from_other_words_are_warned_of(base: Base) -> None:
+    """PEFT and llama.cpp would have such an adapter do nothing at all."""
+    task = Task("t", "Do it.", prompt="{text}", activate="<|assistant|>")
+    alone = Pass(task, (Weighted(pair_on(base)[0]),))
+    with pytest.warns(OnepassWarning, match=r"trained to act from '\[' on, and acts from '<\|ass"):
+        run(base, composed(base, alone), TEXTS, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(base, composed(base, pass_on(base)), TEXTS, 2)
 
 
 # ---------------------------------------------------------------- what is computed
@@ -295,6 +308,33 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(
     for path, lora in whole.modules.items():
         assert torch.equal(lora.up, again.modules[path].up), path
         assert torch.equal(lora.down, again.modules[path].down), path
+
+
+def test_a_training_goes_on_only_with_the_same_tokens_left_to_the_base(
+    base: Base, examples: list[Example]
+) -> None:
+    """One prompt, read by adapters everywhere, from the bracket on, or from the word on."""
+    prompt = "{text}\n\n[ {instruction}"
+    tasks = [Task("t", "Do it.", prompt=prompt, activate=mark) for mark in ("", "[", " it.")]
+    rows = [encode_examples(base, task, examples) for task in tasks]
+    assert rows[0][0].ids == rows[1][0].ids == rows[2][0].ids
+    assert len({fingerprint(some) for some in rows}) == 3
+
+
+def test_longrope_reads_no_text_whose_row_passes_the_turn(base: Base) -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 60,
+            "short_factor": [1.0] * 4, "long_factor": [1.0, 3.0, 8.0, 16.0]}  # fmt: skip
+    model = tiny_model(
+        "phi3", vocab_size=len(base.tokenizer), max_position_embeddings=256, rope_parameters=rope,
+        original_max_position_embeddings=60,
+    )  # fmt: skip
+    other = Base(model, base.tokenizer, "longrope", model.device)
+    ids = list(range(5, 45))
+    assert read_ahead(other, [Encoded(ids, 35, 30)])[0].read is not None
+    with pytest.raises(OnepassError, match="other angles from 60"):
+        read_ahead(other, [Encoded([*ids, *ids], 75, 30)])
+    with pytest.raises(OnepassError, match="other angles from 60"):
+        other.readings.read([ids, ids * 2])
 
 
 # ---------------------------------------------------------------- merges and methods

@@ -5,6 +5,7 @@ done. In float32 the texts do not depend on the batch size, save for ties within
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,14 +14,14 @@ import torch
 from torch import Tensor
 
 from onepass.adapters.composition import Composition, Pass, check_base
-from onepass.core.errors import OnepassError
+from onepass.core.errors import OnepassError, OnepassWarning
 from onepass.model.activation import Activation, activation_of
 from onepass.model.attach import merged
 from onepass.model.chat import prompt_ids
 from onepass.model.check import not_finite
 from onepass.model.frozen import frozen
 from onepass.model.load import Base
-from onepass.model.reading import Read, beginning
+from onepass.model.reading import Read, beginning, turn_of
 from onepass.model.tokens import fit_prompts
 
 Progress = Callable[[int], None]
@@ -84,7 +85,7 @@ def _generate(
     # Longest first: if memory is short, that shows at once.
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]), reverse=True)
     answers: list[list[int]] = [[] for _ in encoded]
-    turn = _turn(base)
+    turn = turn_of(base.model)
     for rows in _batches(order, list(map(len, encoded)), max_new_tokens, batch_size, turn):
         prompts = [encoded[i] for i in rows]
         if active:
@@ -132,6 +133,7 @@ def run(
         prompts = prompt_ids(base.tokenizer, [each.prompt for each in fitted], pass_.task.system)
         if pass_.task.activate:
             active = _Active(pass_, activation_of(base.tokenizer, pass_.task))
+            _warn_of_others(base, active)
             done = _generate(base, prompts, longest, batch_size, progress, active)
         else:
             with merged(base, pass_):
@@ -152,12 +154,7 @@ class _Active:
         self, base: Base, rows: list[list[int]], max_new_tokens: int, progress: Progress | None
     ) -> list[list[int]]:
         starts = [self.activation.start(row) for row in rows]
-        turn, longest = _turn(base), max(map(len, rows)) + max_new_tokens
-        if turn is not None and longest > turn:
-            raise OnepassError(
-                f"{base.name} turns positions by other angles from {turn} tokens on, so what it "
-                f"has read cannot be used for {longest}; shorten the text or max_new_tokens"
-            )
+        base.readings.check_length(max(map(len, rows)) + max_new_tokens)
         texts = [row[:start] for row, start in zip(rows, starts, strict=True)]
         reads = base.readings.read(texts)
         left = [row[start:] for row, start in zip(rows, starts, strict=True)]
@@ -165,14 +162,18 @@ class _Active:
             return _decode(base, left, max_new_tokens, progress, reads)
 
 
-def _turn(base: Base) -> int | None:
-    """The length beyond which LongRoPE (Phi-3) turns all positions by other angles, if it is used.
-
-    The angles are those of the longest row of a batch, and what is in a cache has the old ones.
-    """
-    rope = getattr(base.model.config.get_text_config(), "rope_parameters", None) or {}
-    long = rope.get("rope_type") == "longrope"
-    return int(rope["original_max_position_embeddings"]) if long else None
+def _warn_of_others(base: Base, active: _Active) -> None:
+    """Warn of adapters that were trained to act from other words than the task says."""
+    task, wanted = active.pass_.task, active.activation.invocation
+    for adapter in (weighted.adapter for weighted in active.pass_.adapters):
+        if adapter.invocation != wanted:
+            warnings.warn(
+                f"adapter {adapter.name} was trained to act from "
+                f"{base.tokenizer.decode(list(adapter.invocation))!r} on, and acts from "
+                f"{task.activate!r} on here, as task {task.name} says",
+                OnepassWarning,
+                stacklevel=2,
+            )
 
 
 def _batches(
@@ -216,7 +217,7 @@ def _greedy(
     stops = torch.tensor(sorted(base.stop_ids), device=base.device)
     answers: list[list[int]] = [[] for _ in rows]
     alive = list(range(len(rows)))
-    cache, turn = None, _turn(base)
+    cache, turn = None, turn_of(base.model)
     if reads:
         cache, before = beginning(reads, base.model)
         mask, positions = torch.cat([before, mask], 1), positions + before.sum(1, keepdim=True)

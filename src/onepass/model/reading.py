@@ -61,6 +61,7 @@ class Readings:
         new = sorted({key for key in keys if key not in found}, key=lambda key: -len(key[1]))
         if new:
             self._check()
+            self.check_length(len(new[0][1]))
         for batch in _batches([ids for _, ids in new]):
             reads = self._run(batch, low)
             found |= {(new[0][0], ids): read for ids, read in zip(batch, reads, strict=True)}
@@ -71,6 +72,16 @@ class Readings:
                 break
             used -= self._known.pop(key).kept.nbytes
         return [found[key] for key in keys]
+
+    def check_length(self, longest: int) -> None:
+        """Raise `OnepassError` if a text read cannot be used in a row of `longest` tokens."""
+        turn = turn_of(self._model)
+        if turn is not None and longest > turn:
+            raise OnepassError(
+                f"{self._name} turns positions by other angles from {turn} tokens on, so what it "
+                f"has read cannot be used for {longest}; shorten the text, the answer or the "
+                "target, or use ordinary adapters"
+            )
 
     def _keys(
         self, texts: Sequence[Sequence[int]], low: torch.dtype | None
@@ -121,6 +132,16 @@ class Readings:
             Read(torch.stack([layer[place, :, :, : len(row)] for layer in every]))
             for place, row in enumerate(rows)
         ]
+
+
+def turn_of(model: PreTrainedModel) -> int | None:
+    """The length beyond which LongRoPE (Phi-3) turns all positions by other angles, if it is used.
+
+    The angles are those of the longest row of a batch, and what is in a cache has the old ones.
+    """
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    long = rope.get("rope_type") == "longrope"
+    return int(rope["original_max_position_embeddings"]) if long else None
 
 
 def beginning(reads: Sequence[Read], model: PreTrainedModel) -> tuple[DynamicCache, Tensor]:

@@ -132,6 +132,7 @@ def read_ahead(
     texts = [row.ids[: row.bare] for row in rows if row.bare and not row.read]
     if not texts:
         return list(rows)
+    base.readings.check_length(max(map(len, rows)))
     with bare() if base.readings.lacks(texts, low) else nullcontext():
         reads = iter(base.readings.read(texts, low))
     return [replace(row, read=next(reads)) if row.bare and not row.read else row for row in rows]

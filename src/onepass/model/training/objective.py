@@ -95,7 +95,8 @@ def fingerprint(*sets: Sequence[Encoded]) -> str:
     for rows in sets:
         digest.update(array("q", [len(rows)]).tobytes())
         for row in rows:
-            digest.update(array("q", [row.start, len(row), *row.ids]).tobytes())
+            acts = [row.bare] if row.bare else []  # the same ids may be read by another
+            digest.update(array("q", [row.start, len(row), *row.ids, *acts]).tobytes())
     return digest.hexdigest()[:16]
 
 
