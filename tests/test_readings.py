@@ -92,6 +92,11 @@ def test_a_reading_refuses_what_it_is_not_for(base: Base, make_adapter: MakeAdap
     other = Pass(replace(active("summarize"), system="Be brief."))
     with pytest.raises(OnepassError, match="begins otherwise"):
         one.answer(composed(base, other))
+    shown = Pass(active("summarize"), shots=(("Ana: Yes.", "Ana agrees."),))
+    with pytest.raises(OnepassError, match="1 solved examples"):
+        one.answer(composed(base, shown))
+    with pytest.raises(OnepassError, match="'FOLDER' is a str"):
+        one.answer("FOLDER")  # type: ignore[arg-type]
     with pytest.raises(OnepassError, match="read with room="):
         one.answer(composed(base, Pass(active("summarize"))), max_new_tokens=base.context - 20)
 

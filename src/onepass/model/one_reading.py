@@ -10,6 +10,7 @@ from onepass.model.chat import prompt_ids
 from onepass.model.generate import Generated, Progress, run
 from onepass.model.load import Base
 from onepass.model.tokens import fit_prompts
+from onepass.tasks.prompt import Shots, build_prompt
 from onepass.tasks.task import ACTIVATED, BARE, Task
 
 ROOM = 512
@@ -60,17 +61,23 @@ class Reading:
             OnepassError: the composition is an ordinary one, or of another base; its prompt begins
                 otherwise than this reading; or an answer needs more room than was left.
         """
+        if not isinstance(composition, Composition):
+            raise OnepassError(
+                f"a reading answers compositions, and {composition!r:.60} is a "
+                f"{type(composition).__name__}; load or make a composition first"
+            )
         first = composition.passes[0]
         if not first.task.activate:
             raise OnepassError(
                 f"the composition for {composition.task} acts on every token, so it reads each "
                 "text itself: use generate, or train its adapters with activated=True"
             )
-        if self._beginnings(first.task) != self._begin:
+        if self._beginnings(first.task, first.shots) != self._begin:
             raise OnepassError(
                 f"the prompt of {first.task} begins otherwise than this reading does: it has the "
-                f"prompt {first.task.prompt!r:.60} and the system message "
-                f"{first.task.system!r:.40}; read the texts for it apart"
+                f"prompt {first.task.prompt!r:.60}, {len(first.shots)} solved examples and the "
+                f"system message {first.task.system!r:.40}; read with that system message, or use "
+                "generate"
             )
         tail = len(activation_of(self.base.tokenizer, first.task).tail)
         needed = tail + first.task.longest(max_new_tokens)
@@ -81,9 +88,9 @@ class Reading:
             )
         return run(self.base, composition, self.texts, max_new_tokens, batch_size, progress)
 
-    def _beginnings(self, task: Task) -> list[list[int]]:
+    def _beginnings(self, task: Task, shots: Shots = ()) -> list[list[int]]:
         """The ids of each text up to where adapters of the task act."""
         activation = activation_of(self.base.tokenizer, task)
-        messages = [task.message(text) for text in self.texts]
+        messages = [build_prompt(task, text, shots) for text in self.texts]
         rows = prompt_ids(self.base.tokenizer, messages, task.system)
         return [row[: activation.start(row)] for row in rows]
