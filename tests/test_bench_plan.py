@@ -256,6 +256,25 @@ def test_with_activated_adapters_all_cells_share_one_reading(
     assert len(set(read)) == len(read)
 
 
+def test_a_recipe_of_activated_adapters_takes_no_ordinary_ones(
+    untrained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those trained before, or the embedded ones, would be compared under a wrong name."""
+    out, only = untrained.parent / "runs", ("--only", "linear")
+    bench(capsys, untrained, out, *only).succeeded()
+    activated = (*only, "--set", "train.activated=true")
+    bench(capsys, untrained, out, *activated).refused("is an ordinary one")
+    other = untrained.parent / "other"
+    bench(capsys, untrained, other, *activated).succeeded()
+    bench(capsys, untrained, other, *only).refused("is an activated one")
+    recipe = load_recipe(RECIPES / "one-reading.yaml")
+    assert missing(with_places(recipe, out / "new")) == [
+        "summarize",
+        "translate:es",
+        "tone:professional",
+    ]
+
+
 def test_a_training_that_was_stopped_goes_on_to_the_same_adapters(
     untrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

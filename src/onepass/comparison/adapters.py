@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from onepass.adapters.adapter import Adapter, save_adapter
+from onepass.adapters.adapter import CONFIG, Adapter, save_adapter
+from onepass.adapters.peft_config import read_config
 from onepass.comparison.cells import jobs_of
 from onepass.comparison.materials import base_of, columns_of, corpus_examples, forget, read_examples
 from onepass.comparison.recipe import Recipe, Training, corpus_for
@@ -52,7 +53,21 @@ def missing(recipe: Recipe, only: Sequence[str] = ()) -> list[str]:
         for task in job.together
     }
     folders = {part: recipe.adapter_folder(part) for part in _parts(recipe, tasks)}
-    return [part for part, folder in folders.items() if folder is None or not folder.is_dir()]
+    found = {part: folder for part, folder in folders.items() if folder and folder.is_dir()}
+    for part, folder in found.items():
+        _check_activated(recipe, part, folder)
+    return [part for part in folders if part not in found]
+
+
+def _check_activated(recipe: Recipe, part: str, folder: Path) -> None:
+    """Raise `OnepassError` for an adapter that was trained for the other kind of prompt."""
+    wanted = _training(recipe).activated or bool(recipe.task(part).activate)
+    if bool(read_config(folder / CONFIG).alora_invocation_tokens) != wanted:
+        raise OnepassError(
+            f"recipe {recipe.name}, field train.activated: the adapter of {part} in {folder} is "
+            f"{'an ordinary' if wanted else 'an activated'} one; set the field to match, or name "
+            "another folder"
+        )
 
 
 def training_examples(recipe: Recipe, part: str) -> tuple[list[Example], list[Example]]:

@@ -217,7 +217,7 @@ class Recipe(BaseModel):
             return found if found.is_dir() else None
         if task in self.adapters:
             return Path(self.adapters[task])
-        if self.base != "tiny":
+        if self.base != "tiny" or (self.train and self.train.activated):
             return None
         folder = embedded_adapter(task)
         return folder if folder.is_dir() else None
