@@ -1,6 +1,7 @@
 """Figures of adapters, against dense algebra and adapters made to meet in known ways."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from adapter_kit import random_adapter
 from cli_kit import onepass
-from onepass.adapters.adapter import Adapter, Lora, save_adapter
+from onepass.adapters.adapter import Adapter, Lora, load_adapter, save_adapter
 from onepass.adapters.inspect import by_layer, facts, hints, meet, pairs
 
 PNG = b"\x89PNG"
@@ -92,4 +93,7 @@ def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
     alone = onepass(capsys, "inspect", folders[0], "--heat-map", tmp_path / "no.png").succeeded()
     assert "no heat map" in alone.err
     assert not (tmp_path / "no.png").exists()
+    save_adapter(replace(load_adapter(folders[0]), invocation=(7,)), tmp_path / "active")
+    told = onepass(capsys, "inspect", folders[0], tmp_path / "active").succeeded().err
+    assert told.count("activated; it acts from its invocation") == 1
     onepass(capsys, "inspect", tmp_path / "missing").refused(str(tmp_path / "missing"))

@@ -32,6 +32,7 @@ class Facts:
     parameters: int
     norms: Mapping[str, float]
     template: str | None = None
+    activated: bool = False
 
     @property
     def total_norm(self) -> float:
@@ -66,6 +67,7 @@ def facts(adapter: Adapter) -> Facts:
         parameters=adapter.parameter_count,
         norms={module: norm(lora) for module, lora in adapter.modules.items()},
         template=adapter.card.get("template"),
+        activated=bool(adapter.invocation),
     )
 
 

@@ -73,6 +73,8 @@ def _print_facts(known: "Sequence[Facts]", layers: bool) -> None:
     for each in known:
         if each.template == "plain":
             note(f"{each.name}: trained without a chat template; a blank line follows a prompt")
+        if each.activated:
+            note(f"{each.name}: activated; it acts from its invocation in the prompt on")
     if layers:
         for each in known:
             typer.echo(f"\n{each.name}, norm by module")
