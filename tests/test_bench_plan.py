@@ -240,6 +240,7 @@ def test_with_activated_adapters_all_cells_share_one_reading(
     methods = ["zero-shot", "linear", "multi-step", "lc", "lc++", "joint-expert"]
     untrained.write_text(yaml.safe_dump({**fields, "methods": methods}))
     out = untrained.parent / "runs"
+    assert load_recipe(untrained).task(TASK).activate == "["  # for methods without adapters, too
     bench(capsys, untrained, out, "--only", "linear").succeeded()
     assert load_adapter(out / "adapters" / "summarize").invocation
     read: list[tuple[int, ...]] = []

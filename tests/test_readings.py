@@ -1,5 +1,6 @@
 """What is kept of texts read, and asking several things of one reading."""
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -10,17 +11,22 @@ import pytest
 import torch
 
 import onepass as op
-from activated_kit import BOTH, TEXTS, active, composed, pass_on
+from activated_kit import BOTH, TEXTS, active, composed, pair_on, pass_on
 from conftest import MakeAdapter
 from onepass.adapters.composition import Pass, Weighted
 from onepass.api.objects import Composition, own
 from onepass.core.errors import OnepassError
+from onepass.methods import METHODS, Setting
+from onepass.model.activation import activation_of
 from onepass.model.attach import attached, folded
+from onepass.model.chat import prompt_ids
 from onepass.model.generate import run
 from onepass.model.load import Base
 from onepass.model.reading import Readings
+from onepass.model.tokens import encode_examples
 from onepass.tasks.book import parse_task
 from onepass.tasks.example import Example
+from onepass.tasks.task import Task
 
 PutOn = Callable[[Base, Pass], AbstractContextManager[None]]
 
@@ -132,3 +138,23 @@ def test_ten_lines_of_python(base: Base, examples: list[Example], tmp_path: Path
     plain = op.train("translate:es", rows, rank=2, **quick)
     with pytest.raises(OnepassError, match="one pass does either"):
         op.calibrate(BOTH, [one, plain], rows, **quick)
+
+
+def test_what_cannot_be_read(base: Base) -> None:
+    with pytest.raises(OnepassError, match="texts to read are strings"):
+        base.read([3])  # type: ignore[list-item]
+    with pytest.raises(OnepassError, match="room is 0"):
+        base.read(TEXTS, room=0)
+    glued = Task("t", "Do it.", prompt="{text}[{instruction}]", activate="[")
+    bare = Base(base.model, copy.deepcopy(base.tokenizer), base.name, base.device)
+    bare.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    assert activation_of(bare.tokenizer, glued).start(prompt_ids(bare.tokenizer, ["Hi[Do it.]"])[0])
+    with pytest.raises(OnepassError, match="nothing before the words"):
+        encode_examples(bare, glued, [Example("1", "", ("No.",))])
+
+
+def test_an_adapter_needs_words_to_act_from(base: Base) -> None:
+    parts = dict(zip(BOTH.split("+"), pair_on(base), strict=True))
+    setting = Setting(base, parse_task(BOTH), parts, options={"prompt_style": "empty"})
+    with pytest.raises(OnepassError, match="no words to act from"):
+        METHODS.get("multi-step").build(setting)

@@ -61,7 +61,7 @@ def missing(recipe: Recipe, only: Sequence[str] = ()) -> list[str]:
 
 def _check_activated(recipe: Recipe, part: str, folder: Path) -> None:
     """Raise `OnepassError` for an adapter that was trained for the other kind of prompt."""
-    wanted = _training(recipe).activated or bool(recipe.task(part).activate)
+    wanted = bool(recipe.task(part).activate)
     if bool(read_config(folder / CONFIG).alora_invocation_tokens) != wanted:
         raise OnepassError(
             f"recipe {recipe.name}, field train.activated: the adapter of {part} in {folder} is "
@@ -104,10 +104,10 @@ def train_missing(
         place = recipe.adapter_folder(part)
         assert place is not None  # with_places gave it one
         state = folder / STATE / f"adapter-{slug(part)}"
-        base, task = base_of(recipe), recipe.task(part)
+        base = base_of(recipe)
         adapter = train_adapter(
             base,
-            task.activated() if train.activated else task,
+            recipe.task(part),
             training,
             held_out,
             train.rank,

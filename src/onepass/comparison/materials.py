@@ -145,6 +145,7 @@ def fingerprint(recipe: Recipe, cell: Cell, job: Job) -> str:
             "metrics": recipe.metrics,
             "max_new_tokens": recipe.max_new_tokens,
             **({"show": recipe.show} if recipe.show else {}),
+            **({"activated": True} if recipe.train and recipe.train.activated else {}),
             **weights,
         }
     )

@@ -162,8 +162,9 @@ class Recipe(BaseModel):
         return Tasks(self.declared)
 
     def task(self, name: str) -> Task:
-        """The task called `name`; `OnepassError` if there is none."""
-        return self.book.parse(name)
+        """The task called `name`, activated if its adapters are to be; errors as `Tasks.parse`."""
+        found = self.book.parse(name)
+        return found.activated() if self.train and self.train.activated else found
 
     @field_validator("methods", mode="before")
     @classmethod

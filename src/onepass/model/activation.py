@@ -33,7 +33,12 @@ class Activation:
         if tuple(ids[found:]) != self.tail:
             raise OnepassError(
                 "the tokenizer joins the end of this text and what follows it; begin the words of "
-                "the prompt behind {text} with an empty line"
+                "the prompt after {text} with an empty line"
+            )
+        if found == 0:
+            raise OnepassError(
+                "there is nothing before the words that adapters act from, so nothing to read "
+                "once; begin the prompt with {text} and an empty line"
             )
         return found
 

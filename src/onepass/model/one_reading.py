@@ -34,6 +34,12 @@ class Reading:
     def __init__(
         self, base: Base, texts: Sequence[str], system: str = "", room: int | None = None
     ) -> None:
+        if not all(isinstance(text, str) for text in texts):
+            raise OnepassError(f"texts to read are strings, found {texts!r:.60}")
+        if room is not None and not 1 <= room < base.context:
+            raise OnepassError(
+                f"room is {room}; expected 1 to {base.context - 1} tokens, less than the context"
+            )
         self.base = base
         self.room = min(ROOM, base.context // 2) if room is None else room
         task = Task("reading", "Answer.", prompt=ACTIVATED, activate="[", system=system)

@@ -4,6 +4,7 @@ Activated adapters leave the tokens before their invocation to the bare base, so
 every training of one, begin from the same keys and values (arXiv 2504.12397).
 """
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from onepass.core.errors import OnepassError
 from onepass.model.frozen import frozen, is_bare
 
 _TOKENS = 4096  # that are read at a time, padding included
-_SHARE = 4  # of the memory that is free at the start, one part in so many may be kept
+_SHARE = max(4, 2 * (os.cpu_count() or 1))
+"""One part in so many of the memory that is free at the start may be kept: half of it, where each
+core has a process."""
 _ATTENTION = ("full_attention", "sliding_attention")
 
 
@@ -34,7 +37,7 @@ class Read:
 class Readings:
     """The texts that a base has read, by their token ids: those used last, as far as room is.
 
-    limit: bytes to keep in memory; by default a quarter of what is free.
+    limit: bytes to keep in memory; by default a quarter of what is free, or less on many cores.
     """
 
     def __init__(self, model: PreTrainedModel, name: str, limit: int | None = None) -> None:

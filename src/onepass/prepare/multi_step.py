@@ -56,7 +56,8 @@ class MultiStep:
             "adapter": hash_files([folder / CONFIG, folder / WEIGHTS]),
             "max_new_tokens": self.options.max_new_tokens,
         }
-        return Identity("multi-step", Path(name).name, part.message("{text}"), settings)
+        asked = suited(part, [load_adapter(folder)]).message("{text}")
+        return Identity("multi-step", Path(name).name, asked, settings)
 
     def label(self, part: Task, texts: Sequence[str], keep: Keep) -> None:
         adapter = load_adapter(self._folder(part))

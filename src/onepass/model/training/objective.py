@@ -80,12 +80,13 @@ def batch_loss(
 @torch.no_grad()
 def mean_loss(base: Base, pass_: Pass, examples: Sequence[Example]) -> float:
     """The mean loss (nats per target token) of a pass of a composition on examples of its task."""
-    rows = read_ahead(base, encode_examples(base, pass_.task, examples, pass_.shots))
+    rows = encode_examples(base, pass_.task, examples, pass_.shots)
     loss, total, count = batch_loss(base), 0.0, 0
-    with merged(base, pass_):
-        for batch in sorted_batches(rows, _BATCH):
-            summed, tokens = loss(batch)
-            total, count = total + float(summed), count + tokens
+    for batch in sorted_batches(rows, _BATCH):
+        ready = read_ahead(base, batch)  # by the bare base
+        with merged(base, pass_):
+            summed, tokens = loss(ready)
+        total, count = total + float(summed), count + tokens
     return total / max(count, 1)
 
 
