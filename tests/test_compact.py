@@ -212,9 +212,9 @@ def test_sets_of_the_first_format_still_run(base: Base, tmp_path: Path) -> None:
     export_gguf({"it": three_parts(base)}, base, tmp_path / "set", "f32", "f32", vectors=True)
 
     def of_format_1(manifest: dict[str, Any]) -> None:
-        assert manifest["format"] == "onepass device 4"
+        assert manifest["format"] == "onepass device 5"
         manifest["format"] = "onepass device 1"
-        del manifest["samples"]
+        del manifest["samples"], manifest["activations"]
         for field in ("blocks", "own", "linked", "license"):
             del manifest["base"][field]
         (entry,) = manifest["compositions"]
@@ -223,7 +223,7 @@ def test_sets_of_the_first_format_still_run(base: Base, tmp_path: Path) -> None:
             part["task"] = task["name"]
         entry["passes"][0]["instruction"] = task["instruction"]
         for adapter in manifest["adapters"]:
-            del adapter["compact"]
+            del adapter["compact"], adapter["invocation"]
 
     edit(tmp_path / "set", of_format_1)
     assert verify(tmp_path / "set", threads=1)

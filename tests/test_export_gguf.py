@@ -33,7 +33,7 @@ from onepass.export import export_gguf
 from onepass.export.gguf.adapter import as_stored, write_lora
 from onepass.export.gguf.architecture import layout_of
 from onepass.export.gguf.base import stored_state
-from onepass.export.manifest import ADAPTER_TYPES
+from onepass.export.types import ADAPTER_TYPES
 from onepass.model.chat import prompt_ids, text_ids
 from onepass.model.generate import run
 from onepass.model.load import Base, load_base

@@ -27,7 +27,8 @@ from onepass.export import export_gguf  # noqa: E402
 from onepass.export.gguf.adapter import write_lora  # noqa: E402
 from onepass.export.gguf.architecture import layout_of  # noqa: E402
 from onepass.export.gguf.fuse import fuse  # noqa: E402
-from onepass.export.manifest import ADAPTER_TYPES, read_set  # noqa: E402
+from onepass.export.manifest import read_set  # noqa: E402
+from onepass.export.types import ADAPTER_TYPES  # noqa: E402
 from onepass.serve import Engine  # noqa: E402
 
 CONFIG = LlamaConfig(

@@ -87,7 +87,7 @@ def pack(
     from onepass.adapters.storage import check_replaceable
     from onepass.api.exporting import compositions_of, named_by_folder, write_set
     from onepass.export.gguf.device_set import OWN_FILES
-    from onepass.export.manifest import types_of_set
+    from onepass.export.types import types_of_set
 
     check_replaceable(out, OWN_FILES)
     types_of_set(base_type or "q4_0", adapter_type)

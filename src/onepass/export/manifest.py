@@ -13,7 +13,7 @@ adapter its scale, and every other adapter 0.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -32,19 +32,11 @@ from onepass.adapters.manifests import read_manifest
 from onepass.core.errors import OnepassError
 from onepass.core.files import inside, sha256
 from onepass.core.registry import unknown
+from onepass.export.types import BASE_TYPES, ROUNDED
 from onepass.tasks.book import TaskField, parse_task
+from onepass.tasks.task import Task
 
 MANIFEST = "manifest.json"
-BASE_TYPES = ("f32", "f16", "q8_0", "q4_0")
-ADAPTER_TYPES = BASE_TYPES[:3]
-
-TOLERANCES = {"f32": 1e-3, "f16": 0.05, "bf16": 0.2}
-"""How far an engine's log-probabilities may be from PyTorch's, by the type of its base."""
-ROUNDED = 1.0
-"""The same for every type of fewer bits, which llama.cpp multiplies with 8-bit activations."""
-
-_ADAPTER_TOLERANCES = {"f32": 1e-3, "f16": 0.05, "q8_0": 0.2}
-
 SAMPLE = "Ana: Shall we have tea at five?\nBen: Five is too late for me.\nAna: At three, then?"
 TOKENS = 8
 """What a test vector is made of: a short conversation, and at most so many tokens of an answer."""
@@ -96,13 +88,15 @@ class AdapterFile(File):
     """A LoRA. role: a task's, one made for a composition alone, or a calibration.
 
     compact: what blocks share is stored once (see `export.gguf.compact`); to be expanded before
-    llama.cpp reads it.
+    llama.cpp reads it. invocation: of an activated one, the ids from which on it acts, as its file
+    states them; none for one that acts on the whole prompt.
     """
 
     name: str
     role: Role
     rank: PositiveInt
     compact: bool = False
+    invocation: list[TokenId] = []
 
 
 class Prompt(_Strict):
@@ -130,12 +124,50 @@ class Prompt(_Strict):
         return [piece for piece in re.split(f"({spelt})", text) if piece] if spelt else [text]
 
 
+class Activation(_Strict):
+    """Where in the prompts of an activated task its adapters begin to act.
+
+    The prompts are those of a `system` message and a user message, `prompt`, with the text in the
+    place of {text}. tail: the last ids of each, from where the adapters act, whatever the text.
+    invocation: the first of these, which an adapter's file states.
+    """
+
+    system: str = ""
+    prompt: str
+    tail: list[TokenId] = Field(min_length=1)
+    invocation: list[TokenId] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _at_the_beginning(self) -> Self:
+        if self.tail[: len(self.invocation)] != self.invocation:
+            raise ValueError(
+                f"the tail should begin with the invocation, found {self.tail} and "
+                f"{self.invocation}"
+            )
+        return self
+
+    def start(self, ids: list[int]) -> int:
+        """Where the adapters begin to act in the ids of a prompt."""
+        found = len(ids) - len(self.tail)
+        if ids[max(found, 0) :] != self.tail:
+            raise OnepassError(
+                "the tokenizer joins the end of this text with what follows it, from which on the "
+                "adapters act; end the text with a line end or a full stop"
+            )
+        return found
+
+
 class PassEntry(_Strict):
     """One run over the text, put into the prompt of its `task`."""
 
     task: TaskField
     scales: dict[str, FiniteFloat]
     """By name of adapter; those not named are 0."""
+
+    @property
+    def activated(self) -> bool:
+        """Whether the bare base reads the text, and adapters act from an invocation after it on."""
+        return bool(self.task.activate) and any(self.scales.values())
 
     @model_validator(mode="before")
     @classmethod
@@ -163,6 +195,11 @@ class CompositionEntry(_Strict):
     marginal_bytes: NonNegativeInt
     fused: File | None = None
 
+    @property
+    def activated(self) -> bool:
+        """Whether the bare base reads its text, as it does for other activated compositions."""
+        return self.passes[0].activated
+
 
 class Sample(_Strict):
     """A user message, and its ids in the frame by the base's own tokenizer."""
@@ -189,8 +226,9 @@ class Manifest(_Strict):
     """See the module's text."""
 
     format: Literal[
-        "onepass device 1", "onepass device 2", "onepass device 3", "onepass device 4"
-    ] = "onepass device 4"
+        "onepass device 1", "onepass device 2", "onepass device 3", "onepass device 4",
+        "onepass device 5",
+    ] = "onepass device 5"  # fmt: skip
     onepass: str
     base: BaseFile
     adapters: list[AdapterFile]
@@ -198,6 +236,8 @@ class Manifest(_Strict):
     prompt: Prompt
     systems: dict[str, Prompt] = {}
     """By system message, how a user message after it becomes token ids."""
+    activations: list[Activation] = []
+    """Of each activated task that a composition runs, whole or as a part."""
     samples: list[Sample] = []
     vectors: list[Vector] = []
 
@@ -216,36 +256,23 @@ class Manifest(_Strict):
             raise OnepassError(f"the set has no frame for the system message {system!r:.60}")
         return self.systems[system]
 
+    def activation(self, task: Task) -> Activation | None:
+        """Where adapters act in a task's prompts; None for a task whose adapters act everywhere."""
+        if not task.activate:
+            return None
+        for each in self.activations:
+            if (each.system, each.prompt) == (task.system, task.message("{text}")):
+                return each
+        raise OnepassError(
+            f"the set does not say where the adapters of task {task.name!r} begin to act; "
+            "write it again"
+        )
+
     def files(self) -> Iterator[File]:
         """Every file of the set."""
         yield self.base
         yield from self.adapters
         yield from (entry.fused for entry in self.compositions if entry.fused)
-
-
-def tolerance(base_type: str, adapter_types: Iterable[str]) -> float:
-    """How far an engine's log-probabilities may be from PyTorch's, with files of these types."""
-    allowed = [_ADAPTER_TOLERANCES.get(type_, 0.0) for type_ in adapter_types]
-    return max(TOLERANCES.get(base_type, ROUNDED), *allowed, 0.0)
-
-
-def types_of_set(base_type: str, adapter_type: str | None = None) -> tuple[str, str]:
-    """The types of a set's base and adapters: by default the base's for both, at least 8 bits.
-
-    Raises:
-        OnepassError: there is no such type, with those there are.
-    """
-    if base_type not in BASE_TYPES:
-        raise unknown("base type", base_type, list(BASE_TYPES))
-    return base_type, type_of_adapters(base_type, adapter_type)
-
-
-def type_of_adapters(base_type: str, adapter_type: str | None = None) -> str:
-    """As `types_of_set`, for a base of any type."""
-    adapter_type = adapter_type or (base_type if base_type in ADAPTER_TYPES else "q8_0")
-    if adapter_type not in ADAPTER_TYPES:
-        raise unknown("adapter type", adapter_type, list(ADAPTER_TYPES))
-    return adapter_type
 
 
 def base_path(folder: Path, base: BaseFile, given: Path | str | None = None) -> Path:
@@ -326,6 +353,10 @@ def _check_sense(manifest: Manifest) -> None:
                 f"composition {entry.name!r} takes {len(entry.passes)} passes, which no single "
                 f"adapter does; found {entry.fused.path}"
             )
+        for pass_ in entry.passes:
+            _check_activation(manifest, entry.name, pass_)
+        for task in (entry.task, *entry.task.parts):
+            manifest.activation(task)
         wanted = [part.name for part in entry.task.parts]
         if entry.parts and sorted(entry.parts) != sorted(wanted):
             raise OnepassError(
@@ -338,6 +369,20 @@ def _check_sense(manifest: Manifest) -> None:
             raise OnepassError(
                 f"a test vector of composition {vector.composition!r} has {len(vector.tokens)} "
                 f"tokens, but `top` has {len(vector.top)}; write the set again"
+            )
+
+
+def _check_activation(manifest: Manifest, composition: str, pass_: PassEntry) -> None:
+    """Refuse a pass whose adapters act elsewhere than its task says."""
+    manifest.activation(pass_.task)
+    used = [adapter for adapter in manifest.adapters if pass_.scales.get(adapter.name)]
+    for adapter in used:
+        if bool(adapter.invocation) != pass_.activated:
+            where = ["on the whole prompt", "from an invocation on"]
+            raise OnepassError(
+                f"composition {composition!r} runs adapter {adapter.name!r}, which acts "
+                f"{where[bool(adapter.invocation)]}, for task {pass_.task.name!r}, whose adapters "
+                f"act {where[pass_.activated]}"
             )
 
 

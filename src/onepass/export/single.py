@@ -37,6 +37,15 @@ def single_lora(composition: Composition) -> dict[str, Lora]:
     return modules
 
 
+def refuse_activated(composition: Composition, holder: str, remedy: str) -> None:
+    """Raise `OnepassError` for an activated composition, which `holder` cannot hold."""
+    if any(pass_.task.activate for pass_ in composition.passes):
+        raise OnepassError(
+            f"the composition for {composition.task} acts only from its invocation on, and "
+            f"{holder} would act on the whole prompt; {remedy}"
+        )
+
+
 def card_of(composition: Composition) -> dict[str, Any]:
     """What a user of the export must know: what it does, and how it is to be asked."""
     return {

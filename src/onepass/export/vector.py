@@ -7,6 +7,7 @@ or (for quantised weights) 8-bit activations.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 
 import torch
@@ -15,6 +16,7 @@ from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.adapters.shape import BaseShape
 from onepass.export.gguf.adapter import as_stored, calibration_adapter
 from onepass.export.manifest import SAMPLE, TOKENS, Vector
+from onepass.model.activation import activation_of
 from onepass.model.attach import attached
 from onepass.model.chat import prompt_ids
 from onepass.model.load import Base
@@ -47,18 +49,29 @@ def make_vectors(
 def _vector(base: Base, name: str, pass_: Pass, allowed: float) -> Vector:
     (fitted,) = fit_prompts(base, pass_.task, [SAMPLE], TOKENS)
     (prompt,) = prompt_ids(base.tokenizer, [fitted.prompt], pass_.task.system)
+    start = activation_of(base.tokenizer, pass_.task).start(prompt) if pass_.task.activate else 0
+    bare = base.model(input_ids=_row(base, prompt[:start])).cache if start else None
     tokens: list[int] = []
     top: list[dict[int, float]] = []
     with attached(base, pass_):
         while len(tokens) < TOKENS and not set(tokens) & base.stop_ids:
-            ids = torch.tensor([[*prompt, *tokens]], device=base.device)
-            logits = base.model(input_ids=ids, logits_to_keep=1, use_cache=False).logits[0, -1]
+            # What follows the bare beginning is read anew for each token, from a copy of its cache.
+            logits = base.model(
+                input_ids=_row(base, [*prompt[start:], *tokens]),
+                cache=deepcopy(bare),
+                logits_to_keep=1,
+                use_cache=bare is not None,
+            ).logits[0, -1]
             likeliest = logits.double().log_softmax(-1).topk(5)
             pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
             tokens.append(int(likeliest.indices[0]))
             kept = {token: value for token, value in pairs if value > LIKELY or token == tokens[-1]}
             top.append(kept)
     return Vector(composition=name, prompt=prompt, tokens=tokens, top=top, tolerance=allowed)
+
+
+def _row(base: Base, ids: list[int]) -> torch.Tensor:
+    return torch.tensor([ids], device=base.device)
 
 
 @contextmanager

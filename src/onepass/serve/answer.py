@@ -9,8 +9,8 @@ class Answer:
 
     tokens: generated, the end of turn included. prompt_tokens: read; cached_tokens of them were
     known from before. Of the `seconds`, llama.cpp spent `read_seconds` on the rest of these, and
-    `write_seconds` on generating. notice: what was left out of the text to make it fit; "" where
-    nothing was.
+    `write_seconds` on generating. first_seconds: until the last pass's first token was known.
+    notice: what was left out of the text to make it fit; "" where nothing was.
     """
 
     text: str
@@ -20,6 +20,7 @@ class Answer:
     seconds: float
     read_seconds: float
     write_seconds: float
+    first_seconds: float
     notice: str = ""
 
     @property
@@ -37,3 +38,16 @@ class Completion:
     cached_tokens: int
     read_seconds: float
     write_seconds: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What it took to read a text ahead: its prompt's tokens before an invocation, and the time.
+
+    cached_tokens of them were known from before. notice: as of an `Answer`.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    seconds: float
+    notice: str = ""

@@ -34,6 +34,9 @@ def _serve(settings: dict[str, Any]) -> Any:
     params.model.path = settings["model"]
     params.lora_adapters = [llama.CommonAdapterLoraInfo(path, 0.0) for path in settings["adapters"]]
     params.n_ctx = settings["context"] * settings["slots"]
+    # Else layers with a sliding window keep no more than it, and a cache cannot be taken up again
+    # from where the text ends.
+    params.swa_full = settings["whole_window"]
     params.n_parallel = settings["slots"]
     params.kv_unified = False
     params.cache_ram_mib = 0

@@ -4,7 +4,8 @@
         print(engine.run("sum-es", "Ana: Tea at five?\\nBen: Yes!").text)
 
 Each request names the scale of every adapter, so that another composition needs no reload. The
-most recent combinations of scales, one per slot, keep the prompt that they read last.
+most recent combinations of scales, one per slot, keep the prompt that they read last. Activated
+compositions share one more slot: what one has read of a conversation, another need not read again.
 """
 
 import math
@@ -16,15 +17,26 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, Self
 
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
 from onepass.export.manifest import Manifest, PassEntry, base_path, read_set
-from onepass.serve.answer import Answer, Completion
+from onepass.serve.activated import (
+    EARLY,
+    Activated,
+    check_invocations,
+    check_start,
+    chosen,
+    reader,
+    to_load,
+)
+from onepass.serve.answer import Answer, Completion, Reading
 from onepass.serve.modes import plan
 from onepass.serve.plain import fused_name, plain_files
 from onepass.serve.process import EngineProcess
+from onepass.serve.slots import Slots
 from onepass.serve.stream import OnText, finite, gather, stripped
 from onepass.tasks.prompt import fit_prompt
 
@@ -50,11 +62,13 @@ class Engine:
         folder: what `onepass pack` or `onepass export --format gguf` wrote.
         base: the base's file, if the set does not hold it and it is not where it was.
         context: limit on the tokens of prompt and answer; by default the base's, at most 4,096.
-        slots: how many combinations of scales keep their prompt cache; each costs a context.
+        slots: how many combinations of scales keep their prompt cache; each costs a context, as
+            does the cache that the activated compositions share.
         threads: at most one per core; by default llama.cpp's own choice.
         exact: a 32-bit cache and plain attention, for comparison with PyTorch; slower.
         fused: compositions to run as one adapter each, which is faster; fused here unless the set
-            holds them fused, in about the time it takes to read the parts.
+            holds them fused, in about the time it takes to read the parts. Activated compositions
+            always are.
         check: compare the checksums of all files first.
         cache: whether the common beginning of a slot's last prompt and the next is read only once.
         timeout: seconds to wait for an answer, or for the next piece of one.
@@ -95,24 +109,26 @@ class Engine:
         if threads is not None and not 1 <= threads <= cores:
             raise OnepassError(f"threads {threads}: expected 1 to {cores}, this machine's cores")
         self._cache = cache
-        self._slots: dict[tuple[float, ...], int] = {}
-        self._slot_count = slots
+        self._slots = Slots(slots)
+        activated = to_load(self.manifest)
+        self._activated = {each.name: each for each in activated}
         self._finite: set[tuple[float, ...]] = set()  # scales that gave finite numbers before
         self._lock = threading.RLock()  # reentrant: `on_text` may use the engine
-        with plain_files(folder, self.manifest, fused) as adapters:
+        with plain_files(folder, self.manifest, fused, activated) as adapters:
             self.adapters = list(adapters)
             paths = [str(path) for path in adapters.values()]
             settings = {
                 "model": str(file),
                 "adapters": paths,
                 "context": self.context,
-                "slots": slots,
+                "slots": slots + bool(activated),
                 "threads": threads,
                 "exact": exact,
+                "whole_window": bool(activated),
             }
             self._process = EngineProcess(settings, timeout)
         try:
-            self._check_order(paths)
+            self._check_loaded(paths)
         except OnepassError:
             self.close()
             raise
@@ -159,19 +175,19 @@ class Engine:
             OnepassError: there is no such composition or mode, the text is empty, there is no room
                 for the answer, or the engine fails.
         """
-        if not text.strip():
-            raise OnepassError(f"text is {text!r}, which is empty; give a text")
+        _check_text(text)
         began = time.perf_counter()
         done: list[Completion] = []
         notices = []
-        passes = self._plan(composition, mode)
+        passes = self.passes(composition, mode)
         for number, pass_ in enumerate(passes, start=1):
             longest = pass_.task.longest(max_new_tokens)
             prompt, notice = self.fitted(pass_, text, longest)
             notices += [notice] if notice else []
             # All passes are streamed, since llama.cpp only stops work on a stream.
             take = on_text and (stripped(on_text) if number == len(passes) else lambda piece: None)
-            done.append(self.complete(prompt, pass_.scales, longest, on_text=take))
+            aside = number > 1  # the conversation's cache is not for the text of a later step
+            done.append(self.complete(prompt, pass_.scales, longest, on_text=take, aside=aside))
             text = done[-1].text.strip()
         return Answer(
             text,
@@ -181,8 +197,40 @@ class Engine:
             time.perf_counter() - began,
             sum(each.read_seconds for each in done),
             sum(each.write_seconds for each in done),
+            time.perf_counter() - began - done[-1].write_seconds,
             "; ".join(notices),
         )
+
+    def read(
+        self, text: str, composition: str | None = None, max_new_tokens: int | None = None
+    ) -> Reading:
+        """Read a text ahead, for whichever activated composition is run on it next.
+
+        To be called again as the text grows: only what is new is read. A text too long for the
+        context loses its oldest turns, as in `run`, and is then read anew.
+        composition: the activated one whose prompts the text will stand in, where they begin
+        differently (with a system message); by default the first. max_new_tokens: the longest
+        answer to come, for which room is left; by default its task's.
+
+        Raises:
+            OnepassError: the set has no such composition, the text is empty, or the engine fails.
+        """
+        began = time.perf_counter()
+        _check_text(text)
+        pass_ = chosen(
+            [*self._activated.values()], self.manifest, reader(self.manifest, composition)
+        )
+        prompt, notice = self.fitted(pass_, text, pass_.task.longest(max_new_tokens))
+        activation = self.manifest.activation(pass_.task)
+        ids = prompt[: activation.start(prompt)] if activation else prompt
+        if self._slots.holds(ids):
+            return Reading(len(ids), len(ids), time.perf_counter() - began, notice)
+        (name,) = pass_.scales
+        # Without an invocation in it, llama.cpp reads a prompt with the bare base; with no adapter
+        # at all it would forget what it has read.
+        apart = self._activated[name].start(ids) is None
+        cached = self._read_only(ids if apart else prompt, {name: 1.0})
+        return Reading(len(ids), cached, time.perf_counter() - began, notice)
 
     def complete(
         self,
@@ -191,11 +239,13 @@ class Engine:
         max_new_tokens: int,
         to_the_end: bool = False,
         on_text: OnText | None = None,
+        aside: bool = False,
     ) -> Completion:
         """The greedy answer to a prompt of token ids, with these scales by name of adapter.
 
         to_the_end: ignore tokens that end an answer, for measurements of speed. on_text: called
-        with the text as it is generated; the ids inside a character are then `UNKNOWN`.
+        with the text as it is generated; the ids inside a character are then `UNKNOWN`. aside:
+        leave the cache that activated adapters share as it is.
         """
         _positive("max_new_tokens", max_new_tokens)
         stop = () if to_the_end else self.manifest.prompt.stop
@@ -207,6 +257,7 @@ class Engine:
             return_tokens=True,
             ignore_eos=to_the_end,
             response_fields=_FIELDS,
+            aside=aside,
         )
         ids, text = list(reply["tokens"]), str(reply["content"])
         counts = int(reply["tokens_evaluated"]), int(reply["timings/cache_n"])
@@ -218,7 +269,7 @@ class Engine:
             text = self._process.ask("/detokenize", {"tokens": ids[:-1]})["content"]
         elif on_text and not ends and len(ids) < reply["tokens_predicted"]:
             # It ends inside a character, of which the stream has no text.
-            whole = self.complete(prompt, scales, max_new_tokens, to_the_end)
+            whole = self.complete(prompt, scales, max_new_tokens, to_the_end, aside=aside)
             on_text(whole.text.removeprefix(text))
             ids, text = whole.ids, whole.text
         return Completion(ids, text, *counts, *seconds)
@@ -259,6 +310,16 @@ class Engine:
         middle = [token for piece in frame.pieces(message) for token in self.tokenize(piece)]
         return [*frame.before, *middle, *frame.after]
 
+    def passes(self, composition: str, mode: str = "composed") -> list[PassEntry]:
+        """What `run` does with a text, in turn, with the scales of this engine's adapters."""
+        passes = plan(self.manifest, composition, mode)
+        activated = [*self._activated.values()]
+        passes = [chosen(activated, self.manifest, pass_) for pass_ in passes]
+        name = fused_name(composition)
+        if mode == "composed" and name in self.adapters and len(passes) == 1:
+            return [passes[0].model_copy(update={"scales": {name: 1.0}})]
+        return passes
+
     def fitted(self, pass_: PassEntry, text: str, max_new_tokens: int) -> tuple[list[int], str]:
         """The ids of a pass's prompt for a text, and a notice of what did not fit the context.
 
@@ -273,22 +334,25 @@ class Engine:
             )
         ids = cache(partial(self.prompt_ids, system=pass_.task.system))
         fitted = fit_prompt(pass_.task, text, lambda message: len(ids(message)), room)
-        return ids(fitted.prompt), fitted.notice
-
-    def _plan(self, composition: str, mode: str) -> list[PassEntry]:
-        passes = plan(self.manifest, composition, mode)
-        if mode == "composed" and fused_name(composition) in self.adapters:
-            return [passes[0].model_copy(update={"scales": {fused_name(composition): 1.0}})]
-        return passes
+        prompt = ids(fitted.prompt)
+        if activation := self.manifest.activation(pass_.task):
+            activation.start(prompt)
+        return prompt, fitted.notice
 
     def _ask(
         self,
         prompt: Sequence[int],
         scales: Mapping[str, float],
         read: Callable[[Iterator[Any]], Any] | None = None,
+        ahead: bool = False,
+        aside: bool = False,
         **more: Any,
     ) -> Any:
-        """The reply to a request for a completion; `read` turns a stream of events into one."""
+        """The reply to a request for a completion; `read` turns a stream of events into one.
+
+        ahead: whether an activated adapter's invocation may be missing from the prompt. aside: as
+        in `complete`.
+        """
         strangers = sorted(scales.keys() - set(self.adapters))
         if strangers:
             raise unknown("adapter of this set", strangers[0], self.adapters)
@@ -300,13 +364,14 @@ class Engine:
         with self._lock:
             # Probabilities cost time for each token, so only until these scales gave finite ones.
             probe = {} if vector in self._finite else {"n_probs": 1, "post_sampling_probs": True}
+            slot, reuse = self._slots.place(prompt, vector, self._active(scales), ahead, aside)
             body = {
                 "prompt": list(prompt),
                 # All of them: llama.cpp takes an empty list for the scales it started with.
                 "lora": [{"id": number, "scale": scale} for number, scale in enumerate(vector)],
-                "id_slot": self._slot(vector),
                 "temperature": 0.0,
-                "cache_prompt": self._cache,
+                "id_slot": slot,
+                "cache_prompt": self._cache and reuse,
                 **probe,
                 **more,
             }
@@ -319,23 +384,46 @@ class Engine:
             self._finite.add(vector)
             return reply
 
-    def _slot(self, vector: tuple[float, ...]) -> int:
-        """The slot of these scales: their own, a free one, or the least recently used one."""
-        slot = self._slots.pop(vector, None)
-        if slot is None and len(self._slots) < self._slot_count:
-            slot = len(self._slots)
-        elif slot is None:
-            slot = self._slots.pop(next(iter(self._slots)))
-        self._slots[vector] = slot
-        return slot
+    def _active(self, scales: Mapping[str, float]) -> Activated | None:
+        """The activated adapter that these scales run, if they do."""
+        used = {name: scale for name, scale in scales.items() if scale}
+        active = [self._activated[name] for name in used if name in self._activated]
+        if active and (len(used) > 1 or min(used.values()) < 0):
+            raise OnepassError(
+                "llama.cpp runs one activated adapter at a time, at a positive scale; found "
+                + ", ".join(f"{name} at {scale:g}" for name, scale in used.items())
+            )
+        return active[0] if active else None
 
-    def _check_order(self, paths: list[str]) -> None:
-        loaded = [str(each["path"]) for each in self._process.ask("/lora-adapters")]
+    def _check_loaded(self, paths: list[str]) -> None:
+        """Refuse an engine that would mix up adapters, or let them act elsewhere than meant."""
+        reports = self._process.ask("/lora-adapters")
+        loaded = [str(each["path"]) for each in reports]
         if loaded != paths:
             raise OnepassError(
                 f"llama.cpp has loaded the adapters in another order, {', '.join(loaded)}; "
                 "their scales would be mixed up"
             )
+        check_invocations(dict(zip(self.adapters, reports, strict=True)), self._activated)
+        for adapter in [*self._activated.values()][:1]:
+            # An engine of another version may begin elsewhere; what it reuses says where.
+            word = next(t for t in map(self._word, ascii_lowercase) if t not in adapter.invocation)
+            probe = [*[word] * 2 * EARLY, *adapter.invocation]
+            counts = [self._read_only(probe, {adapter.name: 1.0}) for _ in range(2)]
+            check_start(adapter, probe, counts[1])
+
+    def _word(self, text: str) -> int:
+        return self.tokenize(text)[0]
+
+    def _read_only(self, prompt: Sequence[int], scales: Mapping[str, float]) -> int:
+        """Read a prompt, generating nothing; how many of its tokens were cached."""
+        reply = self._ask(prompt, scales, ahead=True, n_predict=0, response_fields=_FIELDS)
+        return int(reply["timings/cache_n"])
+
+
+def _check_text(text: str) -> None:
+    if not text.strip():
+        raise OnepassError(f"text is {text!r}, which is empty; give a text")
 
 
 def _positive(name: str, number: int) -> int:

@@ -4,7 +4,7 @@ What is made for it lasts as long as llama.cpp loads, which reads an adapter who
 """
 
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from onepass.core.files import inside
 from onepass.export.gguf.compact import expand
 from onepass.export.gguf.fuse import fuse
 from onepass.export.manifest import MANIFEST, CompositionEntry, Manifest
+from onepass.serve.activated import Activated
 
 
 def fused_name(composition: str) -> str:
@@ -22,22 +23,27 @@ def fused_name(composition: str) -> str:
 
 @contextmanager
 def plain_files(
-    folder: Path, manifest: Manifest, fused: Collection[str] = ()
+    folder: Path,
+    manifest: Manifest,
+    fused: Collection[str] = (),
+    activated: Sequence[Activated] = (),
 ) -> Iterator[dict[str, Path]]:
-    """The path of each of the set's adapters by name, then of compositions `fused` into one.
+    """The path by name: of each ordinary adapter, of compositions `fused` into one, of `activated`.
 
-    The set's own fused file is taken where there is one. A composition that is one adapter already,
-    or takes several passes, is left out.
+    The set's own fused file is taken where there is one. An ordinary composition that is one
+    adapter already, or takes several passes, is left out.
     Raises:
         OnepassError: a file is damaged, there is no such composition, or no room for what is made.
     """
     within = folder / MANIFEST
     paths = {adapter.name: inside(within, adapter.path) for adapter in manifest.adapters}
+    ordinary = [adapter.name for adapter in manifest.adapters if not adapter.invocation]
     compact = [adapter.name for adapter in manifest.adapters if adapter.compact]
-    entries = [manifest.composition(name) for name in dict.fromkeys(fused)]
+    asked = [manifest.composition(name) for name in dict.fromkeys(fused)]
+    entries = [entry for entry in asked if not entry.activated]
     stored = {entry.name: inside(within, entry.fused.path) for entry in entries if entry.fused}
     to_fuse = [entry for entry in entries if entry.name not in stored and _several(entry)]
-    if not compact and not to_fuse:
+    if not (compact or to_fuse or activated):
         yield paths | {fused_name(name): path for name, path in stored.items()}
         return
     with _temporary_folder() as temporary:
@@ -51,9 +57,25 @@ def plain_files(
                 sources = [(paths[name], scale) for name, scale in entry.passes[0].scales.items()]
                 fuse(sources, target, manifest.base.architecture, entry.name)
                 stored[entry.name] = target
+            begun = {}
+            for number, each in enumerate(activated):
+                begun[each.name] = temporary / f"activated-{number}.gguf"
+                sources = [(paths[name], scale) for name, scale in each.scales.items()]
+                _write_activated(each, sources, begun[each.name], manifest)
         except OSError as error:
             raise _no_room(temporary, error) from error
-        yield paths | {fused_name(name): path for name, path in stored.items()}
+        plain = {name: paths[name] for name in ordinary}
+        yield plain | {fused_name(name): path for name, path in stored.items()} | begun
+
+
+def _write_activated(
+    adapter: Activated, sources: list[tuple[Path, float]], target: Path, manifest: Manifest
+) -> None:
+    if adapter.scales == {adapter.name: 1.0}:
+        # Only the invocation differs, so that every number keeps its rounding.
+        expand(sources[0][0], target, manifest.base.blocks, adapter.invocation)
+    else:
+        fuse(sources, target, manifest.base.architecture, adapter.name, adapter.invocation)
 
 
 def _several(entry: CompositionEntry) -> bool:

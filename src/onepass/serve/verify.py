@@ -8,7 +8,7 @@ from typing import Any
 from onepass.core.errors import OnepassError
 from onepass.core.files import inside
 from onepass.core.optional import optional
-from onepass.export.gguf.file import FILE_TYPES, header, read_gguf, unread_types
+from onepass.export.gguf.file import FILE_TYPES, INVOCATION, header, read_gguf, unread_types
 from onepass.export.manifest import (
     MANIFEST,
     SAMPLE,
@@ -17,10 +17,9 @@ from onepass.export.manifest import (
     Vector,
     base_path,
     read_set,
-    tolerance,
 )
+from onepass.export.types import tolerance
 from onepass.serve.engine import Engine
-from onepass.serve.plain import fused_name
 
 _FLOOR = -10.0  # what an engine says less of than of its likeliest tokens counts as this
 _ASKED = 64  # likeliest tokens to ask an engine for
@@ -98,6 +97,12 @@ def _check_headers(folder: Path, manifest: Manifest, file: Path) -> dict[str, An
             said.append((base.path, f"{base.architecture}.block_count", base.blocks))
     said += [(adapter.path, "general.name", adapter.name) for adapter in manifest.adapters]
     said += [(e.fused.path, "general.name", e.name) for e in manifest.compositions if e.fused]
+    stated = [(adapter.path, adapter.invocation) for adapter in manifest.adapters]
+    for entry in manifest.compositions:
+        activation = manifest.activation(entry.passes[0].task) if entry.activated else None
+        if entry.fused:
+            stated.append((entry.fused.path, activation.invocation if activation else []))
+    said += [(path, INVOCATION, ids or None) for path, ids in stated]
     places = {place for place, _, _ in said} - {base.path}
     readers = {place: read_gguf(inside(folder / MANIFEST, place)) for place in places}
     readers[base.path] = read_gguf(file)
@@ -156,9 +161,9 @@ def _check_prompt(engine: Engine, vector: Vector) -> None:
 
 def _compare(engine: Engine, vector: Vector) -> Checked:
     entry = engine.manifest.composition(vector.composition)
-    forms: list[Mapping[str, float]] = [entry.passes[0].scales]
-    if fused_name(entry.name) in engine.adapters:
-        forms.append({fused_name(entry.name): 1.0})
+    forms: list[Mapping[str, float]] = [engine.passes(entry.name)[0].scales]
+    if not entry.activated and entry.passes[0].scales not in forms:
+        forms.append(entry.passes[0].scales)  # as parts, too
     worst = 0.0
     if not all(vector.top):
         raise OnepassError("its test vector says nothing of a token; write the set again")

@@ -46,7 +46,8 @@ def write_lora(adapter: Adapter, layout: Layout, path: Path, adapter_type: str) 
             make: Callable[[], Array] = partial(_filled, factor, shape)
             planned.append(Planned(f"{title}.{suffix}", shape, type_, make))
     planned.sort(key=lambda each: block_order(each.name))
-    write_gguf(path, layout.architecture, partial(describe_lora, name=adapter.name), planned)
+    describe = partial(describe_lora, name=adapter.name, invocation=adapter.invocation)
+    write_gguf(path, layout.architecture, describe, planned)
 
 
 def as_stored(adapter: Adapter, adapter_type: str) -> Adapter:

@@ -18,7 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass.core.errors import OnepassError
-from onepass.export.gguf.file import Planned, describe_lora, read_gguf, write_gguf
+from onepass.export.gguf.file import (
+    Planned,
+    describe_lora,
+    invocation_of,
+    read_gguf,
+    write_gguf,
+)
 
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)", re.DOTALL)
 _BLOCKS = re.compile(r"blk\.(\d{1,3}(?:-\d{1,3})?(?:,\d{1,3}(?:-\d{1,3})?)*)\.(.+)", re.DOTALL)
@@ -52,9 +58,12 @@ def compact(path: Path) -> bool:
     return True
 
 
-def expand(source: Path, target: Path, blocks: int) -> None:
-    """Write the plain file of a compact one for a base of so many blocks.
+def expand(
+    source: Path, target: Path, blocks: int, invocation: Sequence[int] | None = None
+) -> None:
+    """Write the plain file of a compact one, or of a plain one, for a base of so many blocks.
 
+    invocation: what it states instead of the invocation of `source`.
     Raises:
         OnepassError: the file is damaged, or its blocks are not the base's.
         OSError: the target cannot be written.
@@ -74,10 +83,16 @@ def expand(source: Path, target: Path, blocks: int) -> None:
                 f"{blocks - 1}, each once; it is damaged, or was made for another base"
             )
         parts |= dict.fromkeys(names, tensor)
-    _write(reader, sorted(parts.items(), key=lambda part: block_order(part[0])), target)
+    ordered = sorted(parts.items(), key=lambda part: block_order(part[0]))
+    _write(reader, ordered, target, invocation)
 
 
-def _write(reader: Any, parts: Sequence[tuple[str, Any]], target: Path) -> None:
+def _write(
+    reader: Any,
+    parts: Sequence[tuple[str, Any]],
+    target: Path,
+    invocation: Sequence[int] | None = None,
+) -> None:
     """Write an adapter's file anew, with these tensors."""
 
     def stored(tensor: Any) -> NDArray[np.uint8]:
@@ -94,7 +109,9 @@ def _write(reader: Any, parts: Sequence[tuple[str, Any]], target: Path) -> None:
         )
         for name, tensor in parts
     ]  # fmt: skip
-    write_gguf(target, architecture, partial(describe_lora, name=title), planned)
+    stated = invocation_of(reader) if invocation is None else invocation
+    describe = partial(describe_lora, name=title, invocation=stated)
+    write_gguf(target, architecture, describe, planned)
 
 
 def _numbers(listed: str) -> list[int]:

@@ -24,6 +24,7 @@ from onepass.export.gguf.own import layout_in, stored_numbers, taken, usable
 from onepass.export.gguf.tokenizer import normalization, unicode_form
 from onepass.export.manifest import (
     MANIFEST,
+    Activation,
     AdapterFile,
     BaseFile,
     CompositionEntry,
@@ -32,14 +33,15 @@ from onepass.export.manifest import (
     PassEntry,
     Role,
     describe,
-    tolerance,
-    type_of_adapters,
-    types_of_set,
 )
 from onepass.export.prompt import prompt_frame, samples
+from onepass.export.single import refuse_activated
+from onepass.export.types import tolerance, type_of_adapters, types_of_set
 from onepass.export.vector import make_vectors
+from onepass.model.activation import activation_of
 from onepass.model.attach import folded
 from onepass.model.load import Base
+from onepass.tasks.task import Task
 
 OWN_FILES = FolderFiles(MANIFEST, ("base-*.gguf", "adapters", "fused"))
 Told = Callable[[str], None]
@@ -62,7 +64,7 @@ def export_gguf(
 ) -> Manifest:
     """Write a device set of named compositions of one base; whole or not at all.
 
-    base_type, adapter_type: of the files, see `manifest.types_of_set`.
+    base_type, adapter_type: of the files, see `types.types_of_set`.
     own: a GGUF file of that base, which is then the set's base as it is; `base_type` is ignored.
         It is copied into the set, or, if `linked`, stays where it is.
     fused: also write each composition as one adapter, for runtimes that take only one.
@@ -91,7 +93,9 @@ def export_gguf(
         base_type = file.facts["type"]
         adapter_type = type_of_adapters(base_type, adapter_type)
     prompt = prompt_frame(base, form)
-    systems = {system: prompt_frame(base, form, system) for system in _systems(compositions)}
+    tasks = _tasks(compositions)
+    systems = {task.system: prompt_frame(base, form, task.system) for task in tasks if task.system}
+    activations = [_activation(base, task) for task in tasks if task.activate]
     if not base.tokenizer.chat_template:
         told(
             f"{base.name} has no chat template: a prompt is the instruction, an empty line, the "
@@ -124,7 +128,8 @@ def export_gguf(
             adapters=list(writer.files.values()),
             compositions=entries,
             prompt=prompt,
-            systems=systems,
+            systems=dict(sorted(systems.items())),
+            activations=activations,
             samples=samples(base) if vectors else [],
             vectors=made,
         )
@@ -163,6 +168,8 @@ def _changed(compositions: Mapping[str, Composition], base: Base) -> set[str]:
 
 def _check(composition: Composition, base: Base, merged: bool, alone: bool) -> None:
     check_base(composition, base.shape)
+    if merged:
+        refuse_activated(composition, "a base that it is summed into", "leave out --merged")
     if merged and not (alone and len(composition.passes) == 1):
         raise OnepassError(
             "a merged base holds one composition, of one pass; "
@@ -175,6 +182,8 @@ def _check(composition: Composition, base: Base, merged: bool, alone: bool) -> N
                 f"the composition for {composition.task} shows {len(pass_.shots)} solved examples "
                 "in its prompt, which a device set does not hold; calibrate a composition instead"
             )
+        if pass_.task.activate and pass_bias(pass_, base.shape):
+            refuse_activated(composition, "a base with its biases", "calibrate with --form column")
         if pass_bias(pass_, base.shape) and not (alone and len(composition.passes) == 1):
             raise OnepassError(
                 f"the composition for {composition.task} has output biases, which no LoRA holds: "
@@ -199,14 +208,30 @@ def _to_fold(compositions: Mapping[str, Composition], base: Base, merged: bool) 
     return None
 
 
-def _systems(compositions: Mapping[str, Composition]) -> list[str]:
-    """The system messages of all that may be run: the passes, the task, and its parts alone."""
+def _tasks(compositions: Mapping[str, Composition]) -> list[Task]:
+    """What may be run, each prompt once: the passes, the task, and its parts alone."""
     tasks = [
         task
         for each in compositions.values()
         for task in (each.task, *each.task.parts, *(pass_.task for pass_ in each.passes))
     ]
-    return sorted({task.system for task in tasks if task.system})
+    asked = {(task.system, task.message("{text}"), task.activate): task for task in tasks}
+    return list(asked.values())
+
+
+def _activation(base: Base, task: Task) -> Activation:
+    found = activation_of(base.tokenizer, task)
+    return Activation(
+        system=task.system,
+        prompt=task.message("{text}"),
+        tail=list(found.tail),
+        invocation=list(found.invocation),
+    )
+
+
+def _invocation(base: Base, task: Task) -> tuple[int, ...]:
+    """From where adapters for the task act; () for everywhere."""
+    return activation_of(base.tokenizer, task).invocation if task.activate else ()
 
 
 def _bare(pass_: Pass) -> Pass:
@@ -254,6 +279,8 @@ class _AdapterWriter:
             scales[file.name] = scales.get(file.name, 0.0) + weighted.weight
         calibration = calibration_adapter(name, pass_, self.base.shape)
         if calibration is not None:
+            invocation = _invocation(self.base, pass_.task)
+            calibration = replace(calibration, invocation=invocation)
             scales[self._place(calibration, "calibration").name] = 1.0
         return PassEntry(
             task=pass_.task,
@@ -275,6 +302,7 @@ class _AdapterWriter:
                 role=role,
                 rank=max(lora.rank for lora in adapter.modules.values()),
                 compact=compacted,
+                invocation=list(adapter.invocation),
             )
         return self.files[key]
 
@@ -292,7 +320,7 @@ class _AdapterWriter:
 
     def _fused(self, name: str, passes: Sequence[PassEntry]) -> File | None:
         """The whole pass as one adapter; None for several passes, or none with an adapter."""
-        scales = passes[0].scales
+        pass_, scales = passes[0], passes[0].scales
         if len(passes) > 1 or not any(scales.values()):
             return None
         free = _free(file_name(name), self.fused)
@@ -309,7 +337,8 @@ class _AdapterWriter:
                     path = Path(temporary, f"{number}.gguf")
                     expand(self.folder / file.path, path, self.layout.blocks)
                 sources.append((path, scales[file.name]))
-            fuse(sources, self.folder / place, self.layout.architecture, name)
+            invocation = _invocation(self.base, pass_.task)
+            fuse(sources, self.folder / place, self.layout.architecture, name, invocation)
         return File(**describe(self.folder, place))  # type: ignore[arg-type]
 
 
@@ -320,7 +349,7 @@ def _task_name(adapter: Adapter) -> str:
 
 
 def _digest(adapter: Adapter) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(str(adapter.invocation).encode())
     for module in sorted(adapter.modules):
         lora = adapter.modules[module]
         digest.update(f"{module} {lora.shape} {lora.rank}".encode())

@@ -18,6 +18,8 @@ FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0", "q4_
 LARGEST = {"F32": np.inf, "F16": 65504.0, "Q8_0": 127 * 65504.0, "Q4_0": 8 * 65504.0}
 """The largest number of each type of tensor; blocks have 16-bit scales."""
 _SHORT = 1 << 22
+INVOCATION = "adapter.alora.invocation_tokens"
+"""The key of an activated adapter's file that holds its invocation."""
 
 
 def storage_type(name: str, shape: Sequence[int], base_type: str) -> str:
@@ -47,12 +49,19 @@ class Planned:
     make: Callable[[], Array | NDArray[np.uint8]]
 
 
-def describe_lora(writer: Any, name: str) -> None:
-    """Add what says that a file is a LoRA, whose scale is the user's alone, to a `GGUFWriter`."""
+def describe_lora(writer: Any, name: str, invocation: Sequence[int] = ()) -> None:
+    """Add what says that a file is a LoRA, whose scale is the user's alone, to a `GGUFWriter`.
+
+    invocation: the token ids from whose last place in a prompt on it acts; () for everywhere.
+    """
     writer.add_type("adapter")
     writer.add_name(name)
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", 0.0)
+    if invocation:
+        kinds = optional("gguf", "device").GGUFValueType
+        # By itself the writer stores ints as INT32, which llama.cpp refuses.
+        writer.add_key_value(INVOCATION, list(invocation), kinds.ARRAY, sub_type=kinds.UINT32)
 
 
 def write_gguf(
@@ -113,6 +122,12 @@ def read_gguf(path: Path) -> Any:
         raise OnepassError(f"{path} is no GGUF file, or is cut short ({error})") from error
     except OSError as error:
         raise OnepassError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def invocation_of(reader: Any) -> tuple[int, ...]:
+    """The invocation that the file of an adapter states; () for an ordinary one."""
+    field = reader.get_field(INVOCATION)
+    return () if field is None else tuple(field.contents())
 
 
 def header(reader: Any) -> dict[str, Any]:

@@ -30,9 +30,16 @@ _PREFERRED = ("Q8_0", "F32", "F16")
 """The type of a factor made from several: the first of these that one of them has."""
 
 
-def fuse(sources: Sequence[tuple[Path, float]], target: Path, architecture: str, name: str) -> None:
+def fuse(
+    sources: Sequence[tuple[Path, float]],
+    target: Path,
+    architecture: str,
+    name: str,
+    invocation: Sequence[int] = (),
+) -> None:
     """Write one plain adapter file, called `name`, that does what these do at their scales.
 
+    invocation: where the new one begins to act, whatever the files say; () for everywhere.
     Raises:
         OnepassError: a file is damaged or no adapter of this architecture, two do not fit
             together, or a scale is too large for the type it is stored in.
@@ -45,7 +52,8 @@ def fuse(sources: Sequence[tuple[Path, float]], target: Path, architecture: str,
         for weight in sorted(weights, key=block_order)
         for factor in _side_by_side(weight, [a for a in adapters if weight in a.factors])
     ]
-    write_gguf(target, architecture, partial(describe_lora, name=name), planned)
+    describe = partial(describe_lora, name=name, invocation=invocation)
+    write_gguf(target, architecture, describe, planned)
 
 
 @dataclass(frozen=True)
