@@ -23,11 +23,11 @@ from onepass.api.use import What
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
 from onepass.export.config_fields import read_config
-from onepass.export.single import is_plain
-from onepass.export.vllm import WITHOUT_ADAPTERS, vllm_files
+from onepass.export.single import is_activated, is_plain
+from onepass.export.vllm import ACTIVATED, WITHOUT_ADAPTERS, vllm_files
 from onepass.model.assets import TINY
 from onepass.model.from_gguf import find_gguf
-from onepass.model.load import Base
+from onepass.model.load import Base, load_tokenizer
 
 if TYPE_CHECKING:
     from onepass.export.manifest import Manifest
@@ -110,13 +110,17 @@ def export(
     first = next(iter(named.values()))
     given = base.name if isinstance(base, Base) else base
     where = base_path(str(given or first.base.name))
+    tokenizer = None
+    if any(map(is_activated, named.values())):
+        loaded_there = base.tokenizer if isinstance(base, Base) else None
+        tokenizer = loaded_there or load_tokenizer(where)
     found = Written(folder, where, first.passes, plain=is_plain(first))
     if format == "peft":
         if found.plain:
             found.remarks.append(
                 f"the base {where} has no chat template: give it the prompt and a blank line"
             )
-        exporting.export_peft(first, folder, dtype)
+        exporting.export_peft(first, folder, dtype, tokenizer)
     elif format == "mlx":
         from onepass.export.mlx import unread_by_mlx, window_of
 
@@ -138,7 +142,12 @@ def export(
                 f"vLLM 0.22 takes no adapters for models of type {kind}; if yours does not "
                 "either, export each composition as merged and serve that"
             )
-        command = exporting.export_vllm(named, folder, where, dtype)
+        if tokenizer is not None:
+            found.remarks.append(
+                "vLLM 0.22 knows no activated adapters and refuses the command's "
+                f"{ACTIVATED}; its pull request 19710 has it, for the projections q, k and v"
+            )
+        command = exporting.export_vllm(named, folder, where, dtype, tokenizer)
         found = replace(found, command=command)
     return found
 

@@ -16,7 +16,7 @@ from onepass.adapters.storage import FolderFiles, check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, read_json, write_json
 from onepass.export.config_fields import older_names
-from onepass.export.single import card_of, single_pass
+from onepass.export.single import card_of, refuse_activated, single_pass
 from onepass.model.attach import folded
 from onepass.model.chat import PLAIN_TEMPLATE
 from onepass.model.check import check_range
@@ -43,12 +43,13 @@ def export_merged(
     Its config.json has rotary positions under their older names too, which some runtimes want.
 
     Raises:
-        OnepassError: the composition has several passes or is for another base, it has output
-            biases that the base's architecture has no place for, it computes numbers too large for
-            float16, or the folder cannot be written.
+        OnepassError: the composition has several passes, is activated or is for another base, it
+            has output biases that the base's architecture has no place for, it computes numbers too
+            large for float16, or the folder cannot be written.
     """
     folder = Path(folder)
     check_replaceable(folder, OWN_FILES)
+    refuse_activated(composition, "a model that it is summed into", "export it as peft or gguf")
     pass_ = single_pass(composition)
     check_base(composition, base.shape)
     config = deepcopy(base.model.config)

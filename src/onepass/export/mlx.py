@@ -16,7 +16,7 @@ from onepass.adapters.lora import layer, within_layer
 from onepass.adapters.storage import FolderFiles, check_replaceable, write_tensors
 from onepass.core.files import atomic_folder, write_json
 from onepass.export.config_fields import older_names, read_config
-from onepass.export.single import card_of, single_lora
+from onepass.export.single import card_of, refuse_activated, single_lora
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapters.safetensors", "onepass.json"
 OWN_FILES = FolderFiles(CONFIG, (WEIGHTS, CARD))
@@ -39,9 +39,10 @@ def export_mlx(
     """Write a folder for `mlx_lm.generate --adapter-path`; `dtype` of the file, None: float32.
 
     Raises:
-        OnepassError: as `export_peft`.
+        OnepassError: as `export_peft`, or the composition is activated.
     """
     folder = Path(folder)
+    refuse_activated(composition, "mlx-lm", "export it as peft or gguf")
     modules = single_lora(composition)
     check_replaceable(folder, OWN_FILES)
     rank = max(lora.rank for lora in modules.values())

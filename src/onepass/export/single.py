@@ -5,6 +5,7 @@ from typing import Any
 from onepass.adapters.adapter import Lora
 from onepass.adapters.composition import Composition, Pass, pass_bias, pass_delta
 from onepass.core.errors import OnepassError
+from onepass.model.activation import activation_of
 
 
 def single_pass(composition: Composition) -> Pass:
@@ -37,9 +38,30 @@ def single_lora(composition: Composition) -> dict[str, Lora]:
     return modules
 
 
+def is_activated(composition: Composition) -> bool:
+    """Whether some pass acts only from an invocation on, and not on the text before."""
+    return any(pass_.task.activate for pass_ in composition.passes)
+
+
+def invocation_of(composition: Composition, tokenizer: Any) -> tuple[int, ...]:
+    """The ids from whose last place in a prompt on its one pass acts; () for everywhere.
+
+    tokenizer: of the base; needed for an activated composition only.
+    """
+    task = single_pass(composition).task
+    if not task.activate:
+        return ()
+    if tokenizer is None:
+        raise OnepassError(
+            f"the composition for {composition.task} acts from {task.activate!r} on; give the "
+            "tokenizer of its base, which says what tokens that is"
+        )
+    return activation_of(tokenizer, task).invocation
+
+
 def refuse_activated(composition: Composition, holder: str, remedy: str) -> None:
     """Raise `OnepassError` for an activated composition, which `holder` cannot hold."""
-    if any(pass_.task.activate for pass_ in composition.passes):
+    if is_activated(composition):
         raise OnepassError(
             f"the composition for {composition.task} acts only from its invocation on, and "
             f"{holder} would act on the whole prompt; {remedy}"

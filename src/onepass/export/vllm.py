@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ from onepass.adapters.storage import FolderFiles, check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, read_json, write_json, write_text
 from onepass.export.peft import export_peft
-from onepass.export.single import is_plain, single_lora
+from onepass.export.single import is_activated, is_plain, single_lora
 from onepass.model.chat import PLAIN_TEMPLATE
 
 CARD = "onepass.json"
@@ -36,6 +37,11 @@ https://docs.vllm.ai/en/latest/models/supported_models.html."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank (MaxLoRARanks in its vllm/config/lora.py, version 0.22)."""
 
+ACTIVATED = "--enable-activated-lora"
+"""The option of https://github.com/vllm-project/vllm/pull/19710, which was closed unmerged: vLLM's
+own releases (0.22) skip the field `alora_invocation_tokens` of an adapter. What that branch runs
+are the projections q, k and v."""
+
 _AT_ONCE = 8  # adapters in one batch; each takes memory for the greatest rank
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -45,10 +51,11 @@ def export_vllm(
     folder: Path | str,
     model: str,
     dtype: torch.dtype | None = torch.float16,
+    tokenizer: Any = None,
 ) -> str:
     """Write the adapters of these compositions, by name, and give the command that serves them.
 
-    model: the base, as vLLM is to find it: a hub name or a folder.
+    model: the base, as vLLM is to find it: a hub name or a folder. tokenizer: as for `export_peft`.
     Raises:
         OnepassError: a name cannot be a served model's, the bases differ, a pass is no LoRA or
             of a rank that vLLM does not take, or the folder cannot be written.
@@ -60,10 +67,11 @@ def export_vllm(
         max(lora.rank for lora in single_lora(adapter).values()) for adapter in adapters.values()
     ]
     plain = any(map(is_plain, adapters.values()))
-    command = serve_command(model, list(adapters), max(ranks), plain)
+    activated = any(map(is_activated, adapters.values()))
+    command = serve_command(model, list(adapters), max(ranks), plain, activated)
     with atomic_folder(folder) as temporary:
         for name, adapter in adapters.items():
-            export_peft(adapter, temporary / name, dtype)
+            export_peft(adapter, temporary / name, dtype, tokenizer)
         write_json(temporary / CARD, _card(model, compositions, adapters))
         write_text(temporary / README, _readme(command, compositions, adapters))
         if plain:
@@ -73,10 +81,14 @@ def export_vllm(
     return command
 
 
-def serve_command(model: str, adapters: list[str], rank: int, plain: bool = False) -> str:
+def serve_command(
+    model: str, adapters: list[str], rank: int, plain: bool = False, activated: bool = False
+) -> str:
     """What serves adapters of at most this rank, to be run in the folder that holds them.
 
-    plain: whether the base has no chat template, without which vLLM takes no messages.
+    plain: whether the base has no chat template, without which vLLM takes no messages. activated:
+    whether some act from an invocation on. A vLLM that does not know the option refuses it; without
+    it, it would let them act on the whole prompt.
     """
     at_once = min(len(adapters), _AT_ONCE)
     fitting = [allowed for allowed in RANKS if allowed >= rank]
@@ -91,6 +103,7 @@ def serve_command(model: str, adapters: list[str], rank: int, plain: bool = Fals
             f"--enable-lora --max-lora-rank {fitting[0]} --max-loras {at_once}",
             f"--lora-modules {' '.join(f'{name}=./{name}' for name in adapters)}",
             *([f"--chat-template ./{TEMPLATE}"] if plain else []),
+            *([f"{ACTIVATED} --enable-prefix-caching"] if activated else []),
             "--host 127.0.0.1",
         ]
     )
@@ -191,6 +204,12 @@ def _readme(
         )
         lines.append(f"| {name} | {task} | {system} | {prompt} |")
     lines += ["", "Of a composition with several models, each is given what the one before said."]
+    if ACTIVATED in command:
+        lines += [
+            "",
+            f"`{ACTIVATED}` is of vLLM's pull request 19710. A vLLM without it refuses the",
+            "command, and would otherwise let the adapters act on the whole prompt.",
+        ]
     return "\n".join([*lines, ""])
 
 

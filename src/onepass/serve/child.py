@@ -36,7 +36,7 @@ def _serve(settings: dict[str, Any]) -> Any:
     params.n_ctx = settings["context"] * settings["slots"]
     # Else layers with a sliding window keep no more than it, and a cache cannot be taken up again
     # from where the text ends.
-    params.swa_full = settings["whole_window"]
+    params.swa_full = settings.get("whole_window", False)
     params.n_parallel = settings["slots"]
     params.kv_unified = False
     params.cache_ram_mib = 0
