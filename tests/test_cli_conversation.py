@@ -9,7 +9,7 @@ from cli_kit import Done, Terminal, onepass, packed, random_composition
 from conftest import MakeAdapter
 from device_kit import CHAT, engine_or_skip
 from onepass.adapters.composition import save_composition
-from onepass.cli import app, run
+from onepass.cli import app, conversation
 from onepass.core.errors import OnepassError
 from onepass.model.load import Base
 from onepass.serve import Answer, Engine
@@ -46,7 +46,7 @@ def test_commands_of_a_conversation_tell_what_there_is(
 ) -> None:
     monkeypatch.setattr("sys.stdin", Terminal("/help\n/mode\n/use\n"))
     done = onepass(capsys, "run", device).succeeded()
-    assert done.err.count(run.HELP) == 2
+    assert done.err.count(conversation.HELP) == 2
     assert "modes: zero-shot, main, multi-step, composed\n" in done.err
     assert "\ncompositions: both\n" in done.err
     assert "no command" not in done.err
@@ -151,7 +151,7 @@ def test_on_a_terminal_an_answer_is_shown_as_it_comes_and_ctrl_c_ends_it_alone(
     monkeypatch.setattr("sys.stdin", Terminal(typed))
     piped = onepass(capsys, "run", device, "--max-new-tokens", "6").succeeded().out
     first, _, second = piped.partition("\n\n")
-    show, shown = run.show, []
+    show, shown = conversation.show, []
 
     def interrupted(piece: str) -> None:
         show(piece)
@@ -160,7 +160,7 @@ def test_on_a_terminal_an_answer_is_shown_as_it_comes_and_ctrl_c_ends_it_alone(
             raise KeyboardInterrupt
 
     for take in (show, interrupted):
-        monkeypatch.setattr(run, "show", take)
+        monkeypatch.setattr(conversation, "show", take)
         monkeypatch.setattr("sys.stdin", Terminal(typed))
         monkeypatch.setattr("sys.stdout", screen := Terminal())
         done = onepass(capsys, "run", device, "--max-new-tokens", "6").succeeded()

@@ -1,15 +1,15 @@
 """`onepass run`: a device set on llama.cpp."""
 
-import io
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onepass.api.outputs import check_writable
+from onepass.cli.chat import first_activated, read_along
+from onepass.cli.conversation import Request, converse, memory, summary
 from onepass.cli.generate import Format, format_of, read_input, write_output
 from onepass.cli.options import MACHINE, Columns, LongestOutput
 from onepass.cli.show import note, print_table
@@ -19,13 +19,6 @@ from onepass.tasks.data import Text
 
 if TYPE_CHECKING:
     from onepass.serve import Answer, Engine
-
-COMMANDS = ("/use", "/mode", "/help")
-HELP = (
-    "/use NAME: another composition; /mode NAME: another mode; without NAME: list them; /help: "
-    "this. Ctrl-C ends an answer, or drops what is typed; a second Ctrl-C, or Ctrl-D, ends the "
-    "conversation"
-)
 
 
 def run(
@@ -40,6 +33,13 @@ def run(
         list[str] | None,
         typer.Option(help="zero-shot, main, multi-step or composed (the default); or several."),
     ] = None,
+    talk: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            help="Read a conversation as it is typed, to do what is then asked of it at once.",
+        ),
+    ] = False,
     input: Annotated[
         str | None,
         typer.Option("--input", "-i", help="A UTF-8 file, or - for standard input."),
@@ -85,9 +85,13 @@ def run(
     composition, mode and prediction. In conversation an answer is shown as it is generated, and
     Ctrl-C ends it.
 
+    With --chat each line is a turn of one conversation, read as it comes. Activated compositions
+    then read only what is asked of it: /do NAME, or in words, "summarize in Spanish".
+
     \b
     Examples:
       onepass run device
+      onepass run device --chat
       onepass run device --input conversation.txt
       onepass run device --input conversation.txt
           --mode zero-shot main multi-step composed
@@ -102,7 +106,7 @@ def run(
     manifest = read_set(folder, check=False, base=base)
     several = len({*(composition or [])}) > 1 or len({*(mode or [])}) > 1
     if input is None:
-        if not sys.stdin.isatty():
+        if not sys.stdin.isatty() and not talk:
             raise OnepassError("give a text with --input FILE, or --input - for standard input")
         if out != "-" or format is not Format.auto:
             raise OnepassError("--out and --format are of texts; give these with --input FILE")
@@ -111,6 +115,8 @@ def run(
                 "a conversation is in one --composition and one --mode, and /use and /mode change "
                 "it; give texts to compare several on with --input FILE"
             )
+    elif talk:
+        raise OnepassError("--chat reads what is typed; leave out --input")
     as_rows = several and (out != "-" or format is Format.jsonl)
     if as_rows and format in (Format.text, Format.lines):
         raise OnepassError(
@@ -121,7 +127,7 @@ def run(
         check_writable(Path(out), folder=False)
     format = format if input is None else format_of(input, format)
     texts = [] if input is None else read_input(input, format, columns)
-    names = composition or [manifest.compositions[0].name]
+    names = composition or [first_activated(manifest) if talk else manifest.compositions[0].name]
     modes = mode or ["composed"]
     requests = list(dict.fromkeys(Request(name, each) for name in names for each in modes))
     for request in requests:
@@ -130,7 +136,7 @@ def run(
     options: Any = {"base": base, "context": context, "threads": threads}
     with Engine(folder, fused=one, cache=not several, **options) as engine:
         if input is None:
-            converse(engine, requests[0], max_new_tokens)
+            (read_along if talk else converse)(engine, requests[0], max_new_tokens)
         elif several:
             # The first run also reads the files, which would distort the first figure.
             engine.run(requests[0].composition, "Hello.", requests[0].mode, 1)
@@ -145,17 +151,6 @@ def run(
             answers = run_all(engine, requests[0], texts, max_new_tokens)
             write_output(out, format, texts, [answer.text for answer in answers])
             note(summary(answers, engine))
-
-
-@dataclass(frozen=True)
-class Request:
-    """A composition of the set, and the mode it is run in."""
-
-    composition: str
-    mode: str
-
-    def __str__(self) -> str:
-        return f"{self.composition}, {self.mode}"
 
 
 def run_all(
@@ -214,104 +209,3 @@ def print_answers(texts: list[Text], done: Answers) -> None:
         typer.echo(f"\n{text.id}")
         header = ("composition, mode", "answer")
         print_table(header, [(str(each), answers[number].text) for each, answers in done.items()])
-
-
-def converse(engine: "Engine", request: Request, max_new_tokens: int | None) -> None:
-    """Answer the texts typed, until the input ends or Ctrl-C comes twice at the prompt."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
-    note(f"{request.composition} ({request.mode}); compositions: {compositions(engine)}\n{HELP}")
-    note("Write or paste a conversation; an empty line ends it.")
-    dropped = False
-    while True:
-        lines: list[str] = []
-        try:
-            for line in typed():
-                dropped = False
-                if not lines and line.partition(" ")[0] in COMMANDS:
-                    request = switched(engine, request, line)
-                elif line:
-                    lines.append(line)
-                elif lines:
-                    reply(engine, request, "\n".join(lines), max_new_tokens)
-                    lines = []
-            return
-        except KeyboardInterrupt:
-            if dropped:
-                raise
-            dropped = True
-            note("\nCtrl-C again, or Ctrl-D, ends the conversation")
-
-
-def typed() -> Iterator[str]:
-    """The lines of standard input, then an empty one, which ends the last text too."""
-    for line in sys.stdin:
-        yield line.rstrip()
-        if not line.endswith("\n"):
-            break  # else a terminal reads on after its end
-    yield ""
-
-
-def reply(engine: "Engine", request: Request, text: str, max_new_tokens: int | None) -> None:
-    """Print the answer to a text, on a terminal as it is generated; or print why there is none."""
-    live = sys.stdout.isatty()
-    take = show if live else lambda piece: None  # always streamed, so that Ctrl-C stops it
-    try:
-        answer = engine.run(request.composition, text, request.mode, max_new_tokens, take)
-    except KeyboardInterrupt:
-        note("\ninterrupted")
-    except OnepassError as error:
-        if engine.closed:
-            raise
-        note(f"\nerror: {error}")
-    else:
-        typer.echo("\n" if live else f"{answer.text}\n")
-        if answer.notice:
-            note(f"note: {answer.notice}")
-        note(summary([answer], engine))
-
-
-def show(piece: str) -> None:
-    typer.echo(piece, nl=False)
-
-
-def compositions(engine: "Engine") -> str:
-    return ", ".join(entry.name for entry in engine.manifest.compositions)
-
-
-def switched(engine: "Engine", request: Request, line: str) -> Request:
-    """The request after a command such as "/mode main"; a mistake is printed, changing nothing."""
-    from onepass.serve.modes import MODES, plan
-
-    word, _, name = line.partition(" ")
-    name = name.strip()
-    try:
-        if word == "/help":
-            note(HELP)
-        elif not name:
-            known = ("compositions", compositions(engine)), ("modes", ", ".join(MODES))
-            note(": ".join(known[word == "/mode"]))
-        else:
-            other = replace(request, **{"composition" if word == "/use" else "mode": name})
-            plan(engine.manifest, other.composition, other.mode)
-            request = other
-    except OnepassError as error:
-        note(str(error))
-    note(f"{request.composition} ({request.mode})")
-    return request
-
-
-def summary(answers: list["Answer"], engine: "Engine") -> str:
-    seconds = sum(answer.seconds for answer in answers)
-    tokens = sum(answer.tokens for answer in answers)
-    cached = sum(answer.cached_tokens for answer in answers)
-    asked = sum(answer.prompt_tokens for answer in answers)
-    return (
-        f"{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.0f} tokens/s; "
-        f"{cached} of {asked} prompt tokens were cached; peak memory {memory(engine)}"
-    )
-
-
-def memory(engine: "Engine") -> str:
-    peak = engine.peak_memory()
-    return "unknown" if peak is None else f"{peak / 2**20:.0f} MiB"
