@@ -8,10 +8,20 @@ import peft
 import pytest
 import torch
 
-from activated_device_kit import SPANISH, TALK, WITTY, activated, greedy, ordinary, prompt_of, tiny
+from activated_device_kit import (
+    SPANISH,
+    TALK,
+    WITTY,
+    activated,
+    activated_parts,
+    greedy,
+    ordinary,
+    prompt_of,
+    tiny,
+)
 from cli_kit import onepass
 from device_kit import random_parts
-from onepass.adapters.adapter import load_adapter
+from onepass.adapters.adapter import load_adapter, save_adapter
 from onepass.adapters.composition import Composition, Pass, Weighted, save_composition
 from onepass.api import exporting
 from onepass.core.errors import OnepassError
@@ -108,3 +118,24 @@ def test_an_activated_pass_does_not_take_an_ordinary_adapter(base: Base) -> None
     mixed = (*pass_.adapters, Weighted(random_parts(base, 1)[0]))
     with pytest.raises(OnepassError, match="ordinary ones"):
         Composition(base.shape, pass_.task, (Pass(pass_.task, mixed),), "mixed")
+
+
+def test_pack_and_inspect_show_from_where_it_acts(
+    base: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, made in (("spanish", activated(base)), ("plain", ordinary(base))):
+        save_composition(made, tmp_path / name)
+    both = tmp_path / "spanish", tmp_path / "plain"
+    done = onepass(capsys, "pack", *both, "--out", tmp_path / "set", "--base-type", "f32")
+    done.succeeded()
+    assert "spanish: activated, acts from '[' in 'TEXT\\n\\n[Summarize the conv" in done.err
+    assert "plain: activated" not in done.err
+    kinds = dict(line.split("\t")[:2] for line in done.out.splitlines())
+    assert kinds["adapters/summarize.gguf"] == "task, rank 4, activated"
+    assert kinds["adapters/summarize-2.gguf"] == "task, rank 4"
+    (one, _), other = activated_parts(base, SPANISH), random_parts(base, 1)[0]
+    for name, adapter in (("active", one), ("ordinary", replace(other, name="ordinary"))):
+        save_adapter(adapter, tmp_path / name)
+    done = onepass(capsys, "inspect", tmp_path / "active", tmp_path / "ordinary").succeeded()
+    assert "summarize: activated, acts from the last token ids 62 of a prompt on" in done.err
+    assert "ordinary: activated" not in done.err

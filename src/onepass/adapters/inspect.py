@@ -22,7 +22,8 @@ _ZERO = 1e-6  # of the largest singular value: below that a direction is not use
 class Facts:
     """One adapter. `norms`: the Frobenius norm of ΔW per module, scaling included.
 
-    template: what its prompts were put into, "chat" or "plain"; None if unknown.
+    template: what its prompts were put into, "chat" or "plain"; None if unknown. invocation: the
+    token ids from which on it acts; () for one that acts on the whole prompt.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Facts:
     parameters: int
     norms: Mapping[str, float]
     template: str | None = None
-    activated: bool = False
+    invocation: tuple[int, ...] = ()
 
     @property
     def total_norm(self) -> float:
@@ -67,7 +68,7 @@ def facts(adapter: Adapter) -> Facts:
         parameters=adapter.parameter_count,
         norms={module: norm(lora) for module, lora in adapter.modules.items()},
         template=adapter.card.get("template"),
-        activated=bool(adapter.invocation),
+        invocation=adapter.invocation,
     )
 
 

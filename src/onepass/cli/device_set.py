@@ -55,7 +55,10 @@ def show_set(folder: Path, manifest: "Manifest") -> None:
     base = manifest.base
     outside = ", not in the set" if base.linked else ""
     rows = [(base.path, f"base, {base.type}{outside}", f"{base.bytes:,}")]
-    rows += [(a.path, f"{a.role}, rank {a.rank}", f"{a.bytes:,}") for a in manifest.adapters]
+    for adapter in manifest.adapters:
+        kind = ", activated" if adapter.invocation else ""
+        what = f"{adapter.role}, rank {adapter.rank}{kind}"
+        rows.append((adapter.path, what, f"{adapter.bytes:,}"))
     rows += [
         (e.fused.path, "fused", f"{e.fused.bytes:,}") for e in manifest.compositions if e.fused
     ]
@@ -65,3 +68,8 @@ def show_set(folder: Path, manifest: "Manifest") -> None:
     for entry in manifest.compositions:
         share = 100 * entry.marginal_bytes / total
         note(f"{entry.name}: adds {entry.marginal_bytes:,} bytes ({share:.2f} % of the set)")
+        if entry.activated:
+            task = entry.passes[0].task
+            note(
+                f"{entry.name}: activated, acts from {task.activate!r} in {task.message('TEXT')!r}"
+            )

@@ -73,8 +73,9 @@ def _print_facts(known: "Sequence[Facts]", layers: bool) -> None:
     for each in known:
         if each.template == "plain":
             note(f"{each.name}: trained without a chat template; a blank line follows a prompt")
-        if each.activated:
-            note(f"{each.name}: activated; it acts from its invocation in the prompt on")
+        if each.invocation:
+            ids = ", ".join(map(str, each.invocation))
+            note(f"{each.name}: activated, acts from the last token ids {ids} of a prompt on")
     if layers:
         for each in known:
             typer.echo(f"\n{each.name}, norm by module")
