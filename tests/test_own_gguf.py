@@ -8,6 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from activated_device_kit import (
+    SPANISH,
+    TURNS,
+    WITTY,
+    activated,
+    log_probabilities,
+    prompt_of,
+)
 from architectures import build
 from device_kit import (
     CHAT,
@@ -77,6 +85,32 @@ def test_each_architecture_computes_what_pytorch_does(
     options: Any = {"own": file, "vectors": True, "within": within}
     check_parity(base, three_parts(base), tmp_path / "set", fused, **options)
     assert verify(tmp_path / "set", threads=1)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_one_reading_is_right_in_each_architecture(
+    kind: str, families: dict[str, Base], tmp_path: Path
+) -> None:
+    """With a text longer than a sliding window, read as it grows, and answers taken back."""
+    base = tiny(kind, families["qwen2.5"])
+    file = write_model(base, tmp_path / "model.gguf")
+    made = {name: activated(base, words) for name, words in (("one", SPANISH), ("two", WITTY))}
+    export_gguf(made, base, tmp_path / "set", "f32", "f32", own=file, vectors=True)
+    assert verify(tmp_path / "set", threads=1)
+    within = 2e-3 if kind == "gemma3_text" else 1e-4
+    with opened(tmp_path / "set") as engine:
+        for turns in (2, 3, 4):
+            text = "\n".join(TURNS[:turns])
+            start = engine.read(text, max_new_tokens=24).prompt_tokens
+            for name, composition in [*made.items(), *made.items()]:
+                answer = engine.run(name, text, max_new_tokens=24)
+                assert answer.cached_tokens in ((start,) if kind != "lfm2" else (0, start))
+                (pass_,) = composition.passes
+                ids, begin = prompt_of(base, pass_.task, text)
+                found = engine.log_probabilities(ids, engine.passes(name)[0].scales)
+                expected = log_probabilities(base, pass_, ids, begin)
+                worst = max(abs(float(expected[token]) - value) for token, value in found.items())
+                assert worst < within, (name, turns)
 
 
 @pytest.mark.parametrize("family_name", ["llama-3.2", "stablelm-2", "stablelm 12b"])
