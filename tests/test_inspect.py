@@ -95,5 +95,5 @@ def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not (tmp_path / "no.png").exists()
     save_adapter(replace(load_adapter(folders[0]), invocation=(7,)), tmp_path / "active")
     told = onepass(capsys, "inspect", folders[0], tmp_path / "active").succeeded().err
-    assert told.count("activated; it acts from its invocation") == 1
+    assert told.count("activated, acts from the last token ids") == 1
     onepass(capsys, "inspect", tmp_path / "missing").refused(str(tmp_path / "missing"))

@@ -85,7 +85,7 @@ def train(
         test: score the result on so many examples of the corpus's test split; the card has them.
         columns: which column of the rows is "input", which "target".
         target_modules: last names of the layers to adapt; by default all linear ones of the blocks.
-        activated: let it act behind the text only (docs/one-reading.md), as it does anyway for a
+        activated: let it act after the text only (docs/one-reading.md), as it does anyway for a
             task that has `activate`.
         out: a folder to save into, in `save_as`; a training that was interrupted then goes on when
             it is called again.

@@ -27,7 +27,7 @@ def train(
         bool,
         typer.Option(
             "--activated",
-            help="Act behind the text only, so that one reading of it serves every task.",
+            help="Act after the text only, so that one reading of it serves every task.",
         ),
     ] = False,
     corpus: o.CorpusNames = None,

@@ -47,7 +47,7 @@ def activation_of(tokenizer: Any, task: Task) -> Activation:
     """Where adapters of an activated task begin to act.
 
     Raises:
-        OnepassError: `activate` does not stand behind the text, or does several times; or the
+        OnepassError: `activate` does not stand after the text, or does several times; or the
             tokenizer joins its beginning or end with what stands around it.
     """
     known = _KNOWN.setdefault(tokenizer, {})
@@ -75,7 +75,7 @@ def _found(tokenizer: Any, task: Task) -> Activation:
     if times != 1:
         raise OnepassError(
             f"task {task.name!r} acts from {mark!r} on, which its prompt has "
-            f"{f'{times} times' if times else 'nowhere'} behind the text; choose words that it "
+            f"{f'{times} times' if times else 'nowhere'} after the text; choose words that it "
             f"has once in {whole[behind:]!r:.200}"
         )
     begin = whole.find(mark, behind)

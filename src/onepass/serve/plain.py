@@ -4,7 +4,7 @@ What is made for it lasts as long as llama.cpp loads, which reads an adapter who
 """
 
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,10 +58,16 @@ def plain_files(
                 fuse(sources, target, manifest.base.architecture, entry.name)
                 stored[entry.name] = target
             begun = {}
+            whole = {
+                _used(entry.passes[0].scales): inside(within, entry.fused.path)
+                for entry in manifest.compositions
+                if entry.fused and entry.activated
+            }
             for number, each in enumerate(activated):
                 begun[each.name] = temporary / f"activated-{number}.gguf"
+                one = whole.get(_used(each.scales))
                 sources = [(paths[name], scale) for name, scale in each.scales.items()]
-                _write_activated(each, sources, begun[each.name], manifest)
+                _write_activated(each, [(one, 1.0)] if one else sources, begun[each.name], manifest)
         except OSError as error:
             raise _no_room(temporary, error) from error
         plain = {name: paths[name] for name in ordinary}
@@ -71,11 +77,15 @@ def plain_files(
 def _write_activated(
     adapter: Activated, sources: list[tuple[Path, float]], target: Path, manifest: Manifest
 ) -> None:
-    if adapter.scales == {adapter.name: 1.0}:
+    if len(sources) == 1 and sources[0][1] == 1.0:
         # Only the invocation differs, so that every number keeps its rounding.
         expand(sources[0][0], target, manifest.base.blocks, adapter.invocation)
     else:
         fuse(sources, target, manifest.base.architecture, adapter.name, adapter.invocation)
+
+
+def _used(scales: Mapping[str, float]) -> frozenset[tuple[str, float]]:
+    return frozenset((name, scale) for name, scale in scales.items() if scale)
 
 
 def _several(entry: CompositionEntry) -> bool:

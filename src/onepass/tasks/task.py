@@ -52,7 +52,7 @@ class Task:
     system: str = ""
     """The system message, if there is one."""
     activate: str = ""
-    """The words, once behind the text in the prompt or in what the chat template adds to it, from
+    """The words, once after the text in the prompt or in what the chat template adds to it, from
     which on activated adapters act ("["): what stands before is read by the bare base, once for all
     tasks. "" for a task whose adapters act on every token."""
     language: str | None = None
@@ -100,7 +100,7 @@ class Task:
         if self.message("").count(self.activate) > 1 and self.activate:
             raise OnepassError(
                 f"task {self.name!r}: activate is {self.activate!r}, which its prompt has several "
-                "times; choose words that it has once, behind the text"
+                "times; choose words that it has once, after the text"
             )
 
     def __str__(self) -> str:
