@@ -87,8 +87,8 @@ def test_a_combination_of_activated_tasks_is_one() -> None:
 @pytest.mark.parametrize(
     ("task", "wrong"),
     [
-        (Task("t", "Do it.", prompt="{text}\n\n{instruction}", activate="["), "nowhere behind"),
-        (Task("t", "Do it.", prompt="[{instruction}]\n\n{text}", activate="["), "nowhere behind"),
+        (Task("t", "Do it.", prompt="{text}\n\n{instruction}", activate="["), "nowhere after"),
+        (Task("t", "Do it.", prompt="[{instruction}]\n\n{text}", activate="["), "nowhere after"),
         (
             Task("t", "Go to the harbour.", prompt="{text}\n\n{instruction}", activate="arbour"),
             "joins it",
