@@ -129,13 +129,13 @@ def read_ahead(
     low: the dtype that products are computed in by autocast, if they are. bare: makes the base
     bare, which is used if some text has not been read yet. Raises as `Readings.read`.
     """
-    texts = [row.ids[: row.bare] for row in rows if row.bare and not row.read]
+    texts = [row.ids[: row.bare] for row in rows if row.bare]
     if not texts:
         return list(rows)
     base.readings.check_length(max(map(len, rows)))
     with bare() if base.readings.lacks(texts, low) else nullcontext():
         reads = iter(base.readings.read(texts, low))
-    return [replace(row, read=next(reads)) if row.bare and not row.read else row for row in rows]
+    return [replace(row, read=next(reads)) if row.bare else row for row in rows]
 
 
 def fit_prompts(

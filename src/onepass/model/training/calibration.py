@@ -7,7 +7,7 @@ on its own merge: the paper's shared variants.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -33,11 +33,11 @@ from onepass.model.tokens import (
 )
 from onepass.model.training.fit import OnStep, fit
 from onepass.model.training.objective import (
-    batch_loss,
     batch_parts,
     fingerprint,
     low_dtype,
     low_weights,
+    rows_loss,
 )
 from onepass.model.training.options import TrainOptions
 from onepass.tasks.example import Example
@@ -89,12 +89,12 @@ def train_calibration(
         {proj: calibration_effect(form, t) for proj, t in trained.items()},
         low,
     )
-    loss, parts = batch_loss(base), batch_parts(base)
+    parts = batch_parts(base)
 
     def loss_on_merge(batch: Batch) -> tuple[Tensor, int]:
-        rows = read_ahead(base, batch[1], low, merges.left)
+        rows = read_ahead(base, batch[1], low, merges.bare)
         merges.use(batch[0])
-        return loss(rows)
+        return rows_loss(base, rows)
 
     def in_order() -> list[Batch]:
         return [
@@ -171,10 +171,11 @@ class _Merges:
         )
         self._current = number
 
-    def left(self) -> AbstractContextManager[None]:
-        """The bare base; `use` puts a merge on it again."""
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """The bare base, which it stays: `use` puts a merge on it again."""
         self._leave()
-        return nullcontext()
+        yield
 
     def _leave(self) -> None:
         self._current = None

@@ -70,22 +70,23 @@ def batch_loss(
     low, bare: as of `read_ahead`, for the texts of activated tasks.
     """
 
-    def loss(batch: Sequence[Encoded]) -> tuple[Tensor, int]:
-        rows = read_ahead(base, batch, low, bare)
-        return target_loss(base.model, collate(rows, base.pad_id, base.device))
+    return lambda batch: rows_loss(base, read_ahead(base, batch, low, bare))
 
-    return loss
+
+def rows_loss(base: Base, rows: Sequence[Encoded]) -> tuple[Tensor, int]:
+    """The summed loss of rows whose texts are read, and the number of their target tokens."""
+    return target_loss(base.model, collate(rows, base.pad_id, base.device))
 
 
 @torch.no_grad()
 def mean_loss(base: Base, pass_: Pass, examples: Sequence[Example]) -> float:
     """The mean loss (nats per target token) of a pass of a composition on examples of its task."""
     rows = encode_examples(base, pass_.task, examples, pass_.shots)
-    loss, total, count = batch_loss(base), 0.0, 0
+    total, count = 0.0, 0
     for batch in sorted_batches(rows, _BATCH):
         ready = read_ahead(base, batch)  # by the bare base
         with merged(base, pass_):
-            summed, tokens = loss(ready)
+            summed, tokens = rows_loss(base, ready)
         total, count = total + float(summed), count + tokens
     return total / max(count, 1)
 
