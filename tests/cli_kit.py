@@ -125,3 +125,13 @@ def packed(
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+class Interrupted(Terminal):
+    """A terminal at which Ctrl-C is pressed instead of every line "^C"."""
+
+    def __next__(self) -> str:  # type: ignore[override]
+        line = super().__next__()
+        if line == "^C\n":
+            raise KeyboardInterrupt
+        return line

@@ -21,7 +21,7 @@ from activated_device_kit import (
     save_mixed,
     tiny,
 )
-from cli_kit import Done, Terminal, onepass
+from cli_kit import Done, Interrupted, Terminal, onepass
 from device_kit import engine_or_skip
 from onepass.cli import app, chat
 from onepass.core.errors import OnepassError
@@ -167,13 +167,6 @@ def test_an_engine_that_has_died_ends_the_chat(
 def test_ctrl_c_twice_ends_it(
     mixed: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Interrupted(Terminal):
-        def __next__(self) -> str:  # type: ignore[override]
-            line = super().__next__()
-            if line == "^C\n":
-                raise KeyboardInterrupt
-            return line
-
     monkeypatch.setattr("sys.stdin", Interrupted(f"{TURNS[0]}\n^C\n/do\n^C\n^C\n/do\n"))
     done = onepass(capsys, "run", mixed, "--chat", *FEW)
     assert done.code == app.INTERRUPTED

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cli_kit import Done, Terminal, onepass, packed, random_composition
+from cli_kit import Done, Interrupted, Terminal, onepass, packed, random_composition
 from conftest import MakeAdapter
 from device_kit import CHAT, engine_or_skip
 from onepass.adapters.composition import save_composition
@@ -96,16 +96,6 @@ def test_a_text_may_begin_with_a_slash(
     done = onepass(capsys, "run", device, "--max-new-tokens", "4").succeeded()
     assert asked == ["/usr/bin is a path.\n/use it.", "/modern times.", " /help me.\n/help"]
     assert "both (main)" in done.err
-
-
-class Interrupted(Terminal):
-    """A terminal at which Ctrl-C is pressed instead of every line "^C"."""
-
-    def __next__(self) -> str:  # type: ignore[override]
-        line = super().__next__()
-        if line == "^C\n":
-            raise KeyboardInterrupt
-        return line
 
 
 def test_ctrl_c_at_the_prompt_drops_what_was_typed_and_twice_ends_all(

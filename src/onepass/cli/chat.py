@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from onepass.cli.conversation import Request, reply, switched, typed
+from onepass.cli.conversation import Request, listen, reply, switched
 from onepass.cli.show import note, print_table
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
@@ -16,7 +16,7 @@ from onepass.core.registry import unknown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onepass.export.manifest import CompositionEntry, Manifest
+    from onepass.export.manifest import CompositionEntry
     from onepass.serve import Answer, Engine
 
 HELP = """\
@@ -33,14 +33,6 @@ _EMPTY = frozenset(
     ["a", "an", "and", "conversation", "it", "of", "please", "text", "the", "this", "to", "tone"]
 )
 """Words that tell no composition from another."""
-
-
-def first_activated(manifest: "Manifest") -> str:
-    """The name of the set's first activated composition, for whose kind a chat is read ahead."""
-    from onepass.serve.activated import reader
-
-    reader(manifest)
-    return next(entry.name for entry in manifest.compositions if entry.activated)
 
 
 @dataclass
@@ -78,18 +70,13 @@ def read_along(engine: "Engine", request: Request, max_new_tokens: int | None) -
     """Read turns and answer requests, until the input ends or Ctrl-C comes twice in a row."""
     note(HELP)
     listed(engine)
-    talk, interrupted = Talk(), False
-    while True:
-        try:
-            for line in typed():
-                interrupted = False
-                request = _heard(engine, request, talk, line, max_new_tokens)
-            return
-        except KeyboardInterrupt:
-            if interrupted:
-                raise
-            interrupted = True
-            note("\nCtrl-C again, or Ctrl-D, ends the conversation")
+    talk = Talk()
+
+    def heard(line: str) -> None:
+        nonlocal request
+        request = _heard(engine, request, talk, line, max_new_tokens)
+
+    listen(heard)
 
 
 def _heard(

@@ -37,24 +37,39 @@ def converse(engine: "Engine", request: Request, max_new_tokens: int | None) -> 
     """Answer the texts typed, until the input ends or Ctrl-C comes twice at the prompt."""
     note(f"{request.composition} ({request.mode}); compositions: {compositions(engine)}\n{HELP}")
     note("Write or paste a conversation; an empty line ends it.")
-    dropped = False
+    lines: list[str] = []
+
+    def heard(line: str) -> None:
+        nonlocal request
+        if not lines and line.partition(" ")[0] in COMMANDS:
+            request = switched(engine, request, line)
+        elif line:
+            lines.append(line)
+        elif lines:
+            text = "\n".join(lines)
+            lines.clear()
+            reply(engine, request, text, max_new_tokens)
+
+    listen(heard, lines.clear)
+
+
+def listen(heard: Callable[[str], None], dropped: Callable[[], None] = lambda: None) -> None:
+    """Take the lines typed, until the input ends or Ctrl-C comes twice in a row.
+
+    dropped: called at the first of two, which `heard` may let through.
+    """
+    interrupted = False
     while True:
-        lines: list[str] = []
         try:
             for line in typed():
-                dropped = False
-                if not lines and line.partition(" ")[0] in COMMANDS:
-                    request = switched(engine, request, line)
-                elif line:
-                    lines.append(line)
-                elif lines:
-                    reply(engine, request, "\n".join(lines), max_new_tokens)
-                    lines = []
+                interrupted = False
+                heard(line)
             return
         except KeyboardInterrupt:
-            if dropped:
+            if interrupted:
                 raise
-            dropped = True
+            interrupted = True
+            dropped()
             note("\nCtrl-C again, or Ctrl-D, ends the conversation")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onepass.api.outputs import check_writable
-from onepass.cli.chat import first_activated, read_along
+from onepass.cli.chat import read_along
 from onepass.cli.conversation import Request, converse, memory, summary
 from onepass.cli.generate import Format, format_of, read_input, write_output
 from onepass.cli.options import MACHINE, Columns, LongestOutput
@@ -100,6 +100,7 @@ def run(
     """
     from onepass.export.manifest import read_set
     from onepass.serve import Engine
+    from onepass.serve.activated import reader
     from onepass.serve.modes import plan
 
     # Without checksums: the engine compares them, before it loads.
@@ -127,7 +128,7 @@ def run(
         check_writable(Path(out), folder=False)
     format = format if input is None else format_of(input, format)
     texts = [] if input is None else read_input(input, format, columns)
-    names = composition or [first_activated(manifest) if talk else manifest.compositions[0].name]
+    names = composition or [(reader(manifest) if talk else manifest.compositions[0]).name]
     modes = mode or ["composed"]
     requests = list(dict.fromkeys(Request(name, each) for name in names for each in modes))
     for request in requests:

@@ -98,8 +98,8 @@ def chosen(loaded: Sequence[Activated], manifest: Manifest, pass_: PassEntry) ->
     raise unknown("activated pass for", pass_.task.name, [each.name for each in loaded])
 
 
-def reader(manifest: Manifest, composition: str | None = None) -> PassEntry:
-    """The pass in whose prompt a text is read ahead: that of a composition, or of the first.
+def reader(manifest: Manifest, composition: str | None = None) -> CompositionEntry:
+    """The composition in whose prompt a text is read ahead: the one named, or the first activated.
 
     Raises:
         OnepassError: there is no such composition, or it is not activated.
@@ -107,7 +107,7 @@ def reader(manifest: Manifest, composition: str | None = None) -> PassEntry:
     entries = manifest.compositions if composition is None else [manifest.composition(composition)]
     for entry in entries:
         if entry.activated:
-            return entry.passes[0]
+            return entry
     raise OnepassError(
         f"{f'composition {composition!r}' if composition else 'no composition of this set'} is "
         f"{'not ' if composition else ''}activated, so that its text can be read only once it is "

@@ -217,9 +217,7 @@ class Engine:
         """
         began = time.perf_counter()
         _check_text(text)
-        pass_ = chosen(
-            [*self._activated.values()], self.manifest, reader(self.manifest, composition)
-        )
+        (pass_, *_) = self.passes(reader(self.manifest, composition).name)
         prompt, notice = self.fitted(pass_, text, pass_.task.longest(max_new_tokens))
         activation = self.manifest.activation(pass_.task)
         ids = prompt[: activation.start(prompt)] if activation else prompt
