@@ -5,7 +5,7 @@ from typing import Any
 from onepass.adapters.adapter import Lora
 from onepass.adapters.composition import Composition, Pass, pass_bias, pass_delta
 from onepass.core.errors import OnepassError
-from onepass.model.activation import activation_of
+from onepass.model import activation
 
 
 def single_pass(composition: Composition) -> Pass:
@@ -49,14 +49,12 @@ def invocation_of(composition: Composition, tokenizer: Any) -> tuple[int, ...]:
     tokenizer: of the base; needed for an activated composition only.
     """
     task = single_pass(composition).task
-    if not task.activate:
-        return ()
-    if tokenizer is None:
+    if task.activate and tokenizer is None:
         raise OnepassError(
             f"the composition for {composition.task} acts from {task.activate!r} on; give the "
             "tokenizer of its base, which says what tokens that is"
         )
-    return activation_of(tokenizer, task).invocation
+    return activation.invocation_of(tokenizer, task)
 
 
 def refuse_activated(composition: Composition, holder: str, remedy: str) -> None:

@@ -57,6 +57,11 @@ def activation_of(tokenizer: Any, task: Task) -> Activation:
     return known[key]
 
 
+def invocation_of(tokenizer: Any, task: Task) -> tuple[int, ...]:
+    """The ids that adapters for the task act from; () for an ordinary one. Errors as above."""
+    return activation_of(tokenizer, task).invocation if task.activate else ()
+
+
 _KNOWN: WeakKeyDictionary[Any, dict[tuple[Any, ...], Activation]] = WeakKeyDictionary()
 
 

@@ -38,7 +38,7 @@ from onepass.export.prompt import prompt_frame, samples
 from onepass.export.single import refuse_activated
 from onepass.export.types import tolerance, type_of_adapters, types_of_set
 from onepass.export.vector import make_vectors
-from onepass.model.activation import activation_of
+from onepass.model.activation import activation_of, invocation_of
 from onepass.model.attach import folded
 from onepass.model.load import Base
 from onepass.tasks.task import Task
@@ -229,11 +229,6 @@ def _activation(base: Base, task: Task) -> Activation:
     )
 
 
-def _invocation(base: Base, task: Task) -> tuple[int, ...]:
-    """From where adapters for the task act; () for everywhere."""
-    return activation_of(base.tokenizer, task).invocation if task.activate else ()
-
-
 def _bare(pass_: Pass) -> Pass:
     return replace(pass_, adapters=(), calibration=None)
 
@@ -279,7 +274,7 @@ class _AdapterWriter:
             scales[file.name] = scales.get(file.name, 0.0) + weighted.weight
         calibration = calibration_adapter(name, pass_, self.base.shape)
         if calibration is not None:
-            invocation = _invocation(self.base, pass_.task)
+            invocation = invocation_of(self.base.tokenizer, pass_.task)
             calibration = replace(calibration, invocation=invocation)
             scales[self._place(calibration, "calibration").name] = 1.0
         return PassEntry(
@@ -337,7 +332,7 @@ class _AdapterWriter:
                     path = Path(temporary, f"{number}.gguf")
                     expand(self.folder / file.path, path, self.layout.blocks)
                 sources.append((path, scales[file.name]))
-            invocation = _invocation(self.base, pass_.task)
+            invocation = invocation_of(self.base.tokenizer, pass_.task)
             fuse(sources, self.folder / place, self.layout.architecture, name, invocation)
         return File(**describe(self.folder, place))  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 
 from onepass.adapters.lora import Adapter, Lora, projection
 from onepass.core.errors import OnepassError
-from onepass.model.activation import activation_of
+from onepass.model.activation import invocation_of
 from onepass.model.chat import template_of
 from onepass.model.frozen import frozen
 from onepass.model.load import Base
@@ -119,7 +119,7 @@ def train_adapter(
             **training_card(options, history),
         },
         history=history,
-        invocation=activation_of(base.tokenizer, task).invocation if task.activate else (),
+        invocation=invocation_of(base.tokenizer, task),
     )
 
 
