@@ -1,26 +1,20 @@
 """Activated adapters on the embedded base, and by brute force what they compute."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from zlib import crc32
 
 import torch
-from torch import Tensor
 
+from activated_kit import greedy
 from device_kit import random_calibration, random_parts
 from onepass.adapters.adapter import Adapter, Lora
-from onepass.adapters.composition import Composition, Pass, Weighted, pass_delta
+from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.export import export_gguf
 from onepass.export.manifest import Manifest
 from onepass.model.activation import activation_of
-from onepass.model.attach import Effect, add_lowrank, altered
-from onepass.model.chat import prompt_ids
 from onepass.model.load import Base, load_base
 from onepass.tasks.book import parse_task
-from onepass.tasks.prompt import build_prompt
-from onepass.tasks.task import Task
 
 SPANISH, WITTY = "summarize+translate:es", "summarize+tone:witty"
 TURNS = (
@@ -89,45 +83,6 @@ def save_mixed(base: Base, folder: Path, **options: object) -> Manifest:
         "plain": ordinary(base),
     }
     return export_gguf(made, base, folder, "f32", "f32", **options)  # type: ignore[arg-type]
-
-
-@contextmanager
-def acting(base: Base, pass_: Pass, start: int) -> Iterator[None]:
-    """The base with the pass on the tokens from `start` on, of prompts that are read at once."""
-
-    def effect(lora: Lora) -> Effect:
-        def late(y: Tensor, x: Tensor) -> Tensor:
-            changed = add_lowrank(y, x, lora.down, lora.up)
-            return torch.cat([y[:, :start], changed[:, start:]], dim=1)
-
-        return late
-
-    deltas = pass_delta(pass_, base.shape)
-    with altered(base, {module: effect(lora) for module, lora in deltas.items()}):
-        yield
-
-
-def prompt_of(base: Base, task: Task, text: str) -> tuple[list[int], int]:
-    """The ids of a task's prompt, and where its adapters begin to act."""
-    (ids,) = prompt_ids(base.tokenizer, [build_prompt(task, text)], task.system)
-    return ids, activation_of(base.tokenizer, task).start(ids) if task.activate else 0
-
-
-@torch.inference_mode()
-def log_probabilities(base: Base, pass_: Pass, ids: list[int], start: int) -> Tensor:
-    """(vocabulary,): of the token after `ids`."""
-    with acting(base, pass_, start):
-        logits: Tensor = base.model(torch.tensor([ids]), use_cache=False).logits[0, -1]
-    return logits.double().log_softmax(-1)
-
-
-def greedy(base: Base, pass_: Pass, text: str, count: int) -> list[int]:
-    """The tokens of the answer, at most `count`, up to one that ends it."""
-    ids, start = prompt_of(base, pass_.task, text)
-    answer: list[int] = []
-    while len(answer) < count and not set(answer) & base.stop_ids:
-        answer.append(int(log_probabilities(base, pass_, [*ids, *answer], start).argmax()))
-    return answer
 
 
 def said(base: Base, passes: tuple[Pass, ...], text: str, count: int) -> str:

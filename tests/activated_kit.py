@@ -10,10 +10,11 @@ from torch import Tensor
 from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.composition import Composition, Pass, Weighted, pass_bias, pass_delta
 from onepass.model.activation import activation_of
-from onepass.model.attach import Effect, altered
+from onepass.model.attach import Effect, add_lowrank, altered
 from onepass.model.chat import prompt_ids
 from onepass.model.load import Base
 from onepass.tasks.book import parse_task
+from onepass.tasks.prompt import build_prompt
 from onepass.tasks.task import Task
 from test_model_attach import random_calibration
 
@@ -45,15 +46,15 @@ def after(starts: Sequence[int], effect: Effect) -> Effect:
 
 
 def effects_of(base: Base, pass_: Pass) -> dict[str, Effect]:
-    """What a pass adds to each layer, by the dense ΔW and bias."""
+    """What a pass adds to each layer, beside its weights: by the factors of ΔW, and the bias."""
     deltas, biases = pass_delta(pass_, base.shape), pass_bias(pass_, base.shape)
 
     def effect(path: str) -> Effect:
-        delta = deltas[path].delta() if path in deltas else None
+        lora = deltas.get(path)
         bias = biases.get(path)
 
         def added(y: Tensor, x: Tensor) -> Tensor:
-            y = y if delta is None else y + x @ delta.t()
+            y = y if lora is None else add_lowrank(y, x, lora.down, lora.up)
             return y if bias is None else y + bias
 
         return added
@@ -69,16 +70,26 @@ def acting_after(base: Base, pass_: Pass, starts: Sequence[int]) -> Iterator[Non
         yield
 
 
+def prompt_of(base: Base, task: Task, text: str) -> tuple[list[int], int]:
+    """The ids of a task's prompt, and where its adapters begin to act: 0 for ordinary ones."""
+    (ids,) = prompt_ids(base.tokenizer, [build_prompt(task, text)], task.system)
+    return ids, activation_of(base.tokenizer, task).start(ids) if task.activate else 0
+
+
 @torch.no_grad()
+def log_probabilities(base: Base, pass_: Pass, ids: list[int], start: int) -> Tensor:
+    """(vocabulary,): of the token after `ids`, with the pass on those from `start` on."""
+    with acting_after(base, pass_, [start]):
+        logits: Tensor = base.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+    return logits.double().log_softmax(-1)
+
+
 def greedy(base: Base, pass_: Pass, text: str, count: int) -> list[int]:
     """The first `count` greedy tokens, each by a whole forward pass; fewer if the answer ends."""
-    (ids,) = prompt_ids(base.tokenizer, [pass_.task.message(text)], pass_.task.system)
-    start = activation_of(base.tokenizer, pass_.task).start(ids)
+    ids, start = prompt_of(base, pass_.task, text)
     answer: list[int] = []
-    with acting_after(base, pass_, [start]):
-        while len(answer) < count and not (answer and answer[-1] in base.stop_ids):
-            logits = base.model(input_ids=torch.tensor([[*ids, *answer]]), use_cache=False).logits
-            answer.append(int(logits[0, -1].argmax()))
+    while len(answer) < count and not set(answer) & base.stop_ids:
+        answer.append(int(log_probabilities(base, pass_, [*ids, *answer], start).argmax()))
     return answer
 
 

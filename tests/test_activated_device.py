@@ -16,14 +16,13 @@ from activated_device_kit import (
     WITTY,
     activated,
     activated_parts,
-    log_probabilities,
     multi_step,
     ordinary,
-    prompt_of,
     said,
     save_mixed,
     tiny,
 )
+from activated_kit import log_probabilities, prompt_of
 from device_kit import edit, engine_or_skip, opened, put, sign
 from onepass.adapters.composition import Composition, Pass, Weighted
 from onepass.core.errors import OnepassError

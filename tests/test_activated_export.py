@@ -14,11 +14,10 @@ from activated_device_kit import (
     WITTY,
     activated,
     activated_parts,
-    greedy,
     ordinary,
-    prompt_of,
     tiny,
 )
+from activated_kit import greedy, prompt_of
 from cli_kit import onepass
 from device_kit import random_parts
 from onepass.adapters.adapter import load_adapter, save_adapter

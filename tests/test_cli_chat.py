@@ -16,11 +16,11 @@ from activated_device_kit import (
     TURNS,
     WITTY,
     activated,
-    prompt_of,
     said,
     save_mixed,
     tiny,
 )
+from activated_kit import prompt_of
 from cli_kit import Done, Interrupted, Terminal, onepass
 from device_kit import engine_or_skip
 from onepass.cli import app, chat

@@ -13,9 +13,8 @@ from activated_device_kit import (
     TURNS,
     WITTY,
     activated,
-    log_probabilities,
-    prompt_of,
 )
+from activated_kit import log_probabilities, prompt_of
 from architectures import build
 from device_kit import (
     CHAT,
