@@ -12,14 +12,14 @@ processor's; one thread.
 """
 
 import argparse
-import json
 import os
 import random
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
+
+from figures import write_figures
 
 GEMMA = (
     "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + m.role + '\n' + m.content | trim "
@@ -115,18 +115,8 @@ def main() -> None:
             print(f"{name}, {tokens[0]:,} tokens, {tokens[1]:,} of them added; template: {title}")
             print("   prompts/s: ", ", ".join(f"{n} {v:,.0f}" for n, v in per_second.items()))
     if options.json:
-        import tokenizers
-        import transformers
-
-        from onepass.comparison.environment import environment
-        from onepass.core.files import write_text
-
-        setting = {
-            "date": date.today().isoformat(), "processor": environment("cpu")["processor"],
-            "quick": options.quick, "prompts": sizes[0], "tokenizers": tokenizers.__version__,
-            "transformers": transformers.__version__,
-        }  # fmt: skip
-        write_text(options.json, json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n")
+        setting = {"quick": options.quick, "prompts": sizes[0]}
+        write_figures(options.json, setting, ("tokenizers", "transformers"), rows=rows)
 
 
 if __name__ == "__main__":

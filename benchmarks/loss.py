@@ -14,16 +14,16 @@ system can drop.
 """
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import threading
 import time
 from contextlib import nullcontext
-from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from figures import write_figures
 
 WORDS = 262_144
 BATCH, CALIBRATION, ADAPTER = 8, 4, 16
@@ -53,7 +53,8 @@ def random_base(quick: bool) -> Any:
     return Base(model, tiny.tokenizer, "random", tiny.device)
 
 
-def random_rows(base: Any, count: int) -> list[Any]:
+def random_rows(base: Any, count: int, tail: int | None = None) -> list[Any]:
+    """Prompts with targets; with `tail`, so many tokens of a prompt come after its text."""
     import torch
 
     from onepass.model.tokens import Encoded
@@ -61,22 +62,41 @@ def random_rows(base: Any, count: int) -> list[Any]:
     words = base.model.get_input_embeddings().weight.shape[0]
     lengths = [LENGTHS[number % len(LENGTHS)] for number in range(count)]
     return [
-        Encoded(torch.randint(words, (prompt + target,)).tolist(), prompt)
+        Encoded(
+            torch.randint(words, (prompt + target,)).tolist(), prompt, prompt - tail if tail else 0
+        )
         for prompt, target in lengths
     ]
+
+
+def random_pass(base: Any, activated: bool = False) -> Any:
+    """Half of each of two random adapters of rank `ADAPTER`."""
+    import torch
+
+    from onepass.adapters.adapter import Adapter, Lora
+    from onepass.adapters.composition import Pass, Weighted
+    from onepass.tasks.book import parse_task
+
+    def adapter(name: str) -> Adapter:
+        modules = {
+            path: Lora(torch.randn(ADAPTER, in_) / in_**0.5, torch.randn(out, ADAPTER) * 0.01)
+            for path, (out, in_) in base.shape.modules.items()
+        }
+        return Adapter(name, modules, invocation=(1,) if activated else ())
+
+    task = parse_task("summarize+translate:es")
+    parts = (Weighted(adapter("summarize"), 0.5), Weighted(adapter("translate:es"), 0.5))
+    return Pass(task.activated() if activated else task, parts)
 
 
 def measure(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from onepass.adapters.adapter import Adapter, Lora
-    from onepass.adapters.composition import Pass, Weighted
     from onepass.core.memory import forget_peak_memory, peak_memory
     from onepass.model import tokens
     from onepass.model.load import load_base
     from onepass.model.training import calibration, objective
     from onepass.model.training.options import TrainOptions
-    from onepass.tasks.book import parse_task
     from onepass.tasks.example import Example
 
     torch.set_num_threads(options.threads)
@@ -90,17 +110,7 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     rows = random_rows(base, 4 * BATCH)
     calibration.encode_examples = lambda *given: rows if given[2] else []
 
-    def adapter(name: str) -> Adapter:
-        modules = {
-            path: Lora(torch.randn(ADAPTER, in_) / in_**0.5, torch.randn(out, ADAPTER) * 0.01)
-            for path, (out, in_) in base.shape.modules.items()
-        }
-        return Adapter(name, modules)
-
-    pass_ = Pass(
-        parse_task("summarize+translate:es"),
-        (Weighted(adapter("summarize"), 0.5), Weighted(adapter("translate:es"), 0.5)),
-    )
+    pass_ = random_pass(base)
     marks: list[tuple[float, float]] = []
     losses: list[float] = []
 
@@ -178,20 +188,12 @@ def main() -> None:
     difference = max(abs(one - other) / other for one, other in pairs)
     print(f"losses differ by at most {difference:.1e} of their size")
     if options.json:
-        import torch
-        import transformers
-
-        from onepass.comparison.environment import environment
-        from onepass.core.files import write_text
-
         setting = {
-            "date": date.today().isoformat(), "processor": environment("cpu")["processor"],
             "threads": options.threads, "steps": options.steps, "quick": options.quick,
             "base": Path(options.base).name if options.base else "random", "batch": BATCH,
-            "torch": torch.__version__, "transformers": transformers.__version__,
         }  # fmt: skip
-        figures = {"setting": setting, "rows": rows, "losses_differ": difference}
-        write_text(options.json, json.dumps(figures, indent=1) + "\n")
+        packages = ("torch", "transformers")
+        write_figures(options.json, setting, packages, rows=rows, losses_differ=difference)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ write the result once, at the memory bandwidth measured by a copy.
 """
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
+
+from figures import write_figures
 
 RANK = 32
 # Ours, its options, and PEFT's name and options for the same merge.
@@ -212,19 +212,11 @@ def main() -> None:
         options.adapters, options.budget = options.adapters[:1], 1.0
     rows = compare(options)
     if options.json:
-        import peft
-        import torch
-
-        from onepass.comparison.environment import environment
-        from onepass.core.files import write_text
-
         setting = {
-            "date": date.today().isoformat(), "processor": environment("cpu")["processor"],
             "threads": options.threads, "layers": options.layers, "rank": RANK,
-            "quick": options.quick, "torch": torch.__version__, "peft": peft.__version__,
+            "quick": options.quick,
         }  # fmt: skip
-        text = json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n"
-        write_text(options.json, text)
+        write_figures(options.json, setting, ("torch", "peft"), rows=rows)
 
 
 if __name__ == "__main__":

@@ -15,63 +15,35 @@ base's file.
 """
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import time
-from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from loss import BATCH, CALIBRATION, LENGTHS, Watched, random_base
+from figures import write_figures
+from loss import BATCH, CALIBRATION, Watched, random_base, random_pass, random_rows
 
-ADAPTER, TAIL = 16, 12  # the rank, and how many tokens an instruction takes
-
-
-def random_rows(base: Any, count: int, activated: bool) -> list[Any]:
-    import torch
-
-    from onepass.model.tokens import Encoded
-
-    words = base.model.get_input_embeddings().weight.shape[0]
-    generator = torch.Generator().manual_seed(0)
-    rows = []
-    for prompt, target in [LENGTHS[number % len(LENGTHS)] for number in range(count)]:
-        ids = torch.randint(words, (prompt + target,), generator=generator).tolist()
-        rows.append(Encoded(ids, prompt, prompt - TAIL if activated else 0))
-    return rows
+TAIL = 12  # tokens that an instruction takes
 
 
 def measure(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from onepass.adapters.adapter import Adapter, Lora
-    from onepass.adapters.composition import Pass, Weighted
     from onepass.core.memory import forget_peak_memory
     from onepass.model.load import load_base
     from onepass.model.training import calibration
     from onepass.model.training.options import TrainOptions
-    from onepass.tasks.book import parse_task
     from onepass.tasks.example import Example
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     base = load_base(options.base, "cpu") if options.base else random_base(options.quick)
     activated = kind == "activated"
-    rows = random_rows(base, options.batches * BATCH, activated)
+    rows = random_rows(base, options.batches * BATCH, TAIL if activated else None)
     calibration.encode_examples = lambda *given: rows if given[2] else []
-    task = parse_task("summarize+translate:es")
-
-    def adapter(name: str) -> Adapter:
-        modules = {
-            path: Lora(torch.randn(ADAPTER, in_) / in_**0.5, torch.randn(out, ADAPTER) * 0.01)
-            for path, (out, in_) in base.shape.modules.items()
-        }
-        return Adapter(name, modules, invocation=(1,) if activated else ())
-
-    parts = (Weighted(adapter("summarize"), 0.5), Weighted(adapter("translate:es"), 0.5))
-    pass_ = Pass(task.activated() if activated else task, parts)
+    pass_ = random_pass(base, activated)
     marks: list[float] = []
 
     def on_step(step: int, loss: float) -> None:
@@ -125,21 +97,13 @@ def main() -> None:
         f"{ratios['own_peak_mib']:.2f}"
     )
     if options.json:
-        import torch
-        import transformers
-
-        from onepass.comparison.environment import environment
-        from onepass.core.files import write_text
-
         setting = {
-            "date": date.today().isoformat(), "processor": environment("cpu")["processor"],
             "threads": options.threads, "epochs": options.epochs, "quick": options.quick,
             "base": Path(options.base).name if options.base else "random",
             "texts": options.batches * BATCH, "batch": BATCH,
-            "torch": torch.__version__, "transformers": transformers.__version__,
         }  # fmt: skip
-        figures = {"setting": setting, "rows": rows, "ratios": ratios}
-        write_text(options.json, json.dumps(figures, indent=1) + "\n")
+        packages = ("torch", "transformers")
+        write_figures(options.json, setting, packages, rows=rows, ratios=ratios)
 
 
 if __name__ == "__main__":
