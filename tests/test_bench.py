@@ -35,6 +35,7 @@ from onepass.comparison.workers import (
     Finished,
     Progressed,
     Started,
+    Trained,
     in_processes,
     in_this_process,
 )
@@ -337,11 +338,13 @@ def test_processes_do_the_same_and_can_be_stopped(small: Small, tmp_path: Path) 
     here, there = tmp_path / "here", tmp_path / "there"
     done, endless = jobs_of(recipe, ["linear", "lc"]), jobs_of(recipe, ["lc++"])
     list(in_this_process(done, recipe, here))
-    outputs_made, ended = 0, 0
+    outputs_made, ended, steps = 0, 0, set()
     with closing(in_processes(2)([*done, *endless], recipe, there)) as events:
         for event in events:
             outputs_made += event.outputs if isinstance(event, Progressed) else 0
             ended += isinstance(event, Finished)
+            if isinstance(event, Trained):
+                steps.add((event.job.method, event.total))
             if ended == 2:
                 break
         workers = multiprocessing.active_children()
@@ -350,6 +353,7 @@ def test_processes_do_the_same_and_can_be_stopped(small: Small, tmp_path: Path) 
         while not list((there / STATE).glob("lc++*/*")) and time.monotonic() < deadline:
             time.sleep(0.05)
     assert outputs_made == 2 * 6
+    assert ("lc", 4) in steps
     assert outputs(there) == outputs(here) != {}
     assert the_run(there, "linear").environment["threads"] == "1"
     # Stopped in the midst of it, the third has left its state, and nobody works on.

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from onepass.model import progress
+
 SCRIPT = """
 from onepass.model import progress
 now = 0.0
@@ -65,3 +67,20 @@ def test_a_training_of_22_minutes_prints_a_line_a_minute() -> None:
 )
 def test_lines_are_few_and_true(work: dict[str, Any], expected: list[str]) -> None:
     assert lines(**work) == expected
+
+
+def test_what_is_told_to_a_listener_is_shown_nowhere(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    now, told = 0.0, []
+    monkeypatch.setattr(progress, "clock", lambda: now)
+    with progress.telling(lambda *at: told.append(at)):
+        for show in (True, False):
+            with progress.progress_bar("summarize", 10, show) as update:
+                for step in range(1, 11):
+                    now += 0.4
+                    update(step, f"loss {step}")
+    # The first, then once a second at most.
+    once = [(step, 10, f"loss {step}") for step in (1, 4, 7, 10)]
+    assert told == once * 2
+    assert capfd.readouterr() == ("", "")

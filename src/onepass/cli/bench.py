@@ -1,7 +1,6 @@
 """`onepass bench`: run the cells of a recipe that are not yet done."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from onepass.cli.show import note
 if TYPE_CHECKING:
     from onepass.adapters.adapter import Adapter
     from onepass.api.benching import Bench
+    from onepass.comparison.cells import Job
     from onepass.comparison.workers import Event
 
 FAILED = 1
@@ -156,30 +156,33 @@ def _following(
     total: int, done: int, console: Console, tell: Callable[[str], None]
 ) -> "Iterator[Callable[[Event], None]]":
     """Show the progress while the block lasts; yields what takes the events."""
-    from onepass.comparison.workers import Failed, Finished, Progressed, Started
+    from onepass.comparison.workers import Failed, Finished, Progressed, Started, Trained
     from onepass.model.progress import progress_bar
 
-    running: Counter[str] = Counter()
+    running: dict[Job, str] = {}  # with how far its training is
     outputs, began = 0, time.monotonic()
     with progress_bar("cells", total, start=done, console=console) as update:
 
         def on_event(event: "Event") -> None:
-            nonlocal outputs, running, done
+            nonlocal outputs, done
             match event:
                 case Started(job):
-                    running[job.title] += 1
+                    running[job] = ""
                 case Progressed(count):
                     outputs += count
+                case Trained(job, step, of, note):
+                    running[job] = "" if step == of else f" ({step}/{of}, {note})"
                 case Finished(job, cells, tokens, seconds):
-                    running -= Counter([job.title])
+                    running.pop(job, None)
                     done += cells
                     speed = f", {tokens / seconds:.0f} tokens/s" if seconds else ""
                     said = f"{cells} cells" if cells > 1 else "done" if cells else "done elsewhere"
                     tell(f"{job.title}: {said}{speed}")
                 case Failed(job, message, _):
-                    running -= Counter([job.title])
+                    running.pop(job, None)
                     tell(f"{job.title}: failed, {message}")
             rate = outputs / max(time.monotonic() - began, 1e-9)
-            update(done, f"{rate:.1f} outputs/s, running: {', '.join(running)}")
+            at = ", ".join(job.title + step for job, step in running.items())
+            update(done, f"{rate:.1f} outputs/s, running: {at}")
 
         yield on_event

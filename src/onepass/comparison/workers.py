@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -21,6 +22,7 @@ from onepass.comparison.cells import Job
 from onepass.comparison.job import do_job
 from onepass.comparison.recipe import Recipe
 from onepass.core.errors import OnepassError, print_as_notes
+from onepass.model.progress import telling
 
 _POSIX = hasattr(signal, "pthread_sigmask")
 _PATIENCE = 30.0  # seconds for a worker to save its state after Ctrl-C
@@ -45,6 +47,16 @@ class Progressed:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What the job learns is at step `done` of `total`; `note` has the loss."""
+
+    job: Job
+    done: int
+    total: int
+    note: str
+
+
+@dataclass(frozen=True)
 class Finished:
     """`cells` of the job are stored; fewer than it has if another process had them."""
 
@@ -63,7 +75,7 @@ class Failed:
     details: str
 
 
-Event = Started | Progressed | Finished | Failed
+Event = Started | Progressed | Trained | Finished | Failed
 Events = Generator[Event, None, None]
 Backend = Callable[[Sequence[Job], Recipe, Path], Events]
 
@@ -110,7 +122,7 @@ def in_processes(count: int) -> Backend:
                     worker = next(worker for worker in busy if worker.pipe is pipe)
                     event = worker.receive()
                     yield event
-                    if isinstance(event, Progressed):
+                    if isinstance(event, Progressed | Trained):
                         continue
                     worker.job = None
                     if waiting:
@@ -190,9 +202,17 @@ def _serve(
         if _POSIX:  # here is the first place where it can be answered
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         while (job := pipe.recv()) is not None:
-            pipe.send(attempt(job, recipe, folder, lambda count: pipe.send(Progressed(count))))
+            with telling(partial(_send_step, pipe, job)):
+                done = attempt(job, recipe, folder, lambda count: pipe.send(Progressed(count)))
+            pipe.send(done)
     except (KeyboardInterrupt, EOFError, OSError):
         return
+
+
+def _send_step(
+    pipe: "Connection[Event, Job | None]", job: Job, done: int, total: int, note: str
+) -> None:  # pragma: no cover
+    pipe.send(Trained(job, done, total, note))
 
 
 def _die_with_parent() -> None:  # pragma: no cover

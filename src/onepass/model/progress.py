@@ -4,10 +4,12 @@ Lines are for logs, batch systems and notebooks. They come after 1, 10 and 30 se
 minute, and at the end; work of less than a second prints nothing.
 """
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 
 from rich.console import Console
@@ -16,8 +18,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Update = Callable[[int, str], None]
 """Takes how much is done, and a remark such as the loss."""
 
+Listener = Callable[[int, int, str], None]
+"""Takes how much is done, of how much, and a remark."""
+
 clock = time.monotonic
 _FIRST_LINES, _BETWEEN = (1.0, 10.0, 30.0), 60.0  # seconds
+_TELLING = 1.0  # second, at least, between two calls of a listener
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def telling(listener: Listener) -> Iterator[None]:
+    """Tell the progress of the block to `listener`, and show it nowhere: for background work."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 @contextmanager
@@ -30,7 +47,10 @@ def progress_bar(
     to appear above the bar, print it there.
     """
     console = console or Console(stderr=True)
-    if not show:
+    listener = _listener.get()
+    if listener is not None:
+        yield _seldom(listener, total)
+    elif not show:
         yield lambda done, note: None
     elif _is_live(console):
         columns = (
@@ -49,6 +69,18 @@ def progress_bar(
         lines = _Lines(title, total, start)
         yield lines.update
         lines.end()
+
+
+def _seldom(listener: Listener, total: int) -> Update:
+    told = -math.inf
+
+    def update(done: int, note: str) -> None:
+        nonlocal told
+        if clock() - told >= _TELLING:
+            told = clock()
+            listener(done, total, note)
+
+    return update
 
 
 def _is_live(console: Console) -> bool:
