@@ -3,6 +3,7 @@
     python benchmarks/one_reading_device.py                   the embedded base
     python benchmarks/one_reading_device.py --base FILE.gguf  a file of your own, as it is
     python benchmarks/one_reading_device.py --quick           short, to see that it works
+    python benchmarks/one_reading_device.py --repeats 1       one conversation of each length
     python benchmarks/one_reading_device.py --json FILE --plot FILE.png
 
 Fourteen combinations, one after the other, on a conversation that none has seen: each a different
@@ -153,9 +154,9 @@ def measured(
 
 
 def measure(
-    base: Base, file: Path | None, folder: Path, threads: int, quick: bool
+    base: Base, file: Path | None, folder: Path, threads: int, quick: bool, repeats: int
 ) -> Iterator[Row]:
-    lengths, written, repeats = (LENGTHS, 40, 3) if not quick else (LENGTHS[:2], 8, 1)
+    lengths, written = (LENGTHS, 40) if not quick else (LENGTHS[:2], 8)
     for activated in (False, True):
         made = compositions(base, activated)
         names = list(made)[: REQUESTS[-1] if not quick else 3]
@@ -220,7 +221,8 @@ def plot(rows: Sequence[Row], path: Path, title: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="three requests, short texts, once")
+    parser.add_argument("--quick", action="store_true", help="three requests, short texts")
+    parser.add_argument("--repeats", type=int, help="conversations (3; 1 with --quick)")
     parser.add_argument("--threads", type=int, default=1, help="of the engine")
     parser.add_argument("--base", type=Path, help="a GGUF file; by default the embedded base")
     parser.add_argument("--json", type=Path, help="write the figures into this file")
@@ -234,12 +236,16 @@ def main() -> None:
     print(f"tokens {'':<11}{' '.join(f'{n:>8}' for n in REQUESTS)} |", end="")
     print(" ".join(f"{n:>8}" for n in REQUESTS))
     rows = []
+    repeats = options.repeats or (1 if options.quick else 3)
     with tempfile.TemporaryDirectory() as folder:
-        for row in measure(base, options.base, Path(folder), options.threads, options.quick):
+        for row in measure(
+            base, options.base, Path(folder), options.threads, options.quick, repeats
+        ):
             rows.append(row)
             show(row)
     setting = environment("cpu") | {
         "base": name, "engine_threads": str(options.threads), "quick": str(options.quick),
+        "conversations": str(repeats),
         "xllamacpp": version("xllamacpp"),
     }  # fmt: skip
     if options.json:
