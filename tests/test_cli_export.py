@@ -116,11 +116,12 @@ def test_only_single_passes_without_shots_can_be_exported(tmp_path: Path, base: 
 
 def test_cost_gives_the_papers_table_to_the_digit(capsys: Capture) -> None:
     assert onepass(capsys, "cost").succeeded().out.splitlines() == [
-        "model\tLoRA r=32\tLC\tLC++ r=4",
-        "llama-3.2-1b\t22,544,384\t23,552\t176,128",
-        "qwen2.5-1.5b\t36,929,536\t23,040\t164,864",
-        "stablelm-2-1.6b\t30,277,632\t21,504\t157,696",
-        "mean\t29,917,184 = 57.06 MiB\t22,699 = 0.043 MiB = 0.08 %\t166,229 = 0.32 MiB = 0.56 %",
+        "model\tLoRA r=32\tLC\tLC++ r=4\tcore of two",
+        "llama-3.2-1b\t22,544,384\t23,552\t176,128\t28,672",
+        "qwen2.5-1.5b\t36,929,536\t23,040\t164,864\t28,672",
+        "stablelm-2-1.6b\t30,277,632\t21,504\t157,696\t28,672",
+        "mean\t29,917,184 = 57.06 MiB\t22,699 = 0.043 MiB = 0.08 %\t166,229 = 0.32 MiB = 0.56 %"
+        "\t28,672 = 0.055 MiB = 0.10 %",
     ]
 
 
@@ -129,7 +130,8 @@ def test_cost_reads_any_models_configuration(base_folder: Path, capsys: Capture)
     row = done.out.splitlines()[1].split("\t")
     # Per layer q 32+32, k and v 16+32, o 32+32, gate and up 48+32, down 32+48.
     per_rank = 64 + 48 + 48 + 64 + 80 + 80 + 80
-    assert row == [str(base_folder), f"{2 * 2 * per_rank:,}", "224", f"{per_rank:,}"]
+    core = 7 * (2 + 2) ** 2
+    assert row == [str(base_folder), f"{2 * 2 * per_rank:,}", "224", f"{per_rank:,}", str(core)]
 
 
 def test_cost_of_a_composition_is_that_of_its_files(

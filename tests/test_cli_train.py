@@ -92,6 +92,9 @@ def test_an_interrupted_training_ends_as_one_that_was_not(
         (["--kind", "lc++", "--rank", 3], "lc++", "lowrank"),
         (["--kind", "lc"], "lc", "output"),
         (["--kind", "lc", "--form", "column"], "lc-column", "column"),
+        (["--kind", "core"], "core", "core"),
+        (["--kind", "lc-gain"], "lc-gain", "gain"),
+        (["--kind", "cat"], "cat", "weights"),
     ],
 )
 def test_calibrate_leaves_a_composition_of_any_adapters_and_data(

@@ -35,7 +35,10 @@ QUICK = TrainOptions(
     learning_rate=0.02, max_steps=12, batch_size=4, eval_every=4, patience=None, clip=None,
     precision="float32",
 )  # fmt: skip
-KINDS: list[tuple[Kind, Form]] = [("lc", "output"), ("lc", "column"), ("lc++", "lowrank")]
+KINDS: list[tuple[Kind, Form]] = [
+    ("lc", "output"), ("lc", "column"), ("lc++", "lowrank"), ("core", "core"),
+    ("lc-gain", "gain"), ("cat", "weights"),
+]  # fmt: skip
 
 
 def loss_of(base: Base, examples: list[Example], task: str = TASK) -> float:
@@ -167,10 +170,9 @@ def test_an_untrained_calibration_has_no_effect(
 ) -> None:
     ids = torch.arange(6, 40).view(2, 17)
     tensors = training.initial_parameters(base, [merge], kind, form, 4, 0)
-    effects = {proj: training.calibration_effect(form, parts) for proj, parts in tensors.items()}
     with torch.no_grad(), folded(base, merge):
         expected = base.model(input_ids=ids).logits
-    with torch.no_grad(), calibrated(base, merge, effects):
+    with torch.no_grad(), calibrated(base, merge, form, tensors):
         torch.testing.assert_close(base.model(input_ids=ids).logits, expected)
 
 
@@ -211,19 +213,20 @@ def test_training_follows_the_seed(base: Base, merge: Pass, examples: list[Examp
     assert all(same(one[proj], two[proj]) for proj in one)
 
 
+@pytest.mark.parametrize("kind", ["lc++", "core", "lc-gain", "cat"])
 def test_an_interrupted_calibration_resumes_to_the_same(
-    base: Base, merge: Pass, examples: list[Example], tmp_path: Path
+    base: Base, merge: Pass, examples: list[Example], tmp_path: Path, kind: Kind
 ) -> None:
     def stop(step: int, loss: float) -> None:
         if step == 6:
             raise KeyboardInterrupt
 
     before = weights(base)
-    whole = calibrate(base, merge, examples).tensors
+    whole = calibrate(base, merge, examples, kind=kind).tensors
     with pytest.raises(KeyboardInterrupt):
-        calibrate(base, merge, examples, state_dir=tmp_path, on_step=stop)
+        calibrate(base, merge, examples, kind=kind, state_dir=tmp_path, on_step=stop)
     assert same(weights(base), before)
-    resumed = calibrate(base, merge, examples, state_dir=tmp_path).tensors
+    resumed = calibrate(base, merge, examples, kind=kind, state_dir=tmp_path).tensors
     assert all(same(whole[proj], resumed[proj]) for proj in whole)
 
 
@@ -236,7 +239,10 @@ def test_a_shared_calibration_acts_on_each_merge_as_in_training(
     kind: Kind,
     form: Form,
 ) -> None:
-    other = Pass(parse_task("reply+tone:witty"), (Weighted(make_adapter("reply", 3, 7, 0.2)),))
+    parts = [make_adapter("reply", 4, 7, 0.2), make_adapter("tone:witty", 4, 8, 0.2)]
+    alike = kind in ("core", "cat")  # which need as many adapters in every merge
+    weighted = tuple(Weighted(part) for part in (parts if alike else parts[:1]))
+    other = Pass(parse_task("reply+tone:witty"), weighted)
     before = weights(base)
     calibration = train_calibration(
         base, [merge, other], [examples[:6], examples[:5]], [examples[8:], examples[6:]],

@@ -249,7 +249,7 @@ def test_training_is_that_of_whole_forward_passes(
     assert plain.invocation == ()
 
 
-@pytest.mark.parametrize("kind", ["lc", "lc++"])
+@pytest.mark.parametrize("kind", ["lc", "lc++", "core", "lc-gain"])
 def test_a_calibration_of_activated_parts(base: Base, examples: list[Example], kind: Kind) -> None:
     pass_ = Pass(active(BOTH), tuple(Weighted(each, 0.5) for each in pair_on(base)))
     made = train_calibration(

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from onepass.adapters.history import HISTORY, read_history, write_history
-from onepass.adapters.lora import Adapter, Lora, layer, projection
+from onepass.adapters.lora import Adapter, Lora, layer, natural_order, projection
 from onepass.adapters.lowrank import balanced, padded, squared_errors, unpadded
 from onepass.adapters.manifests import read_manifest
 from onepass.adapters.peft_config import CONFIG, factors_by_module, read_config
@@ -57,7 +57,7 @@ def load_adapter(path: Path | str) -> Adapter:
     tensors, _ = read_tensors(folder / WEIGHTS)
     factors = factors_by_module(tensors, config, folder / WEIGHTS)
     modules = {}
-    for module in sorted(factors, key=_natural):
+    for module in sorted(factors, key=natural_order):
         lora = config.lora(module, factors[module], folder / WEIGHTS)
         if lora.rank:  # AdaLoRA may have left a module none at all
             modules[module] = unpadded(lora)
@@ -81,11 +81,6 @@ def _folder(path: Path | str) -> Path:
     if not (folder / CONFIG).is_file():
         raise OnepassError(f"{name} on the hub has no {CONFIG}; it is no adapter in PEFT format")
     return folder
-
-
-def _natural(module: str) -> list[tuple[int, str]]:
-    """Sort key that puts layer 2 before layer 10."""
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in module.split(".")]
 
 
 class _Card(BaseModel):

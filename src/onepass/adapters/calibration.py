@@ -1,4 +1,4 @@
-"""Calibrations: the learned parameters of LC and LC++ (arXiv 2507.16083; docs/calibration.md).
+"""Calibrations: the learned parameters of LC, LC++ and others (docs/calibration.md).
 
 One set per projection type t ("q_proj", ...; `BaseShape.projections` names them), shared by all
 layers that have it. With W the base's weight (out,
@@ -8,7 +8,9 @@ in) and ΔW the linear merge of the task adapters in a layer:
     LC, output   y = (W + ΔW) x + p        p is "bias" (out,)
     LC, column   y = (W + ΔW + p 1ᵀ) x     the same p on every column: a LoRA with down = 1ᵀ
 
-The paper does not say which of the last two its bias is; both have the same size.
+The paper (arXiv 2507.16083) does not say which of the last two its bias is; both have one size.
+Three others act on the adapters' own factors A_i and B_i, see `onepass.adapters.factors`: "core",
+"lc-gain" and "cat".
 """
 
 import json
@@ -26,11 +28,25 @@ from onepass.adapters.storage import read_tensors, stored_bytes, write_tensors
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_file
 
-Kind = Literal["lc", "lc++"]
-Form = Literal["output", "column", "lowrank"]
+Kind = Literal["lc", "lc++", "core", "lc-gain", "cat"]
+Form = Literal["output", "column", "lowrank", "core", "gain", "weights"]
 
-FORMS: dict[str, tuple[Form, ...]] = {"lc": ("output", "column"), "lc++": ("lowrank",)}
-_NAMES: dict[str, set[str]] = {"lc": {"bias"}, "lc++": {"down", "up"}}
+FORMS: dict[str, tuple[Form, ...]] = {
+    "lc": ("output", "column"),
+    "lc++": ("lowrank",),
+    "core": ("core",),
+    "lc-gain": ("gain",),
+    "cat": ("weights",),
+}
+OF_FACTORS = ("core", "gain", "weights")
+"""The forms that act on the factors of the adapters, and so mean nothing without them."""
+_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
+    "lc": {"bias": ("out",)},
+    "lc++": {"down": ("r", "in"), "up": ("out", "r")},
+    "core": {"core": ("R", "R")},
+    "lc-gain": {"gain": ("out",), "bias": ("out",)},
+    "cat": {"weights": ("L", "N")},
+}
 _METADATA = "onepass.calibration"
 
 
@@ -38,6 +54,7 @@ _METADATA = "onepass.calibration"
 class Calibration:
     """Learned parameters by projection type: {"bias"} for lc, {"down", "up"} for lc++.
 
+    core has {"core"}, lc-gain {"gain", "bias"} and cat {"weights"}.
     history: the losses of their training; None if unknown.
     """
 
@@ -62,6 +79,11 @@ class Calibration:
         return f"Calibration({self.kind} {self.form}, {size})"
 
     @property
+    def of_factors(self) -> bool:
+        """Whether it acts on the factors of the pass's adapters (`onepass.adapters.factors`)."""
+        return self.form in OF_FACTORS
+
+    @property
     def parameter_count(self) -> int:
         return sum(t.numel() for parts in self.tensors.values() for t in parts.values())
 
@@ -78,19 +100,18 @@ def _check_parts(kind: Kind, projection: str, parts: Mapping[str, Tensor]) -> No
     found = {name: tuple(tensor.shape) for name, tensor in parts.items()}
     if not projection:
         raise OnepassError(f"calibration of {projection!r}: expected a projection such as 'q_proj'")
-    if parts.keys() != _NAMES[kind]:
+    shapes = _SHAPES[kind]
+    if parts.keys() != shapes.keys():
         raise OnepassError(
-            f"calibration of {projection}: {kind} has {sorted(_NAMES[kind])}, found {sorted(found)}"
+            f"calibration of {projection}: {kind} has {sorted(shapes)}, found {sorted(found)}"
         )
-    if kind == "lc" and len(found["bias"]) != 1:
-        raise OnepassError(f"calibration of {projection}: bias {found['bias']} should be (out,)")
-    if kind == "lc++" and not (
-        len(found["down"]) == len(found["up"]) == 2 and found["down"][0] == found["up"][1]
-    ):
-        raise OnepassError(
-            f"calibration of {projection}: down {found['down']} and up {found['up']} "
-            "should be (r, in) and (out, r)"
-        )
+    sizes: dict[str, int] = {}
+    for name, letters in shapes.items():
+        pairs = list(zip(letters, found[name], strict=False))
+        if len(found[name]) != len(letters) or any(sizes.setdefault(*p) != p[1] for p in pairs):
+            what = " and ".join(f"{each} {found[each]}" for each in shapes)
+            should = " and ".join(str(each).replace("'", "") for each in shapes.values())
+            raise OnepassError(f"calibration of {projection}: {what} should be {should}")
 
 
 def save_calibration(

@@ -1,8 +1,6 @@
 """A composition: what is run and shipped for one task, as plain data.
 
-A base and one or more passes; a pass is weighted adapters plus at most one calibration. As all of
-it is low-rank, a pass is exactly a LoRA (and, for output-form LC, biases): `pass_delta` and
-`pass_bias` are the one definition of what a composition computes, used to fold, attach and export.
+A base and one or more passes; what a pass is and computes, `onepass.adapters.passes` says.
 
 On disk it is a folder that holds all a composition needs but its base. What passes share is written
 once, so a loaded composition shares it too:
@@ -13,7 +11,6 @@ once, so a loaded composition shares it too:
     calibration-0.history.json  the losses of their training
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,30 +18,20 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
-from torch import Tensor
 
 from onepass.adapters.activation import are_activated, check_activation
-from onepass.adapters.adapter import (
-    CONFIG,
-    Adapter,
-    Lora,
-    adapter_bytes,
-    load_adapter,
-    write_adapter,
-)
+from onepass.adapters.adapter import CONFIG, Adapter, adapter_bytes, load_adapter, write_adapter
 from onepass.adapters.calibration import (
     Calibration,
     calibration_bytes,
-    calibration_lora,
     history_path,
     load_calibration,
     write_calibration,
 )
 from onepass.adapters.history import History, write_history
-from onepass.adapters.lora import projection_type
-from onepass.adapters.lowrank import weighted_sum
 from onepass.adapters.manifests import read_manifest
-from onepass.adapters.shape import BaseShape, check_adapter, check_calibration, check_same
+from onepass.adapters.passes import Pass, Weighted, check_pass, pass_bias, pass_delta, reach
+from onepass.adapters.shape import BaseShape, check_same
 from onepass.adapters.storage import FolderFiles, check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, inside, write_json
@@ -72,36 +59,6 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, eq=False)
-class Weighted:
-    """An adapter and its weight in a pass.
-
-    stored: the adapter exists for this composition only (a joint expert, a merged variant), so
-    it counts as extra storage; a task adapter, which the device holds anyway, does not.
-    """
-
-    adapter: Adapter
-    weight: float = 1.0
-    stored: bool = False
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.weight):
-            raise OnepassError(f"adapter {self.adapter.name!r}: weight {self.weight} is not finite")
-
-
-@dataclass(frozen=True, eq=False)
-class Pass:
-    """One run of the base over its input, for `task` (which decides the prompt).
-
-    shots: (input, target) pairs to show in the prompt, for in-context learning.
-    """
-
-    task: Task
-    adapters: tuple[Weighted, ...] = ()
-    calibration: Calibration | None = None
-    shots: tuple[tuple[str, str], ...] = ()
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Composition:
     """Passes over one base, each reading the output of the one before; made by `method`.
@@ -124,10 +81,7 @@ class Composition:
         for pass_ in self.passes:
             adapters = [weighted.adapter for weighted in pass_.adapters]
             check_activation(pass_.task.name, pass_.task.activate, adapters)
-            for adapter in adapters:
-                check_adapter(adapter, self.base)
-            if pass_.calibration is not None:
-                check_calibration(pass_.calibration, self.base)
+            check_pass(pass_, self.base)
 
     def __repr__(self) -> str:
         taken = cost(self)
@@ -169,68 +123,6 @@ def check_base(composition: Composition, shape: BaseShape) -> None:
         check_same(composition.base, shape)
     except OnepassError as error:
         raise OnepassError(f"composition for {composition.task.name!r}: {error}") from error
-
-
-def pass_delta(pass_: Pass, shape: BaseShape | None = None) -> dict[str, Lora]:
-    """ΔW of a pass by module, as one exact LoRA each (float32 or wider, differentiable).
-
-    Adapters first, in their order, then LC++ (its pair) or column LC (down = 1ᵀ). A calibration
-    reaches the modules that the pass's adapters change; in a pass without adapters, all modules
-    of its projection types in `shape`, which is then required.
-    """
-    parts: dict[str, tuple[list[Lora], list[float]]] = {}
-    for weighted in pass_.adapters:
-        for module, lora in weighted.adapter.modules.items():
-            loras, weights = parts.setdefault(module, ([], []))
-            loras.append(lora)
-            weights.append(weighted.weight)
-    calibration = pass_.calibration
-    if calibration is not None and calibration.form != "output":
-        for module, (learned, in_) in _learned(calibration, reach(pass_, shape)).items():
-            loras, weights = parts.setdefault(module, ([], []))
-            loras.append(calibration_lora(learned, in_))
-            weights.append(1.0)
-    return {module: weighted_sum(loras, weights) for module, (loras, weights) in parts.items()}
-
-
-def pass_bias(pass_: Pass, shape: BaseShape | None = None) -> dict[str, Tensor]:
-    """The (out,) bias that a pass adds to each module's output: output-form LC, else nothing.
-
-    Reach as in `pass_delta`. Float32 or wider, differentiable.
-    """
-    calibration = pass_.calibration
-    if calibration is None or calibration.form != "output":
-        return {}
-    reached = _learned(calibration, reach(pass_, shape))
-    return {module: _wide(learned["bias"]) for module, (learned, _) in reached.items()}
-
-
-def _learned(
-    calibration: Calibration, modules: dict[str, tuple[int, int]]
-) -> dict[str, tuple[dict[str, Tensor], int]]:
-    """By module: the calibration's tensors for its projection type, and the module's in."""
-    types = {m: projection_type(m, shape, calibration.tensors) for m, shape in modules.items()}
-    return {m: (calibration.tensors[t], modules[m][1]) for m, t in types.items() if t is not None}
-
-
-def reach(pass_: Pass, shape: BaseShape | None) -> dict[str, tuple[int, int]]:
-    """The modules, with their (out, in), that the pass's calibration acts on."""
-    if pass_.adapters:
-        return {
-            module: lora.shape
-            for weighted in pass_.adapters
-            for module, lora in weighted.adapter.modules.items()
-        }
-    if shape is None:
-        raise OnepassError(
-            f"pass for {pass_.task} has a calibration and no adapters: give the base's shape, "
-            "which says what layers it acts on"
-        )
-    return shape.modules
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def cost(composition: Composition, dtype: torch.dtype | None = None) -> Cost:

@@ -3,6 +3,8 @@
 With rank 32 and rank 4 on all seven projections these give table 2 of arXiv 2507.16083.
 """
 
+from collections.abc import Sequence
+
 from onepass.adapters.shape import BaseShape
 
 
@@ -19,3 +21,18 @@ def lc_parameters(shape: BaseShape) -> int:
 def lcpp_parameters(shape: BaseShape, rank: int) -> int:
     """Learnable Calibration++, one pair per projection type, for all layers: Σ r · (in + out)."""
     return sum(rank * (out + in_) for out, in_ in shape.projections().values())
+
+
+def core_parameters(shape: BaseShape, ranks: Sequence[int]) -> int:
+    """A core, one matrix per projection type, for adapters of these ranks: Σ (Σ r_i)²."""
+    return len(shape.projections()) * sum(ranks) ** 2
+
+
+def gain_parameters(shape: BaseShape) -> int:
+    """Gains and biases, one of each per projection type, shared by all layers: Σ 2 out."""
+    return 2 * lc_parameters(shape)
+
+
+def cat_parameters(shape: BaseShape, adapters: int) -> int:
+    """Learned concatenation: a weight per module and adapter."""
+    return len(shape.modules) * adapters

@@ -4,7 +4,7 @@
 that nothing downstream has to remember it.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,6 +109,11 @@ def layer(module: str) -> int | None:
     return next((int(part) for part in module.split(".") if part.isdigit()), None)
 
 
+def natural_order(module: str) -> list[tuple[int, str]]:
+    """A sort key of modules that puts layer 2 before layer 10."""
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in module.split(".")]
+
+
 def within_layer(module: str) -> str:
     """A module's place in its layer: "self_attn.q_proj" for "model.layers.0.self_attn.q_proj".
 
@@ -129,3 +134,11 @@ def projection_type(module: str, shape: tuple[int, int], types: Container[str]) 
     place = within_layer(module)
     names = (sized(place, shape), place, projection(module))
     return next((name for name in names if name in types), None)
+
+
+def projection_types(
+    modules: Mapping[str, tuple[int, int]], types: Container[str]
+) -> dict[str, str]:
+    """Which of the `types` each module, with its (out, in), is of; without those of none."""
+    found = {module: projection_type(module, shape, types) for module, shape in modules.items()}
+    return {module: type_ for module, type_ in found.items() if type_ is not None}

@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from onepass.adapters.cost import lc_parameters, lcpp_parameters, lora_parameters
+from onepass.adapters.cost import (
+    core_parameters,
+    lc_parameters,
+    lcpp_parameters,
+    lora_parameters,
+)
 from onepass.adapters.shape import BaseShape
 from onepass.core.errors import OnepassError
 from onepass.model.load import load_skeleton
@@ -22,12 +27,18 @@ BYTES = 2  # per parameter: the paper counts storage in 16 bits
 def parameter_table(
     names: Sequence[str], shapes: Sequence[BaseShape], rank: int, calibration_rank: int
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: parameters of a LoRA, LC and LC++ per model, and their means in 16 bits."""
+    """Header and rows: parameters of a LoRA and of calibrations per model, means in 16 bits.
+
+    The core is one for two such LoRAs.
+    """
     counts = [
-        [lora_parameters(s, rank), lc_parameters(s), lcpp_parameters(s, calibration_rank)]
+        [
+            lora_parameters(s, rank), lc_parameters(s), lcpp_parameters(s, calibration_rank),
+            core_parameters(s, [rank, rank]),
+        ]
         for s in shapes
-    ]
-    header = ["model", f"LoRA r={rank}", "LC", f"LC++ r={calibration_rank}"]
+    ]  # fmt: skip
+    header = ["model", f"LoRA r={rank}", "LC", f"LC++ r={calibration_rank}", "core of two"]
     rows = [[name, *(f"{n:,}" for n in row)] for name, row in zip(names, counts, strict=True)]
     lora, *small = (fmean(column) for column in zip(*counts, strict=True))
     rows.append(

@@ -9,6 +9,7 @@ from typing import Any
 from onepass import __version__
 from onepass.adapters import merging
 from onepass.adapters.adapter import ADAPTER_FILES, save_adapter
+from onepass.adapters.calibration import FORMS
 from onepass.adapters.composition import COMPOSITION_FILES, save_composition
 from onepass.adapters.storage import check_replaceable
 from onepass.api.objects import Adapter, Composition, own
@@ -46,6 +47,9 @@ CALIBRATIONS = {
     ("lc", None): "lc",
     ("lc", "output"): "lc",
     ("lc", "column"): "lc-column",
+    ("core", None): "core",
+    ("lc-gain", None): "lc-gain",
+    ("cat", None): "cat",
 }
 """The method for a kind and a form of calibration."""
 VERIFIER = ("facts", "right_language", "right_tone", "verified")
@@ -158,8 +162,9 @@ def calibrate(
 ) -> Composition:
     """Train the calibration of a compositional task, on the linear merge of its adapters.
 
-    kind: "lc" (biases) or "lc++" (low-rank pairs of `rank`, default 4). form: of lc, "output" or
-    "column". more: as for `compose`.
+    kind: "lc" (biases), "lc++" (low-rank pairs of `rank`, default 4), "core" (a matrix between the
+    adapters' factors), "lc-gain" (gains and biases) or "cat" (a weight per adapter and layer).
+    form: of lc, "output" or "column". more: as for `compose`.
     """
     method = calibration_method(kind, form, rank)
     if rank:
@@ -169,12 +174,13 @@ def calibrate(
 
 def calibration_method(kind: str, form: str | None, rank: int | None) -> str:
     """The method that a kind, form and rank of calibration mean; `OnepassError` if none."""
-    if kind not in ("lc", "lc++"):
-        raise unknown("calibration kind", kind, ["lc", "lc++"])
+    if kind not in FORMS:
+        raise unknown("calibration kind", kind, list(FORMS))
     if (kind, form) not in CALIBRATIONS:
-        raise OnepassError(f"{kind} has no form {form!r}; lc is output or column, lc++ takes none")
-    if kind == "lc" and rank is not None:
-        raise OnepassError("rank says nothing about lc, whose biases have none")
+        raise OnepassError(f"{kind} has no form {form!r}; lc is output or column, others take none")
+    if kind != "lc++" and rank is not None:
+        what = "biases" if kind == "lc" else "parameters"
+        raise OnepassError(f"rank says nothing about {kind}, whose {what} have none")
     return CALIBRATIONS[kind, form]
 
 

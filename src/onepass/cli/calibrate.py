@@ -32,7 +32,13 @@ def calibrate(
         ),
     ] = None,
     columns: o.Columns = None,
-    kind: Annotated[str, typer.Option(help="lc (biases) or lc++ (low-rank pairs).")] = "lc++",
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="lc (biases), lc++ (low-rank pairs), core (a matrix between the adapters' "
+            "factors), lc-gain (gains and biases), or cat (a weight per adapter and layer)."
+        ),
+    ] = "lc++",
     form: Annotated[
         str | None,
         typer.Option(
@@ -46,7 +52,9 @@ def calibrate(
     test: o.Test = 0,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="By default 5e-3 for lc++, 2e-2 for lc.", rich_help_panel=o.TRAINING),
+        typer.Option(
+            help="By default 5e-3 for lc++ and core, 2e-2 for others.", rich_help_panel=o.TRAINING
+        ),
     ] = None,
     epochs: o.Epochs = 3.0,
     steps: o.Steps = None,

@@ -16,7 +16,7 @@ from onepass.adapters.storage import FolderFiles, check_replaceable
 from onepass.core.errors import OnepassError
 from onepass.core.files import atomic_folder, read_json, write_json
 from onepass.export.config_fields import older_names
-from onepass.export.single import card_of, refuse_activated, single_pass
+from onepass.export.single import WITHOUT_BIASES, card_of, refuse_activated, single_pass
 from onepass.model.attach import folded
 from onepass.model.chat import PLAIN_TEMPLATE
 from onepass.model.check import check_range
@@ -62,7 +62,7 @@ def export_merged(
     if biased - places:
         raise OnepassError(
             f"{sorted(biased - places)[0]} of {base.name} has no place for a bias in a model of "
-            f"type {config.model_type}; calibrate with --form column instead of output"
+            f"type {config.model_type}; calibrate with {WITHOUT_BIASES} instead"
         )
     card = {"base": base.name, **card_of(composition)}
     with folded(base, pass_), _zero_biases(base, places), atomic_folder(folder) as temporary:

@@ -7,6 +7,9 @@ from onepass.adapters.composition import Composition, Pass, pass_bias, pass_delt
 from onepass.core.errors import OnepassError
 from onepass.model import activation
 
+WITHOUT_BIASES = "--form column or --kind lc++"
+"""The options of `onepass calibrate` whose result any LoRA holds."""
+
 
 def single_pass(composition: Composition) -> Pass:
     """The pass of a composition that has one and shows no examples, else an `OnepassError`."""
@@ -30,7 +33,7 @@ def single_lora(composition: Composition) -> dict[str, Lora]:
     if pass_bias(pass_, composition.base):
         raise OnepassError(
             f"the composition for {composition.task} has output biases, which a LoRA cannot hold; "
-            "calibrate with --form column, or export it as merged"
+            f"calibrate with {WITHOUT_BIASES}, or export it as merged"
         )
     modules = pass_delta(pass_, composition.base)
     if not modules:

@@ -12,6 +12,9 @@ from onepass.methods import (  # noqa: I001  (the order is the table's)
     multi_step,
     joint,
     calibration,
+    core,
+    gains,
+    cat,
     shared,
 )
 from onepass.methods.plugins import load_plugins
@@ -24,7 +27,10 @@ __all__ = [
     "Method",
     "Setting",
     "calibration",
+    "cat",
     "columns",
+    "core",
+    "gains",
     "in_context",
     "joint",
     "merges",

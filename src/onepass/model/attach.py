@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onepass.adapters.adapter import Lora
-from onepass.adapters.composition import Pass, pass_bias, pass_delta
-from onepass.adapters.shape import check_adapter, check_calibration
+from onepass.adapters.passes import Pass, check_pass, pass_bias, pass_delta
 from onepass.core.errors import OnepassError
 from onepass.model.frozen import frozen, put_on
 from onepass.model.load import Base
@@ -127,10 +126,7 @@ def linears(base: Base, paths: Iterable[str]) -> dict[str, nn.Linear]:
 
 
 def _changes(base: Base, pass_: Pass) -> tuple[dict[str, Lora], dict[str, Tensor]]:
-    for weighted in pass_.adapters:
-        check_adapter(weighted.adapter, base.shape)
-    if pass_.calibration is not None:
-        check_calibration(pass_.calibration, base.shape)
+    check_pass(pass_, base.shape)
     return pass_delta(pass_, base.shape), pass_bias(pass_, base.shape)
 
 

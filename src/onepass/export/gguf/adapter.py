@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from onepass.adapters.adapter import Adapter, Lora
-from onepass.adapters.composition import Pass, pass_delta, reach
+from onepass.adapters.passes import Pass, calibration_delta
 from onepass.adapters.shape import BaseShape
 from onepass.export.gguf.architecture import Layout
 from onepass.export.gguf.compact import block_order
@@ -61,12 +61,13 @@ def as_stored(adapter: Adapter, adapter_type: str) -> Adapter:
 
 
 def calibration_adapter(name: str, pass_: Pass, shape: BaseShape) -> Adapter | None:
-    """The pass's calibration as an adapter, its pair written out for every layer it acts on."""
+    """The pass's calibration as an adapter, written out for every layer it acts on.
+
+    One that acts on the adapters' factors has their ranks together, as no two layers are alike.
+    """
     if pass_.calibration is None:
         return None
-    acted_on = BaseShape(shape.name, reach(pass_, shape))
-    modules = pass_delta(replace(pass_, adapters=()), acted_on)
-    return Adapter(f"calibration-{name}", modules, shape.name)
+    return Adapter(f"calibration-{name}", calibration_delta(pass_, shape), shape.name)
 
 
 def _factor_type(length: int, adapter_type: str) -> str:

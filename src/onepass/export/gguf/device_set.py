@@ -35,7 +35,7 @@ from onepass.export.manifest import (
     describe,
 )
 from onepass.export.prompt import prompt_frame, samples
-from onepass.export.single import refuse_activated
+from onepass.export.single import WITHOUT_BIASES, refuse_activated
 from onepass.export.types import tolerance, type_of_adapters, types_of_set
 from onepass.export.vector import make_vectors
 from onepass.model.activation import activation_of, invocation_of
@@ -183,12 +183,14 @@ def _check(composition: Composition, base: Base, merged: bool, alone: bool) -> N
                 "in its prompt, which a device set does not hold; calibrate a composition instead"
             )
         if pass_.task.activate and pass_bias(pass_, base.shape):
-            refuse_activated(composition, "a base with its biases", "calibrate with --form column")
+            refuse_activated(
+                composition, "a base with its biases", f"calibrate with {WITHOUT_BIASES}"
+            )
         if pass_bias(pass_, base.shape) and not (alone and len(composition.passes) == 1):
             raise OnepassError(
                 f"the composition for {composition.task} has output biases, which no LoRA holds: "
                 "they can be folded into a base of its own (export it alone), or calibrate "
-                "with --form column"
+                f"with {WITHOUT_BIASES}"
             )
 
 
@@ -201,7 +203,7 @@ def _to_fold(compositions: Mapping[str, Composition], base: Base, merged: bool) 
             if projection(module) not in allowed:
                 raise OnepassError(
                     f"{module} of {base.name} has no place for a bias in llama.cpp's "
-                    f"{base.model.config.model_type}; calibrate with --form column instead"
+                    f"{base.model.config.model_type}; calibrate with {WITHOUT_BIASES} instead"
                 )
         if biased or merged:
             return pass_

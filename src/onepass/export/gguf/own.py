@@ -24,6 +24,7 @@ from onepass.core.files import known_sha256
 from onepass.export.gguf.architecture import ARCHITECTURES, Layout, head_counts, neighbours
 from onepass.export.gguf.file import dequantized, header, read_gguf, unread_types
 from onepass.export.manifest import BaseFile, describe
+from onepass.export.single import WITHOUT_BIASES
 from onepass.model.load import Base
 
 FREE = frozenset({
@@ -93,7 +94,7 @@ def usable(
             )  # fmt: skip
             raise OnepassError(
                 f"{what}, and {file.path.name} is taken as it is; "
-                "have the base converted (--base-type), or calibrate with --form column"
+                f"have the base converted (--base-type), or calibrate with {WITHOUT_BIASES}"
             )
     return file
 

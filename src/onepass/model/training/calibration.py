@@ -1,9 +1,9 @@
-"""Training LC and LC++ (arXiv 2507.16083; docs/calibration.md) on top of a frozen merge.
+"""Training LC, LC++ and other calibrations (docs/calibration.md) on top of a frozen merge.
 
 `initial_parameters` makes P1, P2 or p, one set per projection type; `calibration_effect` applies
 them in every layer. They start without effect; once trained they are part of a pass and fold into
-its LoRA (`onepass.adapters.composition.pass_delta`). Several passes can share one calibration, each
-on its own merge: the paper's shared variants.
+its LoRA (`onepass.adapters.passes.pass_delta`). Several passes can share one calibration, each on
+its own merge: the shared variants of arXiv 2507.16083.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from onepass.adapters.activation import check_activation
 from onepass.adapters.adapter import Adapter
-from onepass.adapters.calibration import FORMS, Calibration, Form, Kind
-from onepass.adapters.composition import Pass, reach
-from onepass.adapters.lora import projection_type
+from onepass.adapters.calibration import FORMS, OF_FACTORS, Calibration, Form, Kind
+from onepass.adapters.factors import Factors, added_up, factor_shapes, factors_by_module
+from onepass.adapters.lora import projection_types
+from onepass.adapters.passes import Pass, reach
 from onepass.adapters.shape import check_adapter
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
@@ -65,7 +66,8 @@ def train_calibration(
     """A calibration of `kind`, shared by `passes`, trained on `examples[i]` for `passes[i]`.
 
     The base and each pass's merged adapters stay frozen. `form` defaults to "output" for lc;
-    `rank` is for lc++ only. The result is float32, on the CPU.
+    `rank` is for lc++ only. A core fits passes whose adapters have the same ranks. The result is
+    float32, on the CPU.
     State, resuming and errors are those of `fit`; the base is always left as it was.
     """
     options = options or TrainOptions()
@@ -73,7 +75,7 @@ def train_calibration(
         raise unknown("calibration kind", kind, list(FORMS))
     form = form or FORMS[kind][0]
     validation = validation or [[] for _ in passes]
-    _check(base, passes, examples, validation)
+    _check(base, passes, examples, validation, form)
     rows, held_out = (
         [
             encode_examples(base, p.task, some, p.shots, options.max_tokens)
@@ -83,12 +85,7 @@ def train_calibration(
     )
     trained = initial_parameters(base, passes, kind, form, rank, options.seed)
     low = low_dtype(base, options)
-    merges = _Merges(
-        base,
-        passes,
-        {proj: calibration_effect(form, t) for proj, t in trained.items()},
-        low,
-    )
+    merges = _Merges(base, passes, form, trained, low)
     parts = batch_parts(base)
 
     def loss_on_merge(batch: Batch) -> tuple[Tensor, int]:
@@ -155,10 +152,13 @@ class _Merges:
         self,
         base: Base,
         passes: Sequence[Pass],
-        effects: dict[str, Effect],
+        form: Form,
+        trained: Trained,
         dtype: torch.dtype | None,
     ) -> None:
-        self._base, self._passes, self._effects, self._dtype = base, passes, effects, dtype
+        self._base, self._passes, self._dtype = base, passes, dtype
+        self._form: Form = form
+        self._trained = trained
         self._current: int | None = None
         self._stack = ExitStack()
 
@@ -167,7 +167,7 @@ class _Merges:
             return
         self._leave()
         self._stack.enter_context(
-            calibrated(self._base, self._passes[number], self._effects, self._dtype)
+            calibrated(self._base, self._passes[number], self._form, self._trained, self._dtype)
         )
         self._current = number
 
@@ -189,38 +189,50 @@ class _Merges:
 
 @contextmanager
 def calibrated(
-    base: Base, pass_: Pass, effects: dict[str, Effect], dtype: torch.dtype | None = None
+    base: Base, pass_: Pass, form: Form, trained: Trained, dtype: torch.dtype | None = None
 ) -> Iterator[None]:
-    """The base with the pass merged in, and `effects` by projection type on what it reaches."""
-    reached = reach(pass_, base.shape).items()
-    types = {path: projection_type(path, shape, effects) for path, shape in reached}
-    on = {path: effects[found] for path, found in types.items() if found is not None}
-    with merged(base, pass_, dtype), altered(base, on):
+    """The base with the pass merged in, and the calibration that trains on what it reaches.
+
+    dtype: of the merged weights.
+    """
+    types = projection_types(reach(pass_, base.shape), trained)
+    factors: dict[str, Factors] = {}
+    if form in OF_FACTORS:
+        adapters = [weighted.adapter for weighted in pass_.adapters]
+        weights = [weighted.weight for weighted in pass_.adapters]
+        for module, each in factors_by_module(adapters, weights, types).items():
+            factors[module] = each.to(base.model.get_submodule(module).weight.device)
+    effects = {
+        module: calibration_effect(form, trained[type_], factors.get(module))
+        for module, type_ in types.items()
+    }
+    with merged(base, pass_, dtype), altered(base, effects):
         yield
 
 
 def initial_parameters(
     base: Base, passes: Sequence[Pass], kind: Kind, form: Form, rank: int, seed: int
 ) -> Trained:
-    """Parameters without effect: p = 0; or P2 ("up") = 0 and P1 ("down") uniform in ±1/√in."""
+    """Parameters without effect: 0, but P1 ("down") of LC++, which is uniform in ±1/√in."""
     if rank < 1:
         raise OnepassError(f"rank is {rank}; it must be at least 1")
     shapes = base.shape.projections()
-    reached = {
-        projection_type(module, shape, shapes)
-        for pass_ in passes
-        for module, shape in reach(pass_, base.shape).items()
-    }
+    types = [projection_types(reach(pass_, base.shape), shapes) for pass_ in passes]
+    reached = {type_ for each in types for type_ in each.values()}
+    of_factors = _shapes_of_factors(form, passes, types) if form in ("core", "weights") else {}
     random_ = torch.Generator().manual_seed(seed)
     tensors: dict[str, dict[str, Tensor]] = {}
     for proj, (out, in_) in shapes.items():
         if proj not in reached:
             continue
-        if kind == "lc":
-            tensors[proj] = {"bias": torch.zeros(out)}
-        else:
+        if kind == "lc++":
             down = torch.empty(rank, in_).uniform_(-1, 1, generator=random_) / in_**0.5
             tensors[proj] = {"down": down, "up": torch.zeros(out, rank)}
+        elif of_factors:
+            tensors[proj] = {form: torch.zeros(of_factors[proj])}
+        else:
+            names = ("gain", "bias") if kind == "lc-gain" else ("bias",)
+            tensors[proj] = {name: torch.zeros(out) for name in names}
     Calibration(kind, form, tensors)  # refuses a kind or form there is not
     return {
         proj: {name: nn.Parameter(t.to(base.device)) for name, t in parts.items()}
@@ -228,16 +240,45 @@ def initial_parameters(
     }
 
 
-def calibration_effect(form: Form, parts: dict[str, nn.Parameter]) -> Effect:
-    """y + p, y + p Σx or y + P2 P1 x, by `form`: what training computes beside the merge."""
+def _shapes_of_factors(
+    form: Form, passes: Sequence[Pass], types: Sequence[dict[str, str]]
+) -> dict[str, tuple[int, ...]]:
+    """The shape of a core, or of cat's weights, by projection type; one for all passes."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for pass_, of_modules in zip(passes, types, strict=True):
+        adapters = [weighted.adapter for weighted in pass_.adapters]
+        for type_, shape in factor_shapes(form, adapters, of_modules).items():
+            if shapes.setdefault(type_, shape) != shape:
+                raise OnepassError(
+                    f"the {form} of {type_} would be {shapes[type_]} for {passes[0].task}, and "
+                    f"{shape} for {pass_.task}; calibrate them apart, or with lc++"
+                )
+    return shapes
+
+
+def calibration_effect(
+    form: Form, parts: dict[str, nn.Parameter], factors: Factors | None = None
+) -> Effect:
+    """From y of the merge to y + p, y + p Σx, y + P2 P1 x, ..., by `form`: as training computes it.
+
+    factors: those of the adapters in the module, for the forms that act on them.
+    """
     if form == "output":
         bias = parts["bias"]
         return lambda y, x: y + bias.to(y)
     if form == "column":
         bias = parts["bias"]
         return lambda y, x: torch.addcmul(y, x.sum(-1, keepdim=True).to(y.dtype), bias.to(y))
-    down, up = parts["down"], parts["up"]
-    return lambda y, x: add_lowrank(y, x, down, up)
+    if form == "lowrank":
+        return lambda y, x: add_lowrank(y, x, parts["down"], parts["up"])
+    assert factors is not None
+    down = factors.down
+
+    def effect(y: Tensor, x: Tensor) -> Tensor:
+        y = add_lowrank(y, x, down, added_up(form, parts, factors))
+        return y + parts["bias"].to(y) if "bias" in parts else y
+
+    return effect
 
 
 def _check(
@@ -245,6 +286,7 @@ def _check(
     passes: Sequence[Pass],
     examples: Sequence[Sequence[Example]],
     validation: Sequence[Sequence[Example]],
+    form: Form,
 ) -> None:
     if not passes or not len(passes) == len(examples) == len(validation):
         raise OnepassError(
@@ -256,6 +298,8 @@ def _check(
             raise OnepassError(f"the pass for {pass_.task} is calibrated already")
         adapters = [weighted.adapter for weighted in pass_.adapters]
         check_activation(pass_.task.name, pass_.task.activate, adapters)
+        if form in OF_FACTORS and not adapters:
+            raise OnepassError(f"a calibration of {form} acts on adapters; {pass_.task} has none")
         if not some:
             raise OnepassError(f"there are no examples of {pass_.task} to calibrate on")
         for adapter in adapters:
