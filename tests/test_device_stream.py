@@ -194,9 +194,9 @@ def test_every_pass_can_be_interrupted(engine: Engine, monkeypatch: pytest.Monke
     streamed = []
     stream = engine._process.stream
 
-    def watched(path: str, body: dict[str, Any]) -> Any:
+    def watched(path: str, *more: Any) -> Any:
         streamed.append(path)
-        return stream(path, body)
+        return stream(path, *more)
 
     monkeypatch.setattr(engine._process, "stream", watched)
     engine.run("three", CHAT, "multi-step", 4, on_text=print)
@@ -223,7 +223,8 @@ def test_an_engine_closed_in_mid_answer_ends_at_once(streamed: bool, engine: Eng
     prompt, on_text = engine.prompt_ids(CHAT), (lambda piece: None) if streamed else None
     with ThreadPoolExecutor(2) as pool:
         answers = [
-            pool.submit(engine.complete, prompt, {}, ROOM - 300, True, on_text) for _ in range(2)
+            pool.submit(engine.complete, prompt, scales, ROOM - 300, True, on_text)
+            for scales in ({}, {engine.adapters[0]: 1.0})
         ]
         time.sleep(0.2)  # one is answered, the other waits its turn
         began = time.perf_counter()

@@ -90,6 +90,12 @@ class Adapter:
     def parameter_count(self) -> int:
         return sum(lora.parameter_count for lora in self.modules.values())
 
+    @property
+    def task_name(self) -> str:
+        """The name of the task that its card states; "" if it states none."""
+        task = self.card.get("task")
+        return str(task.get("name", "") if isinstance(task, Mapping) else task or "")
+
 
 def short_count(count: int) -> str:
     """A count to two or three digits: 950, 12.3K, 4.9M, 1.2B."""

@@ -48,6 +48,7 @@ COMMANDS = (
     Entry("inspect", START, "Describe adapters, and how well they would merge."),
     Entry("generate", START, "Run a composition on your own text."),
     Entry("run", START, "Run what `pack` wrote on llama.cpp: on a file, or in conversation."),
+    Entry("serve", START, "Serve compositions to programs that speak OpenAI's API."),
     Entry("data", MAKE, "Export examples as JSON lines; describe a corpus."),
     Entry("pretrain", MAKE, "Train the embedded tiny base from scratch."),
     Entry("train", MAKE, "Train an adapter for one task."),

@@ -7,7 +7,7 @@ lines of the user message.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -76,6 +76,29 @@ def prompt_text(tokenizer: Any, prompt: str, system: str = "") -> str:
     if not tokenizer.chat_template:
         return f"{tokenizer.bos_token or ''}{_plain(prompt, system)}"
     return str(_apply(tokenizer, _messages(_facts(tokenizer), prompt, system)))
+
+
+def conversation_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Token ids of a conversation, given as role and content, up to where the next answer begins.
+
+    Control tokens in it are plain text, as in `prompt_ids`. Raises `OnepassError` for an order of
+    roles that the template refuses.
+    """
+    if not tokenizer.chat_template:
+        ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        for each in messages:
+            own = each["role"] == "assistant"
+            ids += text_ids(tokenizer, [each["content"] + ("" if own else "\n\n")])[0]
+            ids += [end_id(tokenizer)] if own else []
+        return ids
+    facts = _facts(tokenizer)
+    if not facts.takes_system and messages[0]["role"] == "system" and len(messages) > 1:
+        first, second, *rest = messages
+        messages = [{**second, "content": f"{first['content']}\n\n{second['content']}"}, *rest]
+    spelt = _spelt(facts, "\n".join(each["content"] for each in messages))
+    view = _view(tokenizer, facts, spelt) if spelt else tokenizer
+    found: list[int] = _apply(view, [*messages], sanitize_control_tokens=bool(spelt), **_IDS)
+    return found
 
 
 def text_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

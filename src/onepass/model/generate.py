@@ -26,6 +26,8 @@ from onepass.model.tokens import fit_prompts
 
 Progress = Callable[[int], None]
 """Called with the number of prompts just finished."""
+Watch = Callable[[Sequence[int]], None]
+"""Called at each step with the new token of each row that goes on; what it raises ends them all."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Generated:
     answer; "" where nothing was."""
     failed: int = 0
     """Texts that a server gave no answer for; their notices say why."""
+    prompt_tokens: int = 0
+    """Tokens of all prompts; 0 if unknown."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -70,6 +74,7 @@ def _generate(
     batch_size: int,
     progress: Progress | None,
     active: "_Active | None" = None,
+    watch: Watch | None = None,
 ) -> Generated:
     if max_new_tokens < 1 or batch_size < 1:
         raise OnepassError(
@@ -89,9 +94,9 @@ def _generate(
     for rows in _batches(order, list(map(len, encoded)), max_new_tokens, batch_size, turn):
         prompts = [encoded[i] for i in rows]
         if active:
-            some = active.decode(base, prompts, max_new_tokens, progress)
+            some = active.decode(base, prompts, max_new_tokens, progress, watch)
         else:
-            some = _decode(base, prompts, max_new_tokens, progress)
+            some = _decode(base, prompts, max_new_tokens, progress, watch=watch)
         for row, answer in zip(rows, some, strict=True):
             answers[row] = answer
     kept = [a[:-1] if a and a[-1] in base.stop_ids else a for a in answers]
@@ -103,7 +108,15 @@ def _generate(
         sum(map(len, answers)),
         time.perf_counter() - began,
         [""] * len(encoded),
+        prompt_tokens=sum(map(len, encoded)),
     )
+
+
+def continued(
+    base: Base, ids: list[int], max_new_tokens: int, watch: Watch | None = None
+) -> Generated:
+    """The base's greedy continuation of the ids of a prompt, to its end or `max_new_tokens`."""
+    return _generate(base, [ids], max_new_tokens, 1, None, watch=watch)
 
 
 def run(
@@ -113,17 +126,19 @@ def run(
     max_new_tokens: int | None = None,
     batch_size: int = 64,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Generated:
     """Do the composition's task to each raw input text.
 
     Each pass builds its prompts from what the pass before gave. `max_new_tokens` of a pass defaults
     to its task's, or else 128. A text too long for the context loses its oldest turns,
-    as its notice says. `progress` counts each text once per pass.
+    as its notice says. `progress` counts each text once per pass, and
+    `watch` sees the tokens of all of them.
     """
     check_base(composition, base.shape)
     began = time.perf_counter()
     current = list(texts)
-    tokens = 0
+    tokens = read = 0
     notices: list[list[str]] = [[] for _ in texts]
     for pass_ in composition.passes:
         longest = pass_.task.longest(max_new_tokens)
@@ -134,13 +149,14 @@ def run(
         if pass_.task.activate:
             active = _Active(pass_, activation_of(base.tokenizer, pass_.task))
             _warn_of_others(base, active)
-            done = _generate(base, prompts, longest, batch_size, progress, active)
+            done = _generate(base, prompts, longest, batch_size, progress, active, watch)
         else:
             with merged(base, pass_):
-                done = _generate(base, prompts, longest, batch_size, progress)
-        current, tokens = done.texts, tokens + done.tokens
+                done = _generate(base, prompts, longest, batch_size, progress, watch=watch)
+        current, tokens, read = done.texts, tokens + done.tokens, read + done.prompt_tokens
     seconds = time.perf_counter() - began
-    return Generated(current, tokens, seconds, ["; ".join(notes) for notes in notices])
+    said = ["; ".join(notes) for notes in notices]
+    return Generated(current, tokens, seconds, said, prompt_tokens=read)
 
 
 @dataclass(frozen=True)
@@ -151,7 +167,12 @@ class _Active:
     activation: Activation
 
     def decode(
-        self, base: Base, rows: list[list[int]], max_new_tokens: int, progress: Progress | None
+        self,
+        base: Base,
+        rows: list[list[int]],
+        max_new_tokens: int,
+        progress: Progress | None,
+        watch: Watch | None,
     ) -> list[list[int]]:
         starts = [self.activation.start(row) for row in rows]
         base.readings.check_length(max(map(len, rows)) + max_new_tokens)
@@ -159,7 +180,7 @@ class _Active:
         reads = base.readings.read(texts)
         left = [row[start:] for row, start in zip(rows, starts, strict=True)]
         with merged(base, self.pass_):
-            return _decode(base, left, max_new_tokens, progress, reads)
+            return _decode(base, left, max_new_tokens, progress, reads, watch)
 
 
 def _warn_of_others(base: Base, active: _Active) -> None:
@@ -197,13 +218,14 @@ def _decode(
     max_new_tokens: int,
     progress: Progress | None,
     reads: Sequence[Read] = (),
+    watch: Watch | None = None,
 ) -> list[list[int]]:
     """The new tokens of each row of prompt ids, a final stop token included.
 
     reads: of each row what was read before it.
     """
     with frozen(base.model), torch.inference_mode():
-        return _greedy(base, rows, max_new_tokens, progress, reads)
+        return _greedy(base, rows, max_new_tokens, progress, reads, watch)
 
 
 def _greedy(
@@ -212,6 +234,7 @@ def _greedy(
     max_new_tokens: int,
     progress: Progress | None,
     reads: Sequence[Read],
+    watch: Watch | None,
 ) -> list[list[int]]:
     ids, mask, positions = _padded(base, rows)
     stops = torch.tensor(sorted(base.stop_ids), device=base.device)
@@ -239,8 +262,11 @@ def _greedy(
         highest, chosen = out.logits[:, -1].max(-1)
         if not highest.isfinite().all():  # NaN is the highest of all
             raise not_finite(base.name, base.model.dtype, "what was put on it is too large")
-        for row, token in zip(alive, chosen.tolist(), strict=True):
+        tokens = chosen.tolist()
+        for row, token in zip(alive, tokens, strict=True):
             answers[row].append(token)
+        if watch:
+            watch(tokens)
         going = ~torch.isin(chosen, stops)
         positions = positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)

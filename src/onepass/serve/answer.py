@@ -10,7 +10,8 @@ class Answer:
     tokens: generated, the end of turn included. prompt_tokens: read; cached_tokens of them were
     known from before. Of the `seconds`, llama.cpp spent `read_seconds` on the rest of these, and
     `write_seconds` on generating. first_seconds: until the last pass's first token was known.
-    notice: what was left out of the text to make it fit; "" where nothing was.
+    notice: what was left out of the text to make it fit; "" where nothing was. cut: the last pass
+    had written as many tokens as it may before it came to an end.
     """
 
     text: str
@@ -22,6 +23,7 @@ class Answer:
     write_seconds: float
     first_seconds: float
     notice: str = ""
+    cut: bool = False
 
     @property
     def tokens_per_second(self) -> float:
@@ -30,7 +32,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Completion:
-    """The greedy continuation of a prompt; `ids` end with a stop token if it came."""
+    """The greedy continuation of a prompt; `ids` end with a stop token if it came.
+
+    cut: none came, and there are as many tokens as were allowed.
+    """
 
     ids: list[int]
     text: str
@@ -38,6 +43,7 @@ class Completion:
     cached_tokens: int
     read_seconds: float
     write_seconds: float
+    cut: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,10 @@ from onepass.serve.modes import plan
 from onepass.serve.plain import fused_name, plain_files
 from onepass.serve.process import EngineProcess
 from onepass.serve.slots import Slots
+from onepass.serve.stop import Stop
 from onepass.serve.stream import OnText, finite, gather, stripped
 from onepass.tasks.prompt import fit_prompt
+from onepass.tasks.task import Task
 
 CONTEXT = 4096  # tokens, the default's upper bound: the context of a real base costs much memory
 SLOTS = 256  # llama.cpp's upper bound
@@ -54,9 +56,10 @@ class Engine:
 
     `manifest` is the set's; `adapters` are the names by which scales are given, in their order.
 
-    Requests from several threads are answered one after another. Ctrl-C, or an error in `on_text`,
-    ends llama.cpp's work on a request with `on_text`; one without is generated to its end, and the
-    next with the same scales has to wait.
+    Requests from several threads are answered in turn; those with the same scales side by side, as
+    many as there are slots. Ctrl-C, an error in `on_text`, or a `Stop`, ends llama.cpp's work on a
+    request with `on_text`; one without is generated to its end, and the next with the same scales
+    has to wait.
 
     Args:
         folder: what `onepass pack` or `onepass export --format gguf` wrote.
@@ -113,7 +116,6 @@ class Engine:
         activated = to_load(self.manifest)
         self._activated = {each.name: each for each in activated}
         self._finite: set[tuple[float, ...]] = set()  # scales that gave finite numbers before
-        self._lock = threading.RLock()  # reentrant: `on_text` may use the engine
         with plain_files(folder, self.manifest, fused, activated) as adapters:
             self.adapters = list(adapters)
             paths = [str(path) for path in adapters.values()]
@@ -175,11 +177,21 @@ class Engine:
             OnepassError: there is no such composition or mode, the text is empty, there is no room
                 for the answer, or the engine fails.
         """
+        return self.run_passes(self.passes(composition, mode), text, max_new_tokens, on_text)
+
+    def run_passes(
+        self,
+        passes: Sequence[PassEntry],
+        text: str,
+        max_new_tokens: int | None = None,
+        on_text: OnText | None = None,
+        stop: Stop | None = None,
+    ) -> Answer:
+        """As `run`, of what `passes` or `adapter_pass` gave; `Stopped` once `stop` is set."""
         _check_text(text)
         began = time.perf_counter()
         done: list[Completion] = []
         notices = []
-        passes = self.passes(composition, mode)
         for number, pass_ in enumerate(passes, start=1):
             longest = pass_.task.longest(max_new_tokens)
             prompt, notice = self.fitted(pass_, text, longest)
@@ -187,7 +199,9 @@ class Engine:
             # All passes are streamed, since llama.cpp only stops work on a stream.
             take = on_text and (stripped(on_text) if number == len(passes) else lambda piece: None)
             aside = number > 1  # the conversation's cache is not for the text of a later step
-            done.append(self.complete(prompt, pass_.scales, longest, on_text=take, aside=aside))
+            done.append(
+                self.complete(prompt, pass_.scales, longest, on_text=take, aside=aside, stop=stop)
+            )
             text = done[-1].text.strip()
         return Answer(
             text,
@@ -199,6 +213,7 @@ class Engine:
             sum(each.write_seconds for each in done),
             time.perf_counter() - began - done[-1].write_seconds,
             "; ".join(notices),
+            done[-1].cut,
         )
 
     def read(
@@ -238,29 +253,32 @@ class Engine:
         to_the_end: bool = False,
         on_text: OnText | None = None,
         aside: bool = False,
+        stop: Stop | None = None,
     ) -> Completion:
         """The greedy answer to a prompt of token ids, with these scales by name of adapter.
 
         to_the_end: ignore tokens that end an answer, for measurements of speed. on_text: called
         with the text as it is generated; the ids inside a character are then `UNKNOWN`. aside:
-        leave the cache that activated adapters share as it is.
+        leave the cache that activated adapters share as it is. stop: ends it, with `Stopped`, if
+        there is an `on_text`.
         """
         _positive("max_new_tokens", max_new_tokens)
-        stop = () if to_the_end else self.manifest.prompt.stop
+        ending = () if to_the_end else self.manifest.prompt.stop
         reply = self._ask(
             prompt,
             scales,
-            on_text and partial(gather, stop=stop, on_text=on_text),
+            on_text and partial(gather, stop=ending, on_text=on_text),
             n_predict=max_new_tokens,
             return_tokens=True,
             ignore_eos=to_the_end,
             response_fields=_FIELDS,
             aside=aside,
+            stop=stop,
         )
         ids, text = list(reply["tokens"]), str(reply["content"])
         counts = int(reply["tokens_evaluated"]), int(reply["timings/cache_n"])
         seconds = reply["timings/prompt_ms"] / 1000, reply["timings/predicted_ms"] / 1000
-        ends = [place for place, token in enumerate(ids) if token in stop]
+        ends = [place for place, token in enumerate(ids) if token in ending]
         if ends and (ends[0] + 1 < len(ids) or reply["stop_type"] != "eos"):
             # llama.cpp does not know it as a stop token.
             ids = ids[: ends[0] + 1]
@@ -270,7 +288,8 @@ class Engine:
             whole = self.complete(prompt, scales, max_new_tokens, to_the_end, aside=aside)
             on_text(whole.text.removeprefix(text))
             ids, text = whole.ids, whole.text
-        return Completion(ids, text, *counts, *seconds)
+        cut = not ends and reply["stop_type"] == "limit"
+        return Completion(ids, text, *counts, *seconds, cut)
 
     def log_probabilities(
         self, prompt: Sequence[int], scales: Mapping[str, float], top: int | None = None
@@ -295,12 +314,20 @@ class Engine:
         (first,) = reply["completion_probabilities"]
         return {int(row["id"]): float(row["logprob"]) for row in first["top_logprobs"]}
 
-    def tokenize(self, text: str) -> list[int]:
-        """The ids of a plain text, normalised as the base's own tokenizer does."""
+    def tokenize(self, text: str, first: bool = False, control: bool = False) -> list[int]:
+        """The ids of a text, normalised as the base's own tokenizer does.
+
+        first: with the token that begins every text, if the base has one. control: control tokens
+        are obeyed, not taken for plain text.
+        """
         form = self.manifest.prompt.normalization
         text = unicodedata.normalize(form, text) if form else text
-        body = {"content": text, "add_special": False, "parse_special": False}
+        body = {"content": text, "add_special": first, "parse_special": control}
         return [int(token) for token in self._process.ask("/tokenize", body)["tokens"]]
+
+    def templated(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """A conversation in the chat template of the base's file, by llama.cpp."""
+        return str(self._process.ask("/apply-template", {"messages": [*messages]})["prompt"])
 
     def prompt_ids(self, message: str, system: str = "") -> list[int]:
         """The ids of a user message in its frame, up to where the answer begins."""
@@ -317,6 +344,11 @@ class Engine:
         if mode == "composed" and name in self.adapters and len(passes) == 1:
             return [passes[0].model_copy(update={"scales": {name: 1.0}})]
         return passes
+
+    def adapter_pass(self, task: Task, adapter: str) -> PassEntry:
+        """The pass that does a single task with its adapter alone."""
+        pass_ = PassEntry(task=task, scales={adapter: 1.0})
+        return chosen([*self._activated.values()], self.manifest, pass_)
 
     def fitted(self, pass_: PassEntry, text: str, max_new_tokens: int) -> tuple[list[int], str]:
         """The ids of a pass's prompt for a text, and a notice of what did not fit the context.
@@ -344,13 +376,15 @@ class Engine:
         read: Callable[[Iterator[Any]], Any] | None = None,
         ahead: bool = False,
         aside: bool = False,
+        stop: Stop | None = None,
         **more: Any,
     ) -> Any:
         """The reply to a request for a completion; `read` turns a stream of events into one.
 
-        ahead: whether an activated adapter's invocation may be missing from the prompt. aside: as
-        in `complete`.
+        ahead: whether an activated adapter's invocation may be missing from the prompt. aside,
+        stop: as in `complete`.
         """
+        stop = stop or Stop()
         strangers = sorted(scales.keys() - set(self.adapters))
         if strangers:
             raise unknown("adapter of this set", strangers[0], self.adapters)
@@ -359,10 +393,12 @@ class Engine:
             if not math.isfinite(scale):
                 raise OnepassError(f"the scale of adapter {name!r} is {scale}; it must be finite")
         checked = partial(finite, scales=scales)
-        with self._lock:
-            # Probabilities cost time for each token, so only until these scales gave finite ones.
-            probe = {} if vector in self._finite else {"n_probs": 1, "post_sampling_probs": True}
-            slot, reuse = self._slots.place(prompt, vector, self._active(scales), ahead, aside)
+        # Probabilities cost time for each token, so only until these scales gave finite ones.
+        probe = {} if vector in self._finite else {"n_probs": 1, "post_sampling_probs": True}
+        turn = self._slots.taken(
+            prompt, vector, self._active(scales), ahead=ahead, aside=aside, stop=stop
+        )
+        with turn as (slot, reuse):
             body = {
                 "prompt": list(prompt),
                 # All of them: llama.cpp takes an empty list for the scales it started with.
@@ -376,7 +412,7 @@ class Engine:
             if read is None:
                 reply = checked(self._process.ask("/completion", body))
             else:
-                stream = self._process.stream("/completion", {**body, "stream": True})
+                stream = self._process.stream("/completion", {**body, "stream": True}, stop)
                 with closing(stream) as events:
                     reply = read(map(checked, events))
             self._finite.add(vector)

@@ -3,12 +3,14 @@
 import json
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import weakref
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import IO, Any
@@ -18,6 +20,7 @@ from onepass.core import memory
 from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
 from onepass.serve import child
+from onepass.serve.stop import Stop
 
 _GRACE = 5.0  # seconds to wait for the exit status of a process that does not answer
 _EVENT = b"data: "
@@ -89,16 +92,19 @@ class EngineProcess:
         with self._answer(path, body) as answer:
             return json.loads(answer.read())
 
-    def stream(self, path: str, body: dict[str, Any]) -> Generator[Any, None, None]:
+    def stream(
+        self, path: str, body: dict[str, Any], stop: Stop | None = None
+    ) -> Generator[Any, None, None]:
         """The JSON events of a streamed answer to a POST of `body`, as they come.
 
-        Closing the generator early makes the server stop its work.
+        Closing the generator early, or setting `stop`, makes the server stop its work.
 
         Raises:
             OnepassError: as `ask`, at any event.
+            Stopped: `stop` was set.
         """
         event: dict[str, Any] = {}
-        with self._answer(path, body) as answer:
+        with self._answer(path, body, stop) as answer:
             for line in answer:
                 if line.startswith(_EVENT):
                     event = json.loads(line.removeprefix(_EVENT))
@@ -109,26 +115,32 @@ class EngineProcess:
                 raise HTTPException("the stream was cut off")
 
     @contextmanager
-    def _answer(self, path: str, body: dict[str, Any] | None) -> Iterator[HTTPResponse]:
+    def _answer(
+        self, path: str, body: dict[str, Any] | None, stop: Stop | None = None
+    ) -> Iterator[HTTPResponse]:
         """The response to a request, on a connection of its own, to be read to its end."""
         if self.closed:
             raise OnepassError("the engine is closed; open it again")
+        stop = stop or Stop()
         # http.client ignores the proxies of the environment, as it should on this machine.
         connection = HTTPConnection(urlsplit(self.url).netloc, timeout=self._timeout)
         try:
             method, data = ("GET", None) if body is None else ("POST", json.dumps(body))
             headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
-            connection.request(method, path, data, headers)
-            with connection.getresponse() as answer:
-                if answer.status != HTTPStatus.OK:
-                    raise _refusal(answer.read())
-                yield answer
+            connection.connect()
+            with stop.then(partial(_cut, connection.sock)):
+                connection.request(method, path, data, headers)
+                with connection.getresponse() as answer:
+                    if answer.status != HTTPStatus.OK:
+                        raise _refusal(answer.read())
+                    yield answer
         except TimeoutError as error:
             raise OnepassError(
                 f"the engine has not answered for {self._timeout:g} s; ask for fewer tokens, "
                 "or allow more time"
             ) from error
         except (OSError, HTTPException, ValueError) as error:
+            stop.check()
             raise self._ended() from error
         finally:
             connection.close()
@@ -180,6 +192,12 @@ def _end(process: "subprocess.Popen[str]", log: IO[str]) -> None:
     process.kill()  # it has nothing to save, and may be busy or stopped
     process.wait()
     log.close()
+
+
+def _cut(connection: socket.socket) -> None:
+    """End a connection under whoever is reading from it."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _refusal(said: bytes) -> OnepassError:

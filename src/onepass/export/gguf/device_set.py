@@ -310,7 +310,7 @@ class _AdapterWriter:
         given = list({_digest(adapter): adapter for adapter in given}.values())
         if len(given) != len(wanted) or any(_digest(a) not in self.files for a in given):
             return {}
-        told = [_task_name(adapter) for adapter in given]
+        told = [adapter.task_name for adapter in given]
         tasks = told if sorted(map(str, told)) == sorted(wanted) else wanted
         names = {task: self.files[_digest(a)].name for task, a in zip(tasks, given, strict=True)}
         return {part: names[part] for part in wanted}
@@ -337,12 +337,6 @@ class _AdapterWriter:
             invocation = invocation_of(self.base.tokenizer, pass_.task)
             fuse(sources, self.folder / place, self.layout.architecture, name, invocation)
         return File(**describe(self.folder, place))  # type: ignore[arg-type]
-
-
-def _task_name(adapter: Adapter) -> str:
-    """The name of the task that an adapter's card states, "" where it states none."""
-    task = adapter.card.get("task")
-    return str(task.get("name", "") if isinstance(task, Mapping) else task or "")
 
 
 def _digest(adapter: Adapter) -> str:

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server whose models are compositions, single adapters, and the base."""
