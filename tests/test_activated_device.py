@@ -462,3 +462,11 @@ def test_the_folded_computation_of_a_part_is_the_oracle(base: Base) -> None:
     with torch.inference_mode(), attached(base, pass_):
         expected = base.model(torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)
     torch.testing.assert_close(log_probabilities(base, pass_, ids, 0), expected)
+
+
+def test_a_set_is_run_without_a_cache_too(mixed: Path, base: Base) -> None:
+    with opened(mixed, cache=False) as engine:
+        for _ in range(2):
+            answer = engine.run("spanish", TALK, max_new_tokens=4)
+            assert answer.text == said(base, activated(base).passes, TALK, 4)
+            assert answer.cached_tokens == 0

@@ -226,3 +226,20 @@ def test_the_figures_on_real_text_are_those_of_the_reports(page: str) -> None:
                 digits = 0 if metric == "language" else 1
                 wanted = f"{float(known[metric]):.{digits}f}" if known else "–"
                 assert row[place] == wanted, (row[0], base, metric)
+
+
+SERVE = Path(__file__).parents[1] / "docs" / "serve.md"
+
+
+def test_the_page_on_serving_tells_the_true_limits() -> None:
+    from onepass.serve.http.app import Limits
+    from onepass.serve.http.requests import _UNSUPPORTED
+
+    text, limits = SERVE.read_text(encoding="utf-8"), Limits()
+    assert f"--max-body {limits.body // 2**20}M" in text
+    assert f"--max-tokens {limits.tokens}" in text
+    assert f"--queue {limits.waiting}" in text
+    assert f"--time-limit {limits.seconds:g}" in text
+    for field in ("n", "stop", "tools", "logprobs", "response_format", "best_of", "echo", "suffix"):
+        assert field in _UNSUPPORTED
+        assert f"`{field}`" in text

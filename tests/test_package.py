@@ -23,8 +23,8 @@ from onepass.core.errors import OnepassError
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SLOW_TO_IMPORT = {
-    "matplotlib", "numpy", "openai", "peft", "pydantic", "sacrebleu", "scipy", "torch",
-    "transformers",
+    "matplotlib", "numpy", "openai", "peft", "pydantic", "sacrebleu", "scipy", "starlette", "torch",
+    "transformers", "uvicorn",
 }  # fmt: skip
 
 

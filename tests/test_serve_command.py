@@ -35,7 +35,7 @@ class Process:
 
     @property
     def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.popen.pid).children(recursive=True)
+        return list(psutil.Process(self.popen.pid).children(recursive=True))
 
 
 @contextmanager

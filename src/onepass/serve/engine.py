@@ -443,15 +443,18 @@ class Engine:
             # An engine of another version may begin elsewhere; what it reuses says where.
             word = next(t for t in map(self._word, ascii_lowercase) if t not in adapter.invocation)
             probe = [*[word] * 2 * EARLY, *adapter.invocation]
-            counts = [self._read_only(probe, {adapter.name: 1.0}) for _ in range(2)]
+            # Of the cache even if it is not to be used afterwards: `cache_prompt` overrides that.
+            counts = [
+                self._read_only(probe, {adapter.name: 1.0}, cache_prompt=True) for _ in range(2)
+            ]
             check_start(adapter, probe, counts[1])
 
     def _word(self, text: str) -> int:
         return self.tokenize(text)[0]
 
-    def _read_only(self, prompt: Sequence[int], scales: Mapping[str, float]) -> int:
+    def _read_only(self, prompt: Sequence[int], scales: Mapping[str, float], **more: Any) -> int:
         """Read a prompt, generating nothing; how many of its tokens were cached."""
-        reply = self._ask(prompt, scales, ahead=True, n_predict=0, response_fields=_FIELDS)
+        reply = self._ask(prompt, scales, ahead=True, n_predict=0, response_fields=_FIELDS, **more)
         return int(reply["timings/cache_n"])
 
 
