@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -129,14 +129,14 @@ def test_more_tokens_than_allowed_are_refused(backend: Endless) -> None:
 def test_whoever_finds_the_queue_full_is_told_when_to_come_again(backend: Endless) -> None:
     with running(backend, limits=Limits(waiting=2)) as server, ThreadPoolExecutor(3) as pool:
         streams = [server.stream(model="endless") for _ in range(3)]
-        opened = [pool.submit(stream.__enter__) for stream in streams]
+        opened = {pool.submit(stream.__enter__): stream for stream in streams}
         until(lambda: server.health()["waiting"] == 2)
         with server.client() as client, pytest.raises(openai.RateLimitError) as refused:
             client.completions.create(model="echo", prompt="x")
         assert int(refused.value.response.headers["Retry-After"]) >= 1
-        for stream, first in zip(streams, opened, strict=True):
-            first.result(20).read(10)  # each begins when the one before has hung up
-            stream.__exit__(None, None, None)
+        for first in as_completed(opened, 20):  # in the order in which they came to the queue
+            first.result().read(10)  # each begins when the one before has hung up
+            opened[first].__exit__(None, None, None)
         until(lambda: server.health()["running"] == 0)
         assert server.said("echo", "again") == "again"
 
