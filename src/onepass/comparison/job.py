@@ -5,7 +5,7 @@ Any worker can do any job: a process here, a machine of a cluster elsewhere.
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from onepass.adapters.composition import Composition, cost
 from onepass.comparison.cells import Cell, Job
 from onepass.comparison.environment import environment, forget_peak_memory, peak_memory
+from onepass.comparison.examples import kept_row
 from onepass.comparison.materials import (
     adapters_for,
     base_of,
@@ -78,11 +79,16 @@ def do_job(
         for cell, mark in todo.items():
             setting = settings[cell.task]
             composition = built if len(job.together) == 1 else _for_task(built, setting)
-            made, predictions = _test(
+            made, tested = _test(
                 cell, composition, setting, recipe, mark, len(job.together), built_in, on_output
             )
+            predictions = [
+                {"split": split, "id": example.id, "prediction": text}
+                for split, example, text in tested
+            ]
             kept = _with_numbers(composition, setting.base) if recipe.keep else None
-            save_run(made, predictions, folder, composition.history, kept)
+            examples = [kept_row(*each, setting.task) for each in tested] if recipe.keep else ()
+            save_run(made, predictions, folder, composition.history, kept, examples)
             cells += 1
             tokens += sum(result.tokens for result in made.splits.values())
             seconds += made.seconds["generate"]
@@ -135,9 +141,10 @@ def _test(
     shared_by: int,
     built_in: float,
     on_output: Callable[[int], None],
-) -> tuple[Run, list[Mapping[str, str]]]:
+) -> tuple[Run, list[tuple[str, Example, str]]]:
+    """The run of a cell, and each example of its splits with the output."""
     splits: dict[str, SplitResult] = {}
-    predictions: list[Mapping[str, str]] = []
+    tested: list[tuple[str, Example, str]] = []
     for split in recipe.splits:
         examples = split_examples(recipe, cell.task, split)
         out = run(
@@ -149,10 +156,7 @@ def _test(
             on_output,
         )
         splits[split] = _result(out, examples, setting, recipe)
-        predictions += [
-            {"split": split, "id": example.id, "prediction": text}
-            for example, text in zip(examples, out.texts, strict=True)
-        ]
+        tested += [(split, *each) for each in zip(examples, out.texts, strict=True)]
     shown = (
         run(setting.base, composition, recipe.show, recipe.max_new_tokens) if recipe.show else None
     )
@@ -179,7 +183,7 @@ def _test(
             "peak_memory_mb": f"{peak_memory(setting.base.device) / 1e6:.0f}",
         },
     )
-    return made, predictions
+    return made, tested
 
 
 def _result(

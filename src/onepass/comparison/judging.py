@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from onepass.comparison.cells import matches
+from onepass.comparison.examples import read_outputs
 from onepass.comparison.judgements import (
     Header,
     Judgement,
@@ -19,18 +20,15 @@ from onepass.comparison.judgements import (
     read_judgements,
     save_judgements,
 )
-from onepass.comparison.materials import base_identity, inputs_identity, split_examples
-from onepass.comparison.recipe import Recipe
-from onepass.comparison.runs import PREDICTIONS, Run, load_runs
+from onepass.comparison.materials import base_identity
+from onepass.comparison.runs import Run, load_runs
 from onepass.core.errors import OnepassError
-from onepass.core.files import read_jsonl
 from onepass.evaluate.judge.prompts import VERSION, judge_prompt
 from onepass.evaluate.judge.read import read_verdict
 from onepass.model.chat import prompt_ids
 from onepass.model.generate import generate
 from onepass.model.load import load_base
 from onepass.serve.endpoint import Endpoint, Response, Spent, ask
-from onepass.tasks.example import Example
 
 OnResponse = Callable[[int, Response], None]
 
@@ -150,8 +148,6 @@ def collect(folder: Path, judge: Judge, choice: Choice) -> Questions:
     longer, the one they were made on.
     """
     recipe, runs = load_runs(folder)
-    if choice.corpus is not None:
-        recipe = recipe.model_copy(update={"corpus": choice.corpus})
     for split in choice.splits:
         if split not in recipe.splits:
             raise OnepassError(
@@ -164,10 +160,11 @@ def collect(folder: Path, judge: Judge, choice: Choice) -> Questions:
         raise OnepassError(f"no run in {folder} is like {' or '.join(only)}")
     known = read_answers(answers_path(folder, judge.name))
     questions = Questions(folder, judge, [], {}, known)
+    splits = choice.splits or recipe.splits[:1]
     for run in chosen:
         _check_name(judgements_path(folder, run.cell, judge.name), judge)
         rows = []
-        for split, outputs in _predictions(folder, run, recipe, choice).items():
+        for split, outputs in read_outputs(folder, run, recipe, splits, choice.corpus).items():
             for place, (example, output) in enumerate(outputs):
                 prompt = judge_prompt(recipe.task(run.task), example.input, example.targets, output)
                 key = _key(judge, prompt)
@@ -226,60 +223,6 @@ def _store(questions: Questions, failed: dict[str, str]) -> None:
         if len(rows) == len(predictions):
             path = judgements_path(questions.folder, run.cell, questions.judge.name)
             save_judgements(path, header, rows)
-
-
-def _predictions(
-    folder: Path, run: Run, recipe: Recipe, choice: Choice
-) -> dict[str, list[tuple[Example, str]]]:
-    """A run's outputs, each with its example, by split."""
-    path = folder / run.cell.place / PREDICTIONS
-    if not path.is_file():
-        raise OnepassError(
-            f"{path} does not exist: these results were copied without their predictions; "
-            "judge the folder that `onepass bench` made, or run the bench again"
-        )
-    outputs: dict[str, list[tuple[str, str]]] = {}
-    for number, row in read_jsonl(path):
-        for name in ("split", "id", "prediction"):
-            if not isinstance(row.get(name), str):
-                raise OnepassError(f'{path}, line {number}: "{name}" is not a text')
-        outputs.setdefault(row["split"], []).append((row["id"], row["prediction"]))
-    found = {}
-    for split in choice.splits or recipe.splits[:1]:
-        examples = _examples(recipe, run, split, choice)
-        ids = [id for id, _ in outputs.get(split, [])]
-        known = {example.id for example in examples}
-        if ids != [example.id for example in examples]:
-            strange = next((id for id in ids if id not in known), None)
-            what = f"has no example {strange!r}" if strange else "has its examples in another order"
-            raise OnepassError(
-                f"{recipe.corpus} {what} in the split {split!r} of {run.task}, as {path} needs; "
-                f"{_MOVED}"
-            )
-        found[split] = [(e, text) for e, (_, text) in zip(examples, outputs[split], strict=True)]
-    return found
-
-
-_MOVED = "give the corpus the predictions were made on with --corpus, or run the bench again"
-
-
-def _examples(recipe: Recipe, run: Run, split: str, choice: Choice) -> Sequence[Example]:
-    """The examples that a run was tested on."""
-    try:
-        examples = split_examples(recipe, run.task, split)
-    except OnepassError as error:
-        if choice.corpus is not None:
-            raise
-        raise OnepassError(
-            f"the recipe's corpus {recipe.corpus} cannot be read from here ({error}); "
-            "say where it is with --corpus"
-        ) from error
-    if inputs_identity(examples) != run.splits[split].inputs:
-        raise OnepassError(
-            f"{recipe.corpus} has other texts for {run.task}, split {split!r}, than when "
-            f"{run.cell.place} was run; {_MOVED}"
-        )
-    return examples
 
 
 def _check_name(path: Path, judge: Judge) -> None:

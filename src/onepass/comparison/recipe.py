@@ -116,7 +116,8 @@ class Recipe(BaseModel):
     """The first is what the report is about; later ones are reported apart."""
     seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
     keep: bool = False
-    """Also keep what each method made, as a composition in the folder of its run."""
+    """Also keep in the folder of a run what the method made, as a composition, and the examples it
+    was tested on."""
     metrics: list[str] | None = None
     """Default: every metric that applies."""
     max_new_tokens: PositiveInt = 128

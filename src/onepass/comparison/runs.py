@@ -5,6 +5,7 @@ DIR/<method>/<task>/<examples>-<seed>/run.json     scores, cost, seconds, enviro
 DIR/<method>/<task>/<examples>-<seed>/predictions.jsonl   {"split", "id", "prediction"}
 DIR/<method>/<task>/<examples>-<seed>/history.json losses of its training, if it had one
 DIR/<method>/<task>/<examples>-<seed>/composition/ what was tested, if the recipe says `keep`
+DIR/<method>/<task>/<examples>-<seed>/examples.jsonl   on what, and the outputs, if it does
 DIR/.state/                                        trainings in flight; safe to remove
 DIR/.failures/                                     why a cell failed, until it succeeds
 """
@@ -32,7 +33,7 @@ from onepass.core.files import (
 from onepass.methods import METHODS
 
 RECIPE, RUN, PREDICTIONS = "recipe.yaml", "run.json", "predictions.jsonl"
-COMPOSITION = "composition"
+COMPOSITION, EXAMPLES = "composition", "examples.jsonl"
 STATE, FAILURES = ".state", ".failures"
 CODE = "method_code"
 """In a run's environment: `Method.code` when it was made. Older runs lack it."""
@@ -119,10 +120,11 @@ def save_run(
     folder: Path,
     history: History | None = None,
     composition: Composition | None = None,
+    examples: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Put a run in its place below `folder`, replacing what was there.
 
-    composition: what was tested, if it is to be kept.
+    composition, examples: what was tested, and on what, if they are to be kept.
     """
     with atomic_folder(folder / run.cell.place) as temporary:
         write_json(temporary / RUN, run.model_dump(mode="json"))
@@ -130,6 +132,8 @@ def save_run(
         write_history(history, temporary / HISTORY)
         if composition is not None:
             save_composition(composition, temporary / COMPOSITION)
+        if examples:
+            write_jsonl(temporary / EXAMPLES, [dict(row) for row in examples])
 
 
 def load_run(path: Path) -> Run:
