@@ -10,30 +10,37 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from onepass.api.outputs import check_writable
-from onepass.cli.options import Plugins
+from onepass.cli.options import Plugins, refuse
+from onepass.core.errors import OnepassError
 
 if TYPE_CHECKING:
     from onepass.comparison.table import Table
 
 
 _WIDEST = 400
+EXAMPLES = "Examples"
 
 
 class Format(StrEnum):
     table = "table"
     markdown = "markdown"
     csv = "csv"
+    jsonl = "jsonl"
     table1 = "table1"
     table2 = "table2"
 
 
 def report(
+    ctx: typer.Context,
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="What `onepass bench` made.", show_default=False)
     ],
     format: Annotated[
         Format,
-        typer.Option(help="csv: every task; table1, table2: CSV in the layouts of the paper."),
+        typer.Option(
+            help="csv: every task, or every column of the examples; jsonl: examples; table1, "
+            "table2: CSV in the layouts of the paper."
+        ),
     ] = Format.table,
     reference: Annotated[
         Path | None,
@@ -48,9 +55,57 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Also write report, tables and plots into this folder.")
     ] = None,
+    errors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            help="Instead: a method's outputs one by one, the worst first.",
+            show_default=False,
+            rich_help_panel=EXAMPLES,
+        ),
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B",
+            help="Instead: the outputs on which two methods differ most, side by side.",
+            show_default=False,
+            rich_help_panel=EXAMPLES,
+        ),
+    ] = None,
+    limit: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="At most so many examples; with --compare each way.",
+            rich_help_panel=EXAMPLES,
+        ),
+    ] = 10,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the corpus is now, if neither the recipe knows it nor the runs keep it.",
+            show_default=False,
+            rich_help_panel=EXAMPLES,
+        ),
+    ] = None,
     plugins: Plugins = None,
 ) -> None:
-    """Print the tables of finished runs."""
+    """Print the tables of finished runs, or the examples on which methods fail or differ.
+
+    \b
+    Examples:
+      onepass report runs/smalltown
+      onepass report runs/smalltown --errors lc++ --limit 5
+      onepass report runs/smalltown --compare lc++ multi-step
+      onepass report runs/smalltown --errors linear --format csv
+    """
+    if errors is not None or compare is not None:
+        _examples(ctx, folder, errors, compare, limit, corpus, format)
+        return
+    refuse(ctx, ("limit", "corpus"), "belongs to --errors or --compare; give one of them")
+    if format is Format.jsonl:
+        raise OnepassError("--format jsonl is for --errors and --compare; choose csv for tables")
     from onepass.comparison.report import make_report, report_markdown, write_report
     from onepass.comparison.table import to_csv
 
@@ -82,6 +137,45 @@ def report(
             typer.echo(to_csv(found.comparison), nl=False)
         case Format.table2:
             typer.echo(to_csv(found.costs), nl=False)
+
+
+def _examples(
+    ctx: typer.Context,
+    folder: Path,
+    errors: str | None,
+    compare: tuple[str, str] | None,
+    limit: int,
+    corpus: str | None,
+    format: Format,
+) -> None:
+    """Print the examples that --errors or --compare ask for."""
+    from onepass.cli.listing import print_listing
+    from onepass.comparison import listing
+    from onepass.comparison.examples import read_example_rows
+    from onepass.comparison.report import read_results
+
+    if errors is not None and compare is not None:
+        raise OnepassError("--errors and --compare are two reports; give one of them")
+    refuse(ctx, ("reference", "against", "out"), "is for tables; leave out --errors and --compare")
+    if format in (Format.table1, Format.table2):
+        raise OnepassError(f"--format {format} is a table; examples: table, markdown, csv or jsonl")
+    results = read_results(folder)
+    if compare is not None:
+        rows = read_example_rows(folder, results, compare, corpus)
+        found = listing.differences(results, rows, *compare, limit)
+    else:
+        method = str(errors)
+        rows = read_example_rows(folder, results, [method], corpus)
+        found = listing.errors(results, rows, method, limit)
+    match format:
+        case Format.markdown:
+            typer.echo(listing.listing_markdown(found))
+        case Format.csv:
+            typer.echo(listing.listing_csv(found), nl=False)
+        case Format.jsonl:
+            typer.echo(listing.listing_jsonl(found), nl=False)
+        case _:
+            print_listing(found)
 
 
 def _rich(table: "Table") -> RichTable:

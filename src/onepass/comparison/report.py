@@ -106,6 +106,11 @@ def make_report(
     )
 
 
+def read_results(folder: Path | str) -> Results:
+    """The finished runs of a folder, with the verdicts of judges among their scores."""
+    return _read(Path(folder))[0]
+
+
 def _read(folder: Path) -> tuple[Results, list[Judged]]:
     recipe, runs = load_runs(folder)
     judged = load_judged(folder, runs)
