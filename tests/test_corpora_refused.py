@@ -22,7 +22,6 @@ from corpora_kit import (
     write_jsonl,
 )
 from onepass.core.errors import OnepassError
-from onepass.tasks.corpora import hub
 from onepass.tasks.corpus import load_corpus
 
 
@@ -39,7 +38,7 @@ class TestHub:
             data_parquet(tmp_path, {"test": dialogsum_rows()[1]["test"]})
             return str(tmp_path)
 
-        monkeypatch.setattr(hub, "snapshot_download", download)
+        monkeypatch.setattr("huggingface_hub.snapshot_download", download)
         return calls
 
     @pytest.mark.parametrize(
@@ -93,7 +92,7 @@ class TestHub:
         def download(*_args: Any, **_options: Any) -> Any:
             raise kind("oh no", **given)
 
-        monkeypatch.setattr(hub, "snapshot_download", download)
+        monkeypatch.setattr("huggingface_hub.snapshot_download", download)
         with pytest.raises(OnepassError) as told:
             load_corpus("dialogsum").examples(SUMMARIZE, "train")
         for word in words:
@@ -107,7 +106,9 @@ class TestHub:
     def test_a_data_set_without_data_files(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(hub, "snapshot_download", lambda *_args, **_options: str(tmp_path))
+        monkeypatch.setattr(
+            "huggingface_hub.snapshot_download", lambda *_args, **_options: str(tmp_path)
+        )
         with pytest.raises(OnepassError, match="never run, may be at a/b@refs/convert/parquet"):
             load_corpus("hub:a/b").examples(SUMMARIZE, "train")
 

@@ -36,11 +36,11 @@ def ls(
 
 
 def _tasks(declared: Path | None) -> tuple[Cells, list[Cells]]:
-    from onepass.api.resolve import as_tasks
     from onepass.tasks.benchmark import COMPOSITIONAL_TASKS
+    from onepass.tasks.book import Tasks, read_tasks
     from onepass.tasks.task import PROMPT
 
-    book = as_tasks(declared)
+    book = read_tasks(declared) if declared else Tasks(())
     rows: list[Cells] = []
     for name in dict.fromkeys((*book.names(), *COMPOSITIONAL_TASKS)):
         task = book.parse(name)

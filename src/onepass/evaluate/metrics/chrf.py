@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from functools import cache
-
-from sacrebleu.metrics.chrf import CHRF
+from typing import TYPE_CHECKING
 
 from onepass.evaluate.metrics.metric import register
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
 
+if TYPE_CHECKING:
+    from sacrebleu.metrics.chrf import CHRF
+
 
 @cache
-def _chrf() -> CHRF:
+def _chrf() -> "CHRF":
+    from sacrebleu.metrics.chrf import CHRF
+
     return CHRF()
 
 

@@ -6,20 +6,22 @@ taken for a neighbour (Catalan, Dutch) that no task asks for.
 
 from collections.abc import Sequence
 from functools import cache
-
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
+from typing import TYPE_CHECKING
 
 from onepass.evaluate.metrics.metric import register
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
 
 LANGUAGES = ("en", "es", "fr", "de")
 """The languages that are always told apart: the benchmark's."""
 
 
 @cache
-def _identifier(wanted: str) -> LanguageIdentifier:
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
+def _identifier(wanted: str) -> "LanguageIdentifier":
+    identifier = _every_language()
     identifier.set_languages(sorted({*LANGUAGES, wanted}))
     return identifier
 
@@ -46,7 +48,13 @@ def language(
 
 @cache
 def _known() -> frozenset[str]:
-    return frozenset(LanguageIdentifier.from_model_file(MODEL_FILE).labels)
+    return frozenset(_every_language().labels)
+
+
+def _every_language() -> "LanguageIdentifier":
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE)
 
 
 register("language", "language", language)

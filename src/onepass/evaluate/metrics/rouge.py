@@ -12,17 +12,18 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from statistics import fmean
-
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import Tokenizer
+from typing import TYPE_CHECKING
 
 from onepass.evaluate.metrics.metric import register
 from onepass.tasks.example import Example
 from onepass.tasks.task import Task
 
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
-class Words(Tokenizer):  # type: ignore[misc]  # rouge-score has no types
-    """Words of any language."""
+
+class Words:
+    """Words of any language, as a tokenizer of rouge-score."""
 
     def tokenize(self, text: str) -> list[str]:
         # One letter may be written as one code point or two; both are the same word.
@@ -30,7 +31,9 @@ class Words(Tokenizer):  # type: ignore[misc]  # rouge-score has no types
 
 
 @cache
-def _scorer(kinds: tuple[str, ...]) -> RougeScorer:
+def _scorer(kinds: tuple[str, ...]) -> "RougeScorer":
+    from rouge_score.rouge_scorer import RougeScorer  # with nltk, which takes seconds
+
     return RougeScorer(list(kinds), tokenizer=Words())
 
 

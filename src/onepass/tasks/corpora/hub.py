@@ -6,13 +6,6 @@ Loading scripts are never run.
 import glob
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
 from onepass.core.errors import OnepassError
 from onepass.core.optional import optional
 from onepass.tasks.corpora.files import ENDINGS
@@ -23,6 +16,8 @@ def download(repository: str, revision: str | None) -> Path:
 
     `OnepassError` if it is missing or gated (how to log in), or out of reach (how to do without).
     """
+    from huggingface_hub import snapshot_download
+
     name = f"{repository}@{revision}" if revision else repository
     wanted = ["README.md", *(f"*{ending}" for ending in ENDINGS)]
     try:
@@ -61,6 +56,12 @@ def layout(folder: Path) -> dict[str, list[Path]]:
 def _not_downloaded(
     repository: str, revision: str | None, name: str, error: Exception
 ) -> OnepassError:
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
     page = f"https://huggingface.co/datasets/{repository}"
     if isinstance(error, (RepositoryNotFoundError, GatedRepoError, RevisionNotFoundError)):
         return OnepassError(

@@ -1,0 +1,31 @@
+"""Commands that only read or list do not wait for libraries that they do not need."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "peft", "nltk", "scipy", "sacrebleu", "py3langid")
+CODE = """
+import sys
+from onepass.cli.app import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print("imported:", *(name for name in {heavy!r} if name in sys.modules), file=sys.stderr)
+"""
+
+
+def imported(*args: str) -> set[str]:
+    """Those of `HEAVY` that a command imports."""
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(heavy=HEAVY), *args],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return set(done.stderr.splitlines()[-1].removeprefix("imported:").split())
+
+
+@pytest.mark.parametrize("args", [("--help",), ("ls", "tasks"), ("ls", "metrics")])
+def test_listing_imports_nothing_heavy(args: tuple[str, ...]) -> None:
+    assert imported(*args) == set()
