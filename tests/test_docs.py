@@ -53,7 +53,7 @@ def tables(text: str) -> list[list[list[str]]]:
     found: list[list[list[str]]] = [[]]
     for line in text.splitlines():
         if line.startswith("| "):
-            found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+            found[-1].append([cell.strip(" *") for cell in line.strip("|").split("|")])
         elif found[-1]:
             found.append([])
     return [[row for row in rows if not set("".join(row)) <= set("-: ")] for rows in found if rows]

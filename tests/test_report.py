@@ -3,6 +3,7 @@
 import csv
 import io
 import random
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,8 @@ from typer.testing import CliRunner
 from onepass.cli.app import build_app
 from onepass.comparison.report import make_report, read_reference, report_markdown, write_report
 from onepass.comparison.runs import Run, RunCost, SplitResult, pack, save_run
-from onepass.comparison.table import to_csv
+from onepass.comparison.storage import Point, front
+from onepass.comparison.table import Column, Table, to_csv
 from onepass.core.errors import OnepassError
 from onepass.tasks.book import parse_task
 
@@ -231,10 +233,10 @@ def test_it_writes_everything(store: Store, tmp_path: Path) -> None:
     written = write_report(report, tmp_path / "out")
     assert {path.name for path in written} == {
         "report.md", "table1.csv", "table2.csv", "per_task.csv", "curves.csv", "curves.png",
-        "storage.png",
+        "storage.png", "tasks.png",
     }  # fmt: skip
     assert all(path.stat().st_size for path in written)
-    for plot in ("curves.png", "storage.png"):
+    for plot in ("curves.png", "storage.png", "tasks.png"):
         assert (tmp_path / "out" / plot).read_bytes().startswith(b"\x89PNG")
     curve = [
         row
@@ -252,6 +254,96 @@ def test_it_writes_everything(store: Store, tmp_path: Path) -> None:
     assert float(first["sum_tone_verified"]) == pytest.approx(100 * largest, abs=0.01)
     per_task = rows((tmp_path / "out" / "per_task.csv").read_text())
     assert len(per_task) == 2 * len(TASKS) * (3 + 2 * 2)
+
+
+@pytest.mark.parametrize(("form", "start"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_plots_in_other_formats_are_the_same_each_time(
+    store: Store, tmp_path: Path, form: str, start: bytes
+) -> None:
+    report = make_report(store(budgets=(100, 1000)))
+    for name in ("curves", "storage", "tasks"):
+        made = []
+        for place in ("one", "two"):
+            write_report(report, tmp_path / place, form)
+            made.append((tmp_path / place / f"{name}.{form}").read_bytes())
+        assert made[0].startswith(start)
+        assert made[0] == made[1]
+    assert f"(tasks.{form})" in (tmp_path / "one" / "report.md").read_text()
+    with pytest.raises(OnepassError, match="unknown format of plots 'gif'"):
+        write_report(report, tmp_path, "gif")
+
+
+def test_the_front_is_of_methods_that_nothing_beats() -> None:
+    points = [
+        Point(0, 10, "merge", 1), Point(0, 99, "cascade", 2), Point(1, 50, "small", 1),
+        Point(2, 40, "worse", 1), Point(2, 50, "no better", 1), Point(3, 80, "large", 1),
+    ]  # fmt: skip
+    assert [point.name for point in front(points)] == ["merge", "small", "large"]
+    for one in front(points):
+        assert not any(
+            o.passes == 1 and o.stored <= one.stored and o.quality > one.quality for o in points
+        )
+
+
+def test_curves_of_several_seeds_have_the_lowest_and_the_highest(store: Store) -> None:
+    table = make_report(store({"lc": 0.6}, budgets=(100, 1000), seeds=3)).curves
+    assert table is not None
+    row = next(row for row in rows(to_csv(table)) if row["task"] == TASKS[0])
+    means = [
+        100 * a_run("lc", TASKS[0], 100, 0.3, seed).splits["test"].means["verified"]
+        for seed in range(3)
+    ]
+    assert float(row["lowest_seed"]) == pytest.approx(min(means), abs=0.01)
+    assert float(row["highest_seed"]) == pytest.approx(max(means), abs=0.01)
+
+
+def test_people_see_the_best_method_first_and_programs_the_recipes_order(store: Store) -> None:
+    folder = store()
+    report = make_report(folder)
+    best_first = ["lc++", "multi-step", "lc", "linear", "zero-shot"]
+    for table in report.shown():
+        if table.columns[0].name == "method":
+            assert [row[0] for row in table.rows] == [
+                name for name in best_first if name in {row[0] for row in table.rows}
+            ]
+    assert [row[0] for row in report.comparison.rows] == list(QUALITY)
+    as_written = make_report(folder, ranked=False).shown()[0]
+    assert [row[0] for row in as_written.rows] == list(QUALITY)
+
+
+def test_the_overview_and_the_groups_have_the_columns_of_table1(store: Store) -> None:
+    report = make_report(store())
+    names = {column.name for table in (report.overview, report.groups) for column in table.columns}
+    assert {column.name for column in report.comparison.columns} < names
+    stored = {row["method"]: row["stored_bytes"] for row in rows(to_csv(report.overview))}
+    assert stored["lc"] == str(3 * 2**19)
+    assert stored["multi-step"] == "0"
+
+
+def test_the_best_of_a_column_is_bold(store: Store) -> None:
+    text = report_markdown(make_report(store()))
+    first = next(line for line in text.splitlines() if line.startswith("| lc++"))
+    assert first.split("|")[2].strip().startswith("**")
+    table = Table(
+        "t", [Column("method"), Column("x", scored=True), Column("y", scored=True), Column("z")],
+        [["a", 1.04, 2.0, 9.0], ["b", 1.02, 2.0, 1.0], ["c", 0.5, 2.0, None], ["d", None, None, 1]],
+    )  # fmt: skip
+    # Those that look the same are best together; a column of equal values has no best.
+    assert table.best() == {(0, 1), (1, 1)}
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_tables_are_as_narrow_as_the_terminal(
+    store: Store, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    shown = CliRunner().invoke(build_app(), ["report", str(store())]).output
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert max(map(len, plain.splitlines())) <= width
+    for word in ("weighted_rouge", "test-unseen", "additional"):
+        assert word in plain
 
 
 def test_seeds_are_averaged(store: Store) -> None:

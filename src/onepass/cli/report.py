@@ -8,6 +8,7 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from onepass.api.outputs import check_writable
 from onepass.cli.options import Plugins, refuse
@@ -18,7 +19,19 @@ if TYPE_CHECKING:
 
 
 _WIDEST = 400
+_PIPED = 100  # columns of a table in a pipe or a file
 EXAMPLES = "Examples"
+
+
+class Sort(StrEnum):
+    headline = "headline"
+    recipe = "recipe"
+
+
+class Plots(StrEnum):
+    png = "png"
+    svg = "svg"
+    pdf = "pdf"
 
 
 class Format(StrEnum):
@@ -46,6 +59,13 @@ def report(
         Path | None,
         typer.Option(help="Published figures to compare with.", show_default="the paper's table 1"),
     ] = None,
+    sort: Annotated[
+        Sort,
+        typer.Option(
+            help="Order of methods: best first by the headline, or the recipe's. CSV always has "
+            "the recipe's."
+        ),
+    ] = Sort.headline,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -55,6 +75,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Also write report, tables and plots into this folder.")
     ] = None,
+    plots: Annotated[Plots, typer.Option(help="Format of the plots, with --out.")] = Plots.png,
     errors: Annotated[
         str | None,
         typer.Option(
@@ -96,6 +117,7 @@ def report(
     \b
     Examples:
       onepass report runs/smalltown
+      onepass report runs/smalltown --out paper --plots pdf
       onepass report runs/smalltown --errors lc++ --limit 5
       onepass report runs/smalltown --compare lc++ multi-step
       onepass report runs/smalltown --errors linear --format csv
@@ -104,6 +126,8 @@ def report(
         _examples(ctx, folder, errors, compare, limit, corpus, format)
         return
     refuse(ctx, ("limit", "corpus"), "belongs to --errors or --compare; give one of them")
+    if out is None:
+        refuse(ctx, ("plots",), "needs --out, the folder to write them into")
     if format is Format.jsonl:
         raise OnepassError("--format jsonl is for --errors and --compare; choose csv for tables")
     from onepass.comparison.report import make_report, report_markdown, write_report
@@ -111,26 +135,26 @@ def report(
 
     if out is not None:
         check_writable(out)
-    found = make_report(folder, reference, against)
+    found = make_report(folder, reference, against, ranked=sort is Sort.headline)
     if out is not None:
-        for path in write_report(found, out):
+        for path in write_report(found, out, plots):
             typer.echo(f"wrote {path}", err=True)
     match format:
         case Format.table:
             console = Console()
             console.print(f"{found.title}: {found.setting}", markup=False, highlight=False)
+            width = console.width if console.is_terminal else _PIPED
             for table in found.shown():
-                drawn = _rich(table)
-                # Lines that a narrow terminal folds can be read; numbers cut to "9…" cannot.
-                room = console.options.update(max_width=_WIDEST)
-                needed = console.measure(drawn, options=room).maximum
-                Console(width=max(console.width, needed)).print(drawn)
+                for number, part in enumerate(_parts(table, width)):
+                    drawn = _rich(part, title=number == 0)
+                    # Lines that a narrow terminal folds can be read; numbers cut to "9…" cannot.
+                    Console(width=max(width, _width(drawn))).print(drawn)
                 console.print(f"{table.note}\n", markup=False, highlight=False)
             console.print(found.agreement_text(), markup=False)
             for remark in filter(None, (found.missing, found.changed)):
                 console.print(remark, style="yellow", markup=False)
         case Format.markdown:
-            typer.echo(report_markdown(found))
+            typer.echo(report_markdown(found, plots))
         case Format.csv:
             typer.echo(to_csv(found.per_task), nl=False)
         case Format.table1:
@@ -156,7 +180,11 @@ def _examples(
 
     if errors is not None and compare is not None:
         raise OnepassError("--errors and --compare are two reports; give one of them")
-    refuse(ctx, ("reference", "against", "out"), "is for tables; leave out --errors and --compare")
+    refuse(
+        ctx,
+        ("reference", "sort", "against", "out", "plots"),
+        "is for tables; leave out --errors and --compare",
+    )
     if format in (Format.table1, Format.table2):
         raise OnepassError(f"--format {format} is a table; examples: table, markdown, csv or jsonl")
     results = read_results(folder)
@@ -178,14 +206,39 @@ def _examples(
             print_listing(found)
 
 
-def _rich(table: "Table") -> RichTable:
-    drawn = RichTable(title=table.title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+def _parts(table: "Table", width: int) -> list["Table"]:
+    """The table in as many parts as it takes to fit the width, each with the first column."""
+    parts, left = [], list(range(1, len(table.columns)))
+    while left:
+        count = len(left)
+        while count > 1 and _width(_rich(table.with_columns([0, *left[:count]]))) > width:
+            count -= 1
+        parts.append(table.with_columns([0, *left[:count]]))
+        left = left[count:]
+    return parts
+
+
+def _width(drawn: RichTable) -> int:
+    """The columns of a terminal that a table takes."""
+    console = Console()
+    return console.measure(drawn, options=console.options.update(max_width=_WIDEST)).maximum
+
+
+def _rich(table: "Table", title: bool = False) -> RichTable:
+    drawn = RichTable(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    drawn.title = Text(table.title) if title else None
     for place, column in enumerate(table.columns):
         # A column's words may stand below each other: headings are longer than numbers.
-        heading = column.heading.replace(": ", ":\n").replace(" + ", "\n+ ").replace(", ", ",\n")
+        heading = column.heading.replace(": ", "\n").replace(" + ", "\n+ ").replace(", ", ",\n")
         drawn.add_column(
             heading, justify="right" if table.is_number(place) else "left", no_wrap=place == 0
         )
-    for row in table.texts():
-        drawn.add_row(*row)
+    best = table.best()
+    for number, row in enumerate(table.texts()):
+        drawn.add_row(
+            *(
+                Text(text, style="bold" if (number, place) in best else "")
+                for place, text in enumerate(row)
+            )
+        )
     return drawn

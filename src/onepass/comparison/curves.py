@@ -4,56 +4,54 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from onepass.comparison.plotting import figure
 from onepass.comparison.table import Table, Value
-from onepass.core.files import atomic_file
-from onepass.core.optional import optional
 
 Point = tuple[float, float, float, float]
 """Examples, mean, low, high."""
 
 
 def draw_curves(table: Table, path: Path) -> None:
-    """Write the rows of `tables.curves` as a PNG: a panel per task, a line per method.
+    """Draw the rows of `tables.curves`: a panel per task, a line per method.
 
-    A method that does not learn has no number of examples; it is a dashed line across.
+    The band around a line is from the lowest to the highest of several seeds; of one seed it is the
+    95 % interval. A method that does not learn has no number of examples; it is a dashed line
+    across. The format (png, svg, pdf) is that of the path's ending.
     """
-    new_figure = optional("matplotlib.figure", "plot", "the plot of the report").Figure
     panels = _panels(table)
     methods = list(dict.fromkeys(method for panel in panels.values() for method in panel))
     colours = {method: f"C{place % 10}" for place, method in enumerate(methods)}
     wide = min(2, len(panels))
     high = ceil(len(panels) / wide)
-    figure = new_figure(figsize=(4.6 * wide, 3.2 * high), layout="constrained")
-    axes = figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False)
-    for axis, (task, lines) in zip(axes.flat, panels.items(), strict=False):
-        for method, points in lines.items():
-            _draw(axis, points, colours[method], method)
-        axis.set(title=task, xscale="log", ylim=(-3, 103))
-        axis.grid(alpha=0.3)
-    for axis in list(axes.flat)[len(panels) :]:
-        axis.set_visible(False)
-    ticks = sorted({point[0] for p in panels.values() for ps in p.values() for point in ps})
-    ticks = [tick for tick in ticks if tick]
-    axes.flat[0].set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks], minor=False)
-    axes.flat[0].minorticks_off()
-    metrics = {str(row[3]) for row in table.rows}
-    for axis in list(axes.flat)[: len(panels)][-wide:]:  # the lowest panel of each column
-        axis.set_xlabel("training examples")  # an overall label would lie under the legend
-        axis.tick_params(labelbottom=True)
-    figure.supylabel(f"{metrics.pop() if len(metrics) == 1 else 'score'}, %")
-    entries: dict[str, Any] = {}
-    for axis in axes.flat:
-        handles, labels = axis.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=6)
-    with atomic_file(path) as temporary:
-        # No date or version inside: the same runs give the same file.
-        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+    with figure(path, 4.6 * wide, 3.2 * high) as drawn:
+        axes = drawn.subplots(high, wide, sharex=True, sharey=True, squeeze=False)
+        for axis, (task, lines) in zip(axes.flat, panels.items(), strict=False):
+            for method, points in lines.items():
+                _draw(axis, points, colours[method], method)
+            axis.set(title=task, xscale="log", ylim=(-3, 103))
+            axis.grid(alpha=0.3)
+        for axis in list(axes.flat)[len(panels) :]:
+            axis.set_visible(False)
+        ticks = sorted({point[0] for p in panels.values() for ps in p.values() for point in ps})
+        ticks = [tick for tick in ticks if tick]
+        axes.flat[0].set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks], minor=False)
+        axes.flat[0].minorticks_off()
+        metrics = {str(row[3]) for row in table.rows}
+        for axis in list(axes.flat)[: len(panels)][-wide:]:  # the lowest panel of each column
+            axis.set_xlabel("training examples")  # an overall label would lie under the legend
+            axis.tick_params(labelbottom=True)
+        drawn.supylabel(f"{metrics.pop() if len(metrics) == 1 else 'score'}, %")
+        entries: dict[str, Any] = {}
+        for axis in axes.flat:
+            handles, labels = axis.get_legend_handles_labels()
+            entries |= dict(zip(labels, handles, strict=True))
+        drawn.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=6)
 
 
 def _panels(table: Table) -> dict[str, dict[str, list[Point]]]:
     panels: dict[str, dict[str, list[Point]]] = {}
-    for task, method, examples, _, mean, low, high in table.rows:
+    for task, method, examples, _, mean, low, high, *seeds in table.rows:
+        low, high = seeds or (low, high)
         points = panels.setdefault(str(task), {}).setdefault(str(method), [])
         points.append((_number(examples), _number(mean), _number(low), _number(high)))
     return panels

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -11,14 +11,17 @@ from statistics import fmean
 from onepass.comparison import tables
 from onepass.comparison.against import against
 from onepass.comparison.curves import draw_curves
+from onepass.comparison.heat import draw_heat
 from onepass.comparison.judge_tables import judge_tables
 from onepass.comparison.judgements import Judged, load_judged, with_scores
+from onepass.comparison.plotting import FORMATS
 from onepass.comparison.results import Results, interval
 from onepass.comparison.runs import FAILURES, changed_code, load_runs
 from onepass.comparison.storage import draw_storage
 from onepass.comparison.table import Column, Table, Value, to_csv, to_markdown
 from onepass.core.errors import OnepassError
 from onepass.core.files import read_text, write_text
+from onepass.core.registry import unknown
 from onepass.evaluate.stats import spearman
 from onepass.methods import METHODS
 from onepass.tasks.benchmark import TASK_GROUPS, task_group
@@ -46,7 +49,10 @@ class Report:
     setting: str
     missing: str
     changed: str
+    overview: Table
+    groups: Table
     comparison: Table
+    """Table 1 of the paper; its columns are those of `overview` and `groups`."""
     costs: Table
     tests: Table | None
     against: Table | None
@@ -55,15 +61,22 @@ class Report:
     agreement: Agreement | None
     families: Table | None
     headline: str
+    order: list[str]
+    """The methods, as tables for people have them."""
     per_task: Table
+    by_task: Table
     curves: Table | None
     side_by_side: list[Table]
 
     def shown(self) -> list[Table]:
         """The tables for people, in their order; what is long is left to files."""
-        found = [self.comparison, self.costs, self.tests, self.against, self.generalisation]
-        found += self.judges
-        return [table for table in (*found, self.families) if table is not None]
+        found = [self.overview, self.groups, self.costs, self.tests, self.against]
+        found += [self.generalisation, *self.judges]
+        tables = [table for table in (*found, self.families) if table is not None]
+        return [
+            table.sorted_by(self.order) if table.columns[0].name == "method" else table
+            for table in tables
+        ]
 
     def agreement_text(self) -> str:
         if self.agreement is None:
@@ -76,21 +89,28 @@ class Report:
 
 
 def make_report(
-    folder: Path | str, reference: Path | str | None = None, other: Path | str | None = None
+    folder: Path | str,
+    reference: Path | str | None = None,
+    other: Path | str | None = None,
+    ranked: bool = True,
 ) -> Report:
     """Read the runs of a folder.
 
     reference: a CSV like table 1 to take instead of that one. other: a folder of runs to compare
-    with, method by method.
+    with, method by method. ranked: tables for people have the best method first, by the headline;
+    else, as those for programs, the recipe's order.
     """
     folder = Path(folder)
     results, judged = _read(folder)
     published = read_reference(reference)
+    overview = tables.overview(results)
     return Report(
         title=results.recipe.name,
         setting=_setting(results),
         missing=_missing(results, folder),
         changed=changed_code(results.runs),
+        overview=overview,
+        groups=tables.groups(results),
         comparison=tables.comparison(results),
         costs=tables.costs(results),
         tests=tables.tests(results),
@@ -100,10 +120,21 @@ def make_report(
         agreement=_agreement(results, published),
         families=_families(results, published),
         headline=results.headline,
+        order=_ranked(overview) if ranked else results.methods,
         per_task=tables.per_task(results),
+        by_task=tables.by_task(results),
         curves=tables.curves(results) if len(results.budgets) > 1 else None,
         side_by_side=tables.side_by_side(results),
     )
+
+
+def _ranked(overview: Table) -> list[str]:
+    """The methods of the table, the best first; of equal ones the cheaper to store."""
+
+    def key(row: Sequence[Value]) -> tuple[float, float]:
+        return -float(row[1] or 0), float(row[5] or 0)
+
+    return [str(row[0]) for row in sorted(overview.rows, key=key)]
 
 
 def read_results(folder: Path | str) -> Results:
@@ -216,27 +247,33 @@ def _families(results: Results, published: Published) -> Table | None:
     return Table("Agreement with the paper, by family of tasks", columns, rows, note)
 
 
-def report_markdown(report: Report) -> str:
-    """The report as one markdown text."""
+def report_markdown(report: Report, plots: str = "png") -> str:
+    """The report as one markdown text; its plots are files of the format `plots` beside it."""
     parts = [f"# {report.title}\n", f"{report.setting}.\n"]
     parts += [f"{remark}\n" for remark in (report.missing, report.changed) if remark]
     parts += [to_markdown(table) for table in report.shown()]
     parts.append(f"## Agreement with published figures\n\n{report.agreement_text()}.\n")
     if report.curves is not None:
         parts.append(to_markdown(report.curves))
-        parts.append("![Quality against number of examples](curves.png)\n")
-    parts.append(
-        "## Quality against stored bytes\n\n![Quality against stored bytes](storage.png)\n"
-    )
+        parts.append(f"![Quality against number of examples](curves.{plots})\n")
+    parts += [
+        f"## {title}\n\n![{title}]({name}.{plots})\n"
+        for title, name in (("Quality against stored bytes", "storage"), ("Task by task", "tasks"))
+    ]
     parts += [to_markdown(table) for table in report.side_by_side]
     return "\n".join(parts)
 
 
-def write_report(report: Report, folder: Path | str) -> list[Path]:
-    """Write report.md, table1.csv, table2.csv, per_task.csv, storage.png, and curves if any."""
+def write_report(report: Report, folder: Path | str, plots: str = "png") -> list[Path]:
+    """Write report.md, table1.csv, table2.csv, per_task.csv, curves.csv if any, and the plots.
+
+    plots: the format of these, one of `plotting.FORMATS`: storage, tasks, and curves if any.
+    """
+    if plots not in FORMATS:
+        raise unknown("format of plots", plots, list(FORMATS))
     folder = Path(folder)
     texts = {
-        "report.md": report_markdown(report),
+        "report.md": report_markdown(report, plots),
         "table1.csv": to_csv(report.comparison),
         "table2.csv": to_csv(report.costs),
         "per_task.csv": to_csv(report.per_task),
@@ -245,9 +282,10 @@ def write_report(report: Report, folder: Path | str) -> list[Path]:
         texts["curves.csv"] = to_csv(report.curves)
     for name, text in texts.items():
         write_text(folder / name, text)
-    draw_storage(report.comparison, report.costs, folder / "storage.png")
-    plots = ["storage.png"]
+    drawn = [folder / f"storage.{plots}", folder / f"tasks.{plots}"]
+    draw_storage(report.overview, drawn[0])
+    draw_heat(report.by_task.sorted_by(report.order), drawn[1])
     if report.curves is not None:
-        draw_curves(report.curves, folder / "curves.png")
-        plots.append("curves.png")
-    return [folder / name for name in (*texts, *plots)]
+        drawn.append(folder / f"curves.{plots}")
+        draw_curves(report.curves, drawn[2])
+    return [*(folder / name for name in texts), *drawn]

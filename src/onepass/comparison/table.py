@@ -2,19 +2,23 @@
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 Value = str | float | int | None
 
 
 @dataclass(frozen=True)
 class Column:
-    """`name` heads it in CSV; `title` where people read it, with `digits` after the point."""
+    """`name` heads it in CSV; `title` where people read it, with `digits` after the point.
+
+    scored: its numbers are better the higher they are, so the best is emphasised.
+    """
 
     name: str
     title: str = ""
     digits: int = 1
+    scored: bool = False
 
     @property
     def heading(self) -> str:
@@ -36,6 +40,36 @@ class Table:
             [_text(value, column) for value, column in zip(row, self.columns, strict=True)]
             for row in self.rows
         ]
+
+    def best(self) -> set[tuple[int, int]]:
+        """The places (row, column) of the best values of columns that are scored.
+
+        None of a column whose values all look the same.
+        """
+        texts, found = self.texts(), set[tuple[int, int]]()
+        for place, column in enumerate(self.columns):
+            known = {
+                row: float(value)
+                for row, values in enumerate(self.rows)
+                if isinstance(value := values[place], int | float)
+            }
+            if column.scored and len({texts[row][place] for row in known}) > 1:
+                top = texts[max(known, key=known.__getitem__)][place]
+                found |= {(row, place) for row in known if texts[row][place] == top}
+        return found
+
+    def sorted_by(self, order: Sequence[str]) -> "Table":
+        """With its rows in the order of their first values in `order`."""
+        places: Mapping[Value, int] = {name: place for place, name in enumerate(order)}
+        return replace(self, rows=sorted(self.rows, key=lambda row: places.get(row[0], -1)))
+
+    def with_columns(self, places: Sequence[int]) -> "Table":
+        """With only the columns at these places."""
+        return replace(
+            self,
+            columns=[self.columns[place] for place in places],
+            rows=[[row[place] for place in places] for row in self.rows],
+        )
 
     def is_number(self, place: int) -> bool:
         """Whether a column holds numbers, and should be aligned to the right."""
@@ -70,11 +104,19 @@ def to_markdown(table: Table) -> str:
         "",
         _line([column.heading for column in table.columns]),
         _line(["---:" if number else "---" for number in numbers]),
-        *(_line(row) for row in table.texts()),
+        *(_line(row) for row in _emphasised(table)),
     ]
     if table.note:
         lines += ["", table.note]
     return "\n".join(lines) + "\n"
+
+
+def _emphasised(table: Table) -> list[list[str]]:
+    best = table.best()
+    return [
+        [f"**{text}**" if (row, place) in best else text for place, text in enumerate(texts)]
+        for row, texts in enumerate(table.texts())
+    ]
 
 
 def _line(cells: Sequence[str]) -> str:
