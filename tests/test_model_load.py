@@ -190,10 +190,10 @@ def test_quantisation_needs_a_gpu(base_folder: Path) -> None:
 
 def test_quantisation_names_the_package_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda")
-    monkeypatch.setattr(quantized, "is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: False)
     with pytest.raises(OnepassError, match=r"pip install 'onepass\[quantized\]'"):
         quantized.quantization_config("8bit", gpu, torch.bfloat16)
-    monkeypatch.setattr(quantized, "is_bitsandbytes_available", lambda: True)
+    monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: True)
     four = quantized.quantization_config("4bit", gpu, torch.bfloat16)
     assert four.load_in_4bit
     assert four.bnb_4bit_compute_dtype is torch.bfloat16

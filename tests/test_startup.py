@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from judge_kit import write_runs
 
 HEAVY = ("torch", "transformers", "peft", "nltk", "scipy", "sacrebleu", "py3langid")
 CODE = """
@@ -29,3 +32,13 @@ def imported(*args: str) -> set[str]:
 @pytest.mark.parametrize("args", [("--help",), ("ls", "tasks"), ("ls", "metrics")])
 def test_listing_imports_nothing_heavy(args: tuple[str, ...]) -> None:
     assert imported(*args) == set()
+
+
+@pytest.mark.parametrize("args", [("ls", "methods"), ("ls", "merges")])
+def test_listing_methods_imports_torch_at_most(args: tuple[str, ...]) -> None:
+    assert imported(*args) <= {"torch"}
+
+
+def test_a_report_imports_what_it_computes_with_at_most(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path / "runs")
+    assert imported("report", str(folder)) <= {"torch", "scipy"}

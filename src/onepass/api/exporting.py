@@ -26,7 +26,7 @@ from onepass.export.config_fields import read_config
 from onepass.export.single import is_activated, is_plain
 from onepass.export.vllm import ACTIVATED, WITHOUT_ADAPTERS, vllm_files
 from onepass.model.assets import TINY
-from onepass.model.from_gguf import find_gguf
+from onepass.model.gguf_file import find_gguf
 from onepass.model.load import Base, load_tokenizer
 
 if TYPE_CHECKING:

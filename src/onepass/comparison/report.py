@@ -15,7 +15,7 @@ from onepass.comparison.heat import draw_heat
 from onepass.comparison.judge_tables import judge_tables
 from onepass.comparison.judgements import Judged, load_judged, with_scores
 from onepass.comparison.plotting import FORMATS
-from onepass.comparison.results import Results, interval
+from onepass.comparison.results import Results, by_conversation
 from onepass.comparison.runs import FAILURES, changed_code, load_runs
 from onepass.comparison.storage import draw_storage
 from onepass.comparison.table import Column, Table, Value, to_csv, to_markdown
@@ -220,9 +220,9 @@ def _agreement(
         groups = [(run, task_group(run.task)) for run in results.of(name)]
         # Of tasks that are not the paper's, its figures say nothing.
         runs = [run for run, group in groups if group and family in ("", group)]
-        found = interval(runs, results.split, metric or results.headline)
-        if found is not None and (family in figures if family else figures):
-            ours[name] = found.mean
+        found = by_conversation(runs, results.split, metric or results.headline)
+        if found and (family in figures if family else figures):
+            ours[name] = fmean(found.values())
             theirs[name] = figures[family] if family else fmean(figures.values())
     if len(ours) < 3:  # with two, the correlation is 1 or -1 whatever they are
         return None

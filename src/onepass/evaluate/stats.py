@@ -6,6 +6,7 @@ All resampling is seeded: the same scores always give the same report.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +48,7 @@ def mean_interval(values: Sequence[float | None], seed: int = 0, resamples: int 
     is no value.
     """
     sample = _sample([value for value in values if value is not None])
-    low, high = _bootstrap(sample, seed, resamples)
+    low, high = _bootstrap(tuple(sample.tolist()), seed, resamples)
     return Interval(float(sample.mean()), low, high, len(sample))
 
 
@@ -63,7 +64,7 @@ def paired_test(
     if len(a) != len(b):
         raise OnepassError(f"cannot pair {len(a)} scores with {len(b)}; score the same examples")
     differences = _sample(a) - _sample(b)
-    low, high = _bootstrap(differences, seed, resamples)
+    low, high = _bootstrap(tuple(differences.tolist()), seed, resamples)
     p = 1.0
     if len(differences) > 1:
         p = stats.permutation_test(
@@ -93,7 +94,9 @@ def _sample(values: Sequence[float]) -> Floats:
     return np.asarray(values, dtype=np.float64)
 
 
-def _bootstrap(sample: Floats, seed: int, resamples: int) -> tuple[float, float]:
+@lru_cache(maxsize=4096)  # the tables of a report ask for the same intervals again and again
+def _bootstrap(values: tuple[float, ...], seed: int, resamples: int) -> tuple[float, float]:
+    sample = np.asarray(values)
     if sample.min() == sample.max():
         return float(sample[0]), float(sample[0])
     low, high = stats.bootstrap(

@@ -16,7 +16,6 @@ from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 from tokenizers import AddedToken
-from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
 from onepass.core.errors import OnepassError
 
@@ -109,6 +108,8 @@ def text_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     ids: list[list[int]] = encoded["input_ids"]
     if not tokenizer.chat_template:
         return ids
+    from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
+
     facts = _facts(tokenizer)
     for row, text in enumerate(texts):
         if facts.written.search(text):

@@ -3,20 +3,22 @@
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from onepass.core.errors import OnepassError, OnepassWarning
 from onepass.model.chat import end_id, prompt_ids, prompt_text
 from onepass.model.frozen import frozen
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _PROBE = "Summarize the conversation.\n\nAna: Shall we meet at 5:30?\nBen: Yes, at the harbour!"
 
 
-def check_model(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
+def check_model(model: "PreTrainedModel", tokenizer: Any, name: str) -> None:
     """Refuse a base that holds an adapter, bad numbers, a template or token ids it cannot use.
 
     Warns of one without a chat template. Costs a look at each weight and one forward pass of a
@@ -32,7 +34,7 @@ def check_model(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
     _check_logits(model, tokenizer, name)
 
 
-def _check_alone(model: PreTrainedModel, name: str) -> None:
+def _check_alone(model: "PreTrainedModel", name: str) -> None:
     if any(
         hasattr(module, "lora_A") or hasattr(module, "base_layer") for module in model.modules()
     ):
@@ -42,7 +44,7 @@ def _check_alone(model: PreTrainedModel, name: str) -> None:
         )
 
 
-def _check_weights(model: PreTrainedModel, name: str) -> None:
+def _check_weights(model: "PreTrainedModel", name: str) -> None:
     for path, weight in model.named_parameters():
         if not all(torch.isfinite(end) for end in torch.aminmax(weight.detach())):
             raise OnepassError(f"the base {name} holds NaN or infinity in {path}; fetch it again")
@@ -68,7 +70,7 @@ def _check_template(tokenizer: Any, name: str) -> None:
         )
 
 
-def _check_tokens(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
+def _check_tokens(model: "PreTrainedModel", tokenizer: Any, name: str) -> None:
     """Tokens beyond the embedding are harmless as long as no text and no prompt has them."""
     rows = model.get_input_embeddings().weight.shape[0]
     used = {end_id(tokenizer), *prompt_ids(tokenizer, [_PROBE])[0]}
@@ -89,7 +91,7 @@ def _check_tokens(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
         )
 
 
-def _check_logits(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
+def _check_logits(model: "PreTrainedModel", tokenizer: Any, name: str) -> None:
     ids = torch.tensor(prompt_ids(tokenizer, [_PROBE]), device=model.device)
     with frozen(model), torch.inference_mode():
         finite = torch.isfinite(model(input_ids=ids, use_cache=False).logits).all()
@@ -97,7 +99,7 @@ def _check_logits(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
         raise not_finite(name, model.dtype, "its weights do not fit its config")
 
 
-def check_range(model: PreTrainedModel, tokenizer: Any, name: str, dtype: torch.dtype) -> None:
+def check_range(model: "PreTrainedModel", tokenizer: Any, name: str, dtype: torch.dtype) -> None:
     """Refuse to store in `dtype` a model whose numbers, on a short prompt, are too large for it.
 
     Raises:

@@ -44,26 +44,6 @@ _LIKE_GPT2 = frozenset({"gpt-2", "default", "phi-2", "mpt", "olmo", "jais", "rob
 """Names in `tokenizer.ggml.pre` of how words are split, which transformers does not know."""
 
 
-def find_gguf(path: Path) -> Path | None:
-    """The GGUF file that `path` is, or that the folder `path` holds instead of a model folder's
-    files; None if there is none.
-
-    Raises:
-        OnepassError: the folder holds several.
-    """
-    if path.is_file():
-        return path if path.suffix.lower() == ".gguf" else None
-    if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
-        return None
-    found = sorted(path.glob("*.gguf"))
-    if len(found) > 1:
-        raise OnepassError(
-            f"{path} holds {len(found)} GGUF files ({', '.join(each.name for each in found[:5])}"
-            f"{', ...' if len(found) > 5 else ''}); name the one that is the base"
-        )
-    return found[0] if found else None
-
-
 def check_gguf(file: Path) -> dict[str, Any]:
     """The metadata of a GGUF file that transformers can read, long arrays as their lengths.
 

@@ -12,15 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoTokenizer,
-    PreTrainedModel,
-)
 
 from onepass.adapters.composition import BaseShape
 from onepass.core.errors import OnepassError, OnepassWarning
@@ -30,7 +21,7 @@ from onepass.core.registry import unknown
 from onepass.model.assets import TINY
 from onepass.model.chat import end_id
 from onepass.model.check import check_model
-from onepass.model.from_gguf import check_gguf, converted, find_gguf
+from onepass.model.gguf_file import find_gguf
 from onepass.model.precision import fast_bfloat16
 from onepass.model.quantized import (
     BITS,
@@ -44,6 +35,8 @@ from onepass.model.reading import Readings
 from onepass.model.targets import base_shape
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from onepass.model.one_reading import Reading
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -65,14 +58,14 @@ class Base:
     `quantization` is one of `onepass.model.quantized.QUANTIZATIONS`.
     """
 
-    model: PreTrainedModel
+    model: "PreTrainedModel"
     tokenizer: Any
     name: str
     device: torch.device
     quantization: str = "none"
 
     @classmethod
-    def wrap(cls, model: PreTrainedModel, tokenizer: Any, name: str | None = None) -> "Base":
+    def wrap(cls, model: "PreTrainedModel", tokenizer: Any, name: str | None = None) -> "Base":
         """The base of a model and tokenizer in memory, checked like a loaded one.
 
         `name` defaults to where the model was loaded from. The model itself is used, not a copy.
@@ -239,6 +232,8 @@ def check_loadable(
     check_machine(device, dtype, quantization)
     source, _ = _source(str(name_or_path))
     if file := find_gguf(Path(source)):
+        from onepass.model.from_gguf import check_gguf
+
         check_gguf(file)
 
 
@@ -252,11 +247,13 @@ def load_tokenizer(name_or_path: str | Path) -> Any:
         raise _not_loaded(name_or_path, source, error) from error
 
 
-def load_skeleton(name_or_path: str | Path) -> PreTrainedModel:
+def load_skeleton(name_or_path: str | Path) -> "PreTrainedModel":
     """A base without its weights, on the meta device, where it takes no memory.
 
     Reads only its config.json, or converts its GGUF file; errors are those of `load_base`.
     """
+    from transformers import AutoConfig
+
     source = _folder(_source(str(name_or_path))[0])
     try:
         with quiet():
@@ -272,6 +269,14 @@ def _auto_class(source: str) -> Any:
 
     Either way only the text model is fed and adapted.
     """
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
     kind = type(AutoConfig.from_pretrained(source, trust_remote_code=False))
     multimodal = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     if multimodal and kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -280,6 +285,8 @@ def _auto_class(source: str) -> Any:
 
 
 def _tokenizer(source: str) -> Any:
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     # Texts too long are shortened later, with a notice; transformers need not warn.
     tokenizer.deprecation_warnings[_TOO_LONG] = True
@@ -330,7 +337,11 @@ def _source(name: str) -> tuple[str, str]:
 def _folder(source: str) -> str:
     """What transformers loads: the folder that a GGUF file is converted to, or `source` itself."""
     file = find_gguf(Path(source)) if os.path.isabs(source) else None
-    return str(converted(file)) if file else source
+    if file is None:
+        return source
+    from onepass.model.from_gguf import converted
+
+    return str(converted(file))
 
 
 def _device(device: str) -> torch.device:

@@ -9,13 +9,15 @@ computes in float32 under autocast.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CHUNK = 1 << 25
 """Logits that exist at one time: 128 MiB in float32. Fewer make the products slower."""
@@ -31,10 +33,10 @@ class Head:
     cap: float | None
 
 
-_KNOWN: WeakKeyDictionary[PreTrainedModel, float | bool] = WeakKeyDictionary()
+_KNOWN: "WeakKeyDictionary[PreTrainedModel, float | bool]" = WeakKeyDictionary()
 
 
-def frozen_head(model: PreTrainedModel, ids: Tensor) -> Head | None:
+def frozen_head(model: "PreTrainedModel", ids: Tensor) -> Head | None:
     """The output layer of `model` if `head_loss` can stand in for it; None otherwise.
 
     What the model does after its layer is read from its config, and compared once with what it
@@ -52,7 +54,7 @@ def frozen_head(model: PreTrainedModel, ids: Tensor) -> Head | None:
 
 
 def head_inputs(
-    model: PreTrainedModel, head: Head, given: Mapping[str, Any], kept: Tensor
+    model: "PreTrainedModel", head: Head, given: Mapping[str, Any], kept: Tensor
 ) -> Tensor:
     """What `model`, called with `given`, gives its output layer at the positions `kept`.
 
@@ -147,7 +149,7 @@ def _unchanged(layer: nn.Linear) -> bool:
 
 
 @torch.no_grad()
-def _cap(model: PreTrainedModel, layer: nn.Linear, ids: Tensor) -> float | bool:
+def _cap(model: "PreTrainedModel", layer: nn.Linear, ids: Tensor) -> float | bool:
     """The model's cap on logits, 0.0 if it has none, False if its logits are something else."""
     found: list[Tensor] = []
     hook = layer.register_forward_hook(lambda module, inputs, output: found.append(output))

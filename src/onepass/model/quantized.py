@@ -5,15 +5,16 @@ Nothing can be added to weights of the first kind, so compositions are computed 
 them is trained or measured on the base that a device gets.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
-from transformers.utils import is_bitsandbytes_available
 
 from onepass.core.errors import OnepassError
 from onepass.model.blocks import BLOCK, stored_values
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BITS = ("8bit", "4bit")
 ROUNDINGS = ("q8_0", "q4_0")
@@ -22,7 +23,7 @@ QUANTIZATIONS = ("none", *BITS, *ROUNDINGS)
 _ROWS = 8192
 
 
-def round_weights(model: PreTrainedModel, kind: str) -> None:
+def round_weights(model: "PreTrainedModel", kind: str) -> None:
     """Replace each weight by the value that a GGUF file of this `kind` holds for it.
 
     As in `onepass export --format gguf`, these are the matrices whose rows divide into blocks, the
@@ -46,6 +47,9 @@ def quantization_config(kind: str, device: torch.device, dtype: torch.dtype) -> 
 
     `dtype` is that of the products. Raises `OnepassError` without a GPU or without bitsandbytes.
     """
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
     if device.type != "cuda":
         raise OnepassError(
             f"quantization {kind} needs a CUDA GPU, and the device is {device.type}; "

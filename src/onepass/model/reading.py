@@ -8,14 +8,17 @@ import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
 
 from onepass.core.errors import OnepassError
 from onepass.model.frozen import frozen, is_bare
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel
 
 _TOKENS = 4096  # that are read at a time, padding included
 _SHARE = max(4, 2 * (os.cpu_count() or 1))
@@ -40,7 +43,7 @@ class Readings:
     limit: bytes to keep in memory; by default a quarter of what is free, or less on many cores.
     """
 
-    def __init__(self, model: PreTrainedModel, name: str, limit: int | None = None) -> None:
+    def __init__(self, model: "PreTrainedModel", name: str, limit: int | None = None) -> None:
         self._model, self._name = model, name
         self._limit = psutil.virtual_memory().available // _SHARE if limit is None else limit
         self._known: dict[tuple[torch.dtype, tuple[int, ...]], Read] = {}
@@ -108,6 +111,8 @@ class Readings:
     @torch.no_grad()
     def _run(self, rows: Sequence[Sequence[int]], low: torch.dtype | None) -> list[Read]:
         """Keys and values of texts, read side by side: padded on the right, where none looks."""
+        from transformers import DynamicCache
+
         device = self._model.get_input_embeddings().weight.device
         longest = max(map(len, rows))
         ids = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows])
@@ -137,7 +142,7 @@ class Readings:
         ]
 
 
-def turn_of(model: PreTrainedModel) -> int | None:
+def turn_of(model: "PreTrainedModel") -> int | None:
     """The length beyond which LongRoPE (Phi-3) turns all positions by other angles, if it is used.
 
     The angles are those of the longest row of a batch, and what is in a cache has the old ones.
@@ -147,11 +152,13 @@ def turn_of(model: PreTrainedModel) -> int | None:
     return int(rope["original_max_position_embeddings"]) if long else None
 
 
-def beginning(reads: Sequence[Read], model: PreTrainedModel) -> tuple[DynamicCache, Tensor]:
+def beginning(reads: Sequence[Read], model: "PreTrainedModel") -> "tuple[DynamicCache, Tensor]":
     """A new cache that begins with these texts, and its mask (texts, longest), 1 where a token is.
 
     They are padded on the left, so that what follows each stands next to it.
     """
+    from transformers import DynamicCache
+
     device = model.get_input_embeddings().weight.device
     longest = max(map(len, reads))
     layers, pair, heads, _, width = reads[0].kept.shape
@@ -168,7 +175,7 @@ def beginning(reads: Sequence[Read], model: PreTrainedModel) -> tuple[DynamicCac
     return cache, mask.to(device)
 
 
-def _device_of(model: PreTrainedModel, layer: int) -> torch.device:
+def _device_of(model: "PreTrainedModel", layer: int) -> torch.device:
     """Where a balanced model has the layer of that number."""
     weight: Tensor = next(model.get_decoder().layers[layer].parameters())
     return weight.device

@@ -1,14 +1,18 @@
 """Which layers of a base adapters and calibrations may change."""
 
+from typing import TYPE_CHECKING
+
 from torch import nn
-from transformers import PreTrainedModel
 
 from onepass.adapters.composition import BaseShape
 from onepass.adapters.lora import layer, projection
 from onepass.core.errors import OnepassError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def base_shape(model: PreTrainedModel, name: str | None = None) -> BaseShape:
+
+def base_shape(model: "PreTrainedModel", name: str | None = None) -> BaseShape:
     """The (out, in) shape of each linear layer in the blocks of the text model.
 
     Embeddings, the output layer and the vision tower of a multimodal model are never among them.

@@ -8,12 +8,11 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from onepass.core.errors import OnepassError
 from onepass.model.activation import activation_of
@@ -24,6 +23,9 @@ from onepass.model.reading import Read, beginning
 from onepass.tasks.example import Example
 from onepass.tasks.prompt import Fitted, Shots, build_prompt, fit_prompt
 from onepass.tasks.task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 IGNORE = -100
 """The label of a token that bears no loss, as in torch and transformers."""
@@ -65,7 +67,7 @@ class Batch:
     labels: Tensor
     reads: tuple[Read, ...] = ()
 
-    def inputs(self, model: PreTrainedModel) -> dict[str, Any]:
+    def inputs(self, model: "PreTrainedModel") -> dict[str, Any]:
         """What the model is called with, but for which logits it is to compute."""
         found: dict[str, Any] = {"input_ids": self.ids, "use_cache": False}
         if self.reads:
@@ -174,7 +176,7 @@ def collate(batch: Sequence[Encoded], pad_id: int, device: torch.device) -> Batc
     return Batch(torch.tensor(ids, device=device), torch.tensor(labels, device=device), reads)
 
 
-def target_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
+def target_logits(model: "PreTrainedModel", batch: Batch) -> Tensor:
     """The logits (tokens, vocabulary), float32, of the predictions whose token has a label.
 
     They are computed nowhere else: with a real vocabulary they cost as much as the model itself.
@@ -191,7 +193,7 @@ def target_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     return found
 
 
-def target_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, int]:
+def target_loss(model: "PreTrainedModel", batch: Batch) -> tuple[Tensor, int]:
     """The summed cross-entropy (nats) over the labelled tokens, and their number.
 
     The sum, with the number, lets batches of any make-up be averaged exactly.
@@ -214,7 +216,7 @@ def _predicting(labels: Tensor) -> Tensor:
     return F.pad(labels[:, 1:] != IGNORE, (0, 1))
 
 
-def _spread(model: PreTrainedModel) -> bool:
+def _spread(model: "PreTrainedModel") -> bool:
     """Whether the model is balanced over several devices."""
     return len(set(getattr(model, "hf_device_map", {}).values())) > 1
 

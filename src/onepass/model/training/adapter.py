@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 
 from onepass.adapters.lora import Adapter, Lora, projection
 from onepass.core.errors import OnepassError
@@ -72,6 +71,8 @@ def train_adapter(
     if target_modules is not None:
         identity["targets"] = targets
     torch.manual_seed(options.seed)
+    from peft import LoraConfig, get_peft_model
+
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
