@@ -25,10 +25,20 @@ from onepass.comparison import job as job_module
 from onepass.comparison import materials
 from onepass.comparison.bench import make_plan, run_bench
 from onepass.comparison.cells import Cell, jobs_of
+from onepass.comparison.examples import read_example_rows
 from onepass.comparison.job import do_job
 from onepass.comparison.recipe import Recipe
-from onepass.comparison.report import make_report, report_markdown
-from onepass.comparison.runs import FAILURES, STATE, Run, load_run, load_runs, pack, unpack
+from onepass.comparison.report import make_report, read_results, report_markdown
+from onepass.comparison.runs import (
+    FAILURES,
+    PREDICTIONS,
+    STATE,
+    Run,
+    load_run,
+    load_runs,
+    pack,
+    unpack,
+)
 from onepass.comparison.workers import (
     Event,
     Failed,
@@ -115,6 +125,23 @@ def test_a_run_is_what_the_method_gives(small: Small, tmp_path: Path, base: Base
     assert found.cost.extra_parameters == 0
     assert found.environment["torch"]
     assert str(tmp_path) not in (out / "linear/summarize+translate-es/0-0/run.json").read_text()
+
+
+def test_a_run_that_is_kept_tells_what_it_was_tested_on_without_the_corpus(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, out = small(methods=["linear"], tasks=TASKS[:1], keep=True), tmp_path / "out"
+    bench(given, out)
+    task = parse_task(TASKS[0])
+    examples = load_corpus(given[0].corpus_of(task.name)).examples(task, "test", 6)
+    for path in out.rglob(PREDICTIONS):
+        path.unlink()
+    monkeypatch.setattr("onepass.comparison.examples.split_examples", None)
+    rows = read_example_rows(out, read_results(out))
+    assert [(row.id, row.input, row.targets) for row in rows] == [
+        (example.id, example.input, example.targets) for example in examples
+    ]
+    assert all(row.answers["linear"].reasons == "" for row in rows)
 
 
 def test_texts_of_ones_own_are_shown_side_by_side(small: Small, tmp_path: Path, base: Base) -> None:
