@@ -76,6 +76,14 @@ def report(
         Path | None, typer.Option(help="Also write report, tables and plots into this folder.")
     ] = None,
     plots: Annotated[Plots, typer.Option(help="Format of the plots, with --out.")] = Plots.png,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write everything, and the examples, as one page for a browser; print no tables.",
+            show_default=False,
+        ),
+    ] = None,
     errors: Annotated[
         str | None,
         typer.Option(
@@ -121,15 +129,27 @@ def report(
       onepass report runs/smalltown --errors lc++ --limit 5
       onepass report runs/smalltown --compare lc++ multi-step
       onepass report runs/smalltown --errors linear --format csv
+      onepass report runs/smalltown --html report.html
     """
     if errors is not None or compare is not None:
+        refuse(ctx, ("html",), "holds all examples already; leave out --errors and --compare")
         _examples(ctx, folder, errors, compare, limit, corpus, format)
         return
-    refuse(ctx, ("limit", "corpus"), "belongs to --errors or --compare; give one of them")
+    refuse(ctx, ("limit",), "belongs to --errors or --compare; give one of them")
+    if html is None:
+        refuse(ctx, ("corpus",), "belongs to --errors, --compare or --html; give one of them")
     if out is None:
         refuse(ctx, ("plots",), "needs --out, the folder to write them into")
     if format is Format.jsonl:
         raise OnepassError("--format jsonl is for --errors and --compare; choose csv for tables")
+    if html is not None:
+        from onepass.comparison.html.page import write_page
+
+        check_writable(html, folder=False)
+        examples = write_page(folder, html, reference, against, corpus)
+        typer.echo(f"wrote {html}: {examples.note}", err=True)
+        if out is None:
+            return
     from onepass.comparison.report import make_report, report_markdown, write_report
     from onepass.comparison.table import to_csv
 
@@ -139,6 +159,8 @@ def report(
     if out is not None:
         for path in write_report(found, out, plots):
             typer.echo(f"wrote {path}", err=True)
+    if html is not None:
+        return
     match format:
         case Format.table:
             console = Console()
