@@ -16,6 +16,7 @@ from onepass.core.errors import OnepassError
 
 if TYPE_CHECKING:
     from onepass.api.benching import bench as bench
+    from onepass.api.benching import report as report
     from onepass.api.describe import describe as describe
     from onepass.api.make import calibrate as calibrate
     from onepass.api.make import compose as compose
@@ -46,7 +47,7 @@ _NAMES = {
     "load": "api.use", "load_adapter": "api.objects", "load_base": "model.load",
     "load_corpus": "api.resolve",
        "merge": "api.make", "parse_task": "tasks.book", "read_tasks": "tasks.book",
-    "score": "api.use", "train": "api.make",
+    "report": "api.benching", "score": "api.use", "train": "api.make",
 }  # fmt: skip
 """What is offered here, and the module below `onepass` that has it."""
 

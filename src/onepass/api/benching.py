@@ -13,6 +13,7 @@ from onepass.comparison.adapters import missing, train_missing, with_places
 from onepass.comparison.bench import Plan, make_plan, run_bench
 from onepass.comparison.cells import methods_like
 from onepass.comparison.changes import changed_text
+from onepass.comparison.html.page import write_page
 from onepass.comparison.overlap import overlap
 from onepass.comparison.recipe import Recipe, recipe_from
 from onepass.comparison.report import Report, make_report
@@ -115,6 +116,24 @@ def bench(
             f"{failures[0].message}; details are in {found.folder / '.failures'}"
         )
     return make_report(found.folder)
+
+
+def report(
+    folder: Path | str,
+    *,
+    against: Path | str | None = None,
+    html: Path | str | None = None,
+    corpus: str | None = None,
+) -> Report:
+    """The report on the finished runs of a folder.
+
+    against: a folder of runs to compare with, method by method. html: also write the report, with
+    the examples, into this file, as a page for a browser. corpus: where the recipe's corpus is now,
+    for the examples. Raises `OnepassError` if there are no runs, or none to compare.
+    """
+    if html is not None:
+        write_page(folder, html, other=against, corpus=corpus)
+    return make_report(folder, other=against)
 
 
 def default_workers(device: str) -> int:

@@ -41,18 +41,30 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 // ------------------------------------------------------------------ differences between texts
 const segmenter = Intl.Segmenter && new Intl.Segmenter(undefined, { granularity: "word" });
-const words = (text) =>
-  segmenter ? [...segmenter.segment(text)].map((each) => each.segment) : text.split(/(\s+)/);
+const pieces = (text) => (segmenter ? [...segmenter.segment(text)].map((each) => each.segment) : text.split(/(?<=\s)/));
+
+// Words, each with the space after it: matched by themselves, spaces would tear differences apart.
+function words(text) {
+  const found = [];
+  for (const piece of pieces(text)) {
+    if (found.length && !piece.trim()) found[found.length - 1] += piece;
+    else found.push(piece);
+  }
+  return found;
+}
+
 const MOST = 1_000_000; // cells of the table below; longer texts are shown unmarked
 
 // The parts of `text` by a longest common subsequence with `reference`, as [kind, words].
 function differences(text, reference) {
   const a = words(text), b = words(reference), wide = b.length + 1;
   if (a.length * b.length > MOST) return null;
+  const [as, bs] = [a, b].map((each) => each.map((word) => word.trim()));
+  const equal = (i, j) => as[i] === bs[j];
   const length = new Uint16Array((a.length + 1) * wide);
   for (let i = a.length - 1; i >= 0; i--)
     for (let j = b.length - 1; j >= 0; j--)
-      length[i * wide + j] = a[i] === b[j] ? length[(i + 1) * wide + j + 1] + 1
+      length[i * wide + j] = equal(i, j) ? length[(i + 1) * wide + j + 1] + 1
         : Math.max(length[(i + 1) * wide + j], length[i * wide + j + 1]);
   const parts = [];
   const add = (kind, word) => {
@@ -61,7 +73,7 @@ function differences(text, reference) {
   };
   let i = 0, j = 0;
   while (i < a.length || j < b.length) {
-    if (i < a.length && j < b.length && a[i] === b[j]) add("same", a[i]), i++, j++;
+    if (i < a.length && j < b.length && equal(i, j)) add("same", a[i]), i++, j++;
     else if (j >= b.length || (i < a.length && length[(i + 1) * wide + j] >= length[i * wide + j + 1]))
       add("more", a[i++]);
     else add("less", b[j++]);
@@ -78,7 +90,7 @@ function marked(text, others = []) {
   const shown = el("p", { className: "text", dir: "auto" });
   const same = (parts) => parts.reduce((sum, [kind, part]) => sum + (kind === "same" ? part.length : -part.length), 0);
   const compared = others.map((other) => differences(visible(text), visible(other))).filter(Boolean);
-  if (!compared.length) shown.append(visible(text));
+  if (!compared.length) shown.append(visible(text), others.length ? el("small", {}, " (too long to mark differences)") : "");
   else
     for (const [kind, part] of compared.reduce((a, b) => (same(b) > same(a) ? b : a)))
       shown.append(kind === "same" ? part : el(kind === "more" ? "ins" : "del", {}, part));

@@ -64,7 +64,8 @@ def page(report: Report, results: Results, examples: Embedded, recipe: str = "")
     heat = heat_map(results)
     values = [value for row in heat.rows for value in row if isinstance(value, float)]
     metric = results.headline_title
-    drawn = [plots.storage_plot(ranking, metric), plots.passes_plot(ranking, metric)]
+    unit = f"{metric}, %"
+    drawn = [plots.storage_plot(ranking, unit), plots.passes_plot(ranking, unit)]
     if report.curves is not None:
         drawn += plots.curve_plots(report.curves)
     environment = Environment(

@@ -5,7 +5,7 @@ and because matplotlib is optional. The y axis points down, as in SVG.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onepass.comparison.table import Table, Value
@@ -87,6 +87,8 @@ def points_of(comparison: Table, costs: Table) -> list[Point]:
 
 def storage_plot(points: Sequence[Point], metric: str) -> Plot:
     """Quality against the MB that one more combination stores, on a logarithmic axis."""
+    height = _height(len(points))
+    y_of, y_ticks = _y_axis([point.mean for point in points], height)
     largest = max(max(point.stored for point in points), 10 * _LEAST)
     span = math.log(largest / _LEAST)
     wide = WIDTH - LEFT - RIGHT
@@ -95,25 +97,49 @@ def storage_plot(points: Sequence[Point], metric: str) -> Plot:
         return LEFT + 12 + (wide - 12) * math.log(max(stored, _LEAST) / _LEAST) / span
 
     ticks = [(place(tick), f"{tick:g}") for tick in (0.01, 0.1, 1, 10, 100, 1000) if tick < largest]
-    return _scatter(
-        points,
-        {point.name: place(point.stored) for point in points},
-        [(place(0), "none"), *ticks],
-        ("Quality against stored bytes", "stored for one more combination, MB", metric),
-    )
+    places = {point.name: (place(point.stored), y_of(point.mean)) for point in points}
+    marks = _marks(points, places, beside(places, height))
+    x_title = "stored for one more combination, MB"
+    x_ticks = [(place(0), "none"), *ticks]
+    return Plot("Quality against stored bytes", x_title, metric, height, x_ticks, y_ticks, marks)
 
 
 def passes_plot(points: Sequence[Point], metric: str) -> Plot:
     """Quality against the passes that one answer takes."""
     counts = sorted({point.passes for point in points})
+    height = _height(len(points))
+    y_of, y_ticks = _y_axis([point.mean for point in points], height)
     room = (WIDTH - LEFT - RIGHT / 2) / len(counts)
-    place = {count: LEFT + room * (number + 0.25) for number, count in enumerate(counts)}
-    return _scatter(
-        points,
-        {point.name: place[point.passes] for point in points},
-        [(place[count], str(count)) for count in counts],
-        ("Quality against passes", "passes of the model for one answer", metric),
-    )
+    xs = {count: LEFT + room * (number + 0.25) for number, count in enumerate(counts)}
+    places = {point.name: (xs[point.passes], y_of(point.mean)) for point in points}
+    labels: dict[str, tuple[float, float]] = {}
+    for count in counts:
+        column = {point.name: y_of(point.mean) for point in points if point.passes == count}
+        labels |= {name: (xs[count] + 20, y) for name, y in spread(column, height).items()}
+    marks = _marks(points, places, labels)
+    x_ticks = [(xs[count], str(count)) for count in counts]
+    x_title = "passes of the model for one answer"
+    return Plot("Quality against passes", x_title, metric, height, x_ticks, y_ticks, marks)
+
+
+def _marks(
+    points: Sequence[Point],
+    places: Mapping[str, tuple[float, float]],
+    labels: Mapping[str, tuple[float, float]],
+) -> list[Mark]:
+    return [
+        Mark(
+            *places[point.name],
+            *labels[point.name],
+            point.name,
+            f"{point.name}: {point.mean:.1f} ({point.low:.1f} to {point.high:.1f}), "
+            f"{point.passes} pass{'es' if point.passes > 1 else ''}, {point.stored:.3g} MB",
+            # LC and its kin in a colour of their own.
+            1 if {"lc", "lc++"} & {*point.name.split("-")} else 0,
+            point.passes > 1,
+        )
+        for point in points
+    ]
 
 
 def curve_plots(curves: Table) -> list[Plot]:
@@ -135,9 +161,7 @@ def _curves(
     metric = str(next(iter(lines.values()))[0][3])
     rows = [row for found in lines.values() for row in found]
     height = _height(len(lines))
-    y_of, y_ticks = _y_axis(
-        [_number(row[5]) for row in rows], [_number(row[6]) for row in rows], height
-    )
+    y_of, y_ticks = _y_axis([_number(row[n]) for row in rows for n in (5, 6)], height)
     low, high = math.log(budgets[0]), math.log(budgets[-1])
     inner = WIDTH - LEFT - RIGHT - 24
 
@@ -175,34 +199,6 @@ def _curves(
         )
     x_ticks = [(x_of(budget), f"{budget:,.0f}") for budget in budgets]
     return Plot(task, "training examples", f"{metric}, %", height, x_ticks, y_ticks, (), drawn)
-
-
-def _scatter(
-    points: Sequence[Point],
-    xs: dict[str, float],
-    x_ticks: Sequence[tuple[float, str]],
-    titles: tuple[str, str, str],
-) -> Plot:
-    means = [point.mean for point in points]
-    height = _height(len(points))
-    y_of, y_ticks = _y_axis(means, means, height)
-    places = {point.name: (xs[point.name], y_of(point.mean)) for point in points}
-    labels = beside(places, height)
-    marks = [
-        Mark(
-            *places[point.name],
-            *labels[point.name],
-            point.name,
-            f"{point.name}: {point.mean:.1f} ({point.low:.1f} to {point.high:.1f}), "
-            f"{point.passes} pass{'es' if point.passes > 1 else ''}, {point.stored:.3g} MB",
-            # LC and its kin in a colour of their own.
-            1 if {"lc", "lc++"} & {*point.name.split("-")} else 0,
-            point.passes > 1,
-        )
-        for point in points
-    ]
-    title, x_title, metric = titles
-    return Plot(title, x_title, f"{metric}, %", height, x_ticks, y_ticks, marks)
 
 
 def beside(places: dict[str, tuple[float, float]], height: float) -> dict[str, tuple[float, float]]:
@@ -250,11 +246,9 @@ def _height(labels: int) -> float:
     return max(320.0, TOP + BOTTOM + LINE * (labels + 1))
 
 
-def _y_axis(
-    lows: Sequence[float], highs: Sequence[float], height: float
-) -> tuple["_Scale", list[tuple[float, str]]]:
-    """A scale over all values with room on both sides, and its ticks."""
-    low, high = min(lows), max(highs)
+def _y_axis(values: Sequence[float], height: float) -> tuple["_Scale", list[tuple[float, str]]]:
+    """A scale over all values, and its ticks."""
+    low, high = min(values), max(values)
     step = next(s for s in _STEPS if (high - low) / s <= 6) if high - low <= 120 else 50
     first, last = math.floor(low / step), math.ceil(high / step)
     last = max(last, first + 1)
