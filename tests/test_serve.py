@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -126,17 +126,24 @@ def test_more_tokens_than_allowed_are_refused(backend: Endless) -> None:
     assert [job.max_tokens for job in backend.jobs] == [10, 10]
 
 
+def counted(server: Running) -> int:
+    health = server.health()
+    return int(health["running"] + health["waiting"])
+
+
 def test_whoever_finds_the_queue_full_is_told_when_to_come_again(backend: Endless) -> None:
     with running(backend, limits=Limits(waiting=2)) as server, ThreadPoolExecutor(3) as pool:
         streams = [server.stream(model="endless") for _ in range(3)]
-        opened = {pool.submit(stream.__enter__): stream for stream in streams}
-        until(lambda: server.health()["waiting"] == 2)
+        opened = []
+        for number, stream in enumerate(streams):  # they come in this order
+            opened.append(pool.submit(stream.__enter__))
+            until(lambda number=number: counted(server) == number + 1)  # type: ignore[misc]
         with server.client() as client, pytest.raises(openai.RateLimitError) as refused:
             client.completions.create(model="echo", prompt="x")
         assert int(refused.value.response.headers["Retry-After"]) >= 1
-        for first in as_completed(opened, 20):  # in the order in which they came to the queue
-            first.result().read(10)  # each begins when the one before has hung up
-            opened[first].__exit__(None, None, None)
+        for stream, first in zip(streams, opened, strict=True):
+            first.result(20).read(10)  # each begins when the one before has hung up
+            stream.__exit__(None, None, None)
         until(lambda: server.health()["running"] == 0)
         assert server.said("echo", "again") == "again"
 
