@@ -64,7 +64,10 @@ def test_the_paper_table_is_that_of_any_model(
     table = (
         onepass(capsys, "cost", base_folder, "--rank", 2, "--paper").succeeded().out.splitlines()
     )
-    assert [line.split("\t")[2] for line in table[2:]] == shape.split("\t")[1:]
+    *papers, core = shape.split("\t")[1:]
+    assert [line.split("\t")[2] for line in table[2:]] == papers
+    modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert int(core) == len(modules) * (2 + 2) ** 2
 
 
 def test_runs_tell_their_seconds_tokens_and_memory(

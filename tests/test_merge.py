@@ -154,7 +154,8 @@ def test_adapters_may_differ_in_rank_dtype_and_modules(method: str, tmp_path: An
     merged = merge([whole, part], method)
     assert merged.modules.keys() == whole.modules.keys()
     save_adapter(merged, tmp_path / "merged")
-    assert same(load_adapter(tmp_path / "merged"), merged, 0)
+    # Reading leaves out components that are zero, and a shorter product may round otherwise.
+    assert same(load_adapter(tmp_path / "merged"), merged, 1e-6)
     if method in EXACT:
         for module in whole.modules:
             present = [a.modules[module] for a in (whole, part) if module in a.modules]
