@@ -21,6 +21,9 @@ def draw_curves(table: Table, path: Path) -> None:
     panels = _panels(table)
     methods = list(dict.fromkeys(method for panel in panels.values() for method in panel))
     colours = {method: f"C{place % 10}" for place, method in enumerate(methods)}
+    drawn_at = [at for p in panels.values() for ps in p.values() for point in ps for at in point[1:]]
+    bottom, top = min(drawn_at), max(drawn_at)
+    room = 0.03 * (top - bottom) or 1.0
     wide = min(2, len(panels))
     high = ceil(len(panels) / wide)
     with figure(path, 4.6 * wide, 3.2 * high) as drawn:
@@ -28,7 +31,7 @@ def draw_curves(table: Table, path: Path) -> None:
         for axis, (task, lines) in zip(axes.flat, panels.items(), strict=False):
             for method, points in lines.items():
                 _draw(axis, points, colours[method], method)
-            axis.set(title=task, xscale="log", ylim=(-3, 103))
+            axis.set(title=task, xscale="log", ylim=(bottom - room, top + room))
             axis.grid(alpha=0.3)
         for axis in list(axes.flat)[len(panels) :]:
             axis.set_visible(False)
