@@ -21,22 +21,22 @@ def draw_curves(table: Table, path: Path) -> None:
     panels = _panels(table)
     methods = list(dict.fromkeys(method for panel in panels.values() for method in panel))
     colours = {method: f"C{place % 10}" for place, method in enumerate(methods)}
-    drawn_at = [at for p in panels.values() for ps in p.values() for point in ps for at in point[1:]]
-    bottom, top = min(drawn_at), max(drawn_at)
+    points = [point for panel in panels.values() for line in panel.values() for point in line]
+    bottom = min(min(point[1:]) for point in points)
+    top = max(max(point[1:]) for point in points)
     room = 0.03 * (top - bottom) or 1.0
     wide = min(2, len(panels))
     high = ceil(len(panels) / wide)
     with figure(path, 4.6 * wide, 3.2 * high) as drawn:
         axes = drawn.subplots(high, wide, sharex=True, sharey=True, squeeze=False)
         for axis, (task, lines) in zip(axes.flat, panels.items(), strict=False):
-            for method, points in lines.items():
-                _draw(axis, points, colours[method], method)
+            for method, line in lines.items():
+                _draw(axis, line, colours[method], method)
             axis.set(title=task, xscale="log", ylim=(bottom - room, top + room))
             axis.grid(alpha=0.3)
         for axis in list(axes.flat)[len(panels) :]:
             axis.set_visible(False)
-        ticks = sorted({point[0] for p in panels.values() for ps in p.values() for point in ps})
-        ticks = [tick for tick in ticks if tick]
+        ticks = sorted({point[0] for point in points} - {0})
         axes.flat[0].set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks], minor=False)
         axes.flat[0].minorticks_off()
         metrics = {str(row[3]) for row in table.rows}
