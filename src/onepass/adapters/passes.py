@@ -6,6 +6,7 @@ attach and export.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from onepass.adapters.adapter import Adapter, Lora
 from onepass.adapters.calibration import Calibration, calibration_lora
-from onepass.adapters.factors import added_up, check_factors, factors_by_module
+from onepass.adapters.factors import Factors, added_up, check_factors, factors_by_module
 from onepass.adapters.lora import projection_types
 from onepass.adapters.lowrank import weighted_sum
 from onepass.adapters.shape import BaseShape, check_adapter, check_calibration
@@ -106,13 +107,18 @@ def calibration_delta(pass_: Pass, shape: BaseShape | None = None) -> dict[str, 
     return {module: calibration_lora(parts, in_) for module, (parts, in_) in learned.items()}
 
 
+def pass_factors(pass_: Pass, types: Mapping[str, str]) -> dict[str, Factors]:
+    """The factors of the pass's adapters in each module of `types`, see `factors_by_module`."""
+    adapters = [weighted.adapter for weighted in pass_.adapters]
+    weights = [weighted.weight for weighted in pass_.adapters]
+    return factors_by_module(adapters, weights, types)
+
+
 def _of_factors(pass_: Pass, calibration: Calibration, whole: bool) -> dict[str, Lora]:
     """What a calibration of the adapters' factors adds; or the `whole`, with the linear merge."""
     types = projection_types(reach(pass_, None), calibration.tensors)
-    adapters = [weighted.adapter for weighted in pass_.adapters]
-    weights = [weighted.weight for weighted in pass_.adapters]
     found = {}
-    for module, factors in factors_by_module(adapters, weights, types).items():
+    for module, factors in pass_factors(pass_, types).items():
         up = added_up(calibration.form, calibration.tensors[types[module]], factors)
         found[module] = Lora(factors.down, factors.merge() + up if whole else up)
     return found

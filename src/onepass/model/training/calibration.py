@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from onepass.adapters.activation import check_activation
 from onepass.adapters.adapter import Adapter
 from onepass.adapters.calibration import FORMS, OF_FACTORS, Calibration, Form, Kind
-from onepass.adapters.factors import Factors, added_up, factor_shapes, factors_by_module
+from onepass.adapters.factors import Factors, added_up, factor_shapes
 from onepass.adapters.lora import projection_types
-from onepass.adapters.passes import Pass, reach
+from onepass.adapters.passes import Pass, pass_factors, reach
 from onepass.adapters.shape import check_adapter
 from onepass.core.errors import OnepassError
 from onepass.core.registry import unknown
@@ -198,9 +198,7 @@ def calibrated(
     types = projection_types(reach(pass_, base.shape), trained)
     factors: dict[str, Factors] = {}
     if form in OF_FACTORS:
-        adapters = [weighted.adapter for weighted in pass_.adapters]
-        weights = [weighted.weight for weighted in pass_.adapters]
-        for module, each in factors_by_module(adapters, weights, types).items():
+        for module, each in pass_factors(pass_, types).items():
             factors[module] = each.to(base.model.get_submodule(module).weight.device)
     effects = {
         module: calibration_effect(form, trained[type_], factors.get(module))
