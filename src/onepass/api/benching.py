@@ -13,7 +13,7 @@ from onepass.comparison.adapters import missing, train_missing, with_places
 from onepass.comparison.bench import Plan, make_plan, run_bench
 from onepass.comparison.cells import methods_like
 from onepass.comparison.changes import changed_text
-from onepass.comparison.html.page import write_page
+from onepass.comparison.html.page import write_report_page
 from onepass.comparison.overlap import overlap
 from onepass.comparison.recipe import Recipe, recipe_from
 from onepass.comparison.report import Report, make_report
@@ -131,9 +131,10 @@ def report(
     the examples, into this file, as a page for a browser. corpus: where the recipe's corpus is now,
     for the examples. Raises `OnepassError` if there are no runs, or none to compare.
     """
+    found = make_report(folder, other=against)
     if html is not None:
-        write_page(folder, html, other=against, corpus=corpus)
-    return make_report(folder, other=against)
+        write_report_page(found, folder, html, corpus)
+    return found
 
 
 def default_workers(device: str) -> int:

@@ -45,6 +45,8 @@ class Agreement:
 class Report:
     """All there is to say about a folder of runs; tables that do not apply are None."""
 
+    results: Results
+    """What it is made of."""
     title: str
     setting: str
     missing: str
@@ -105,6 +107,7 @@ def make_report(
     published = read_reference(reference)
     overview = tables.overview(results)
     return Report(
+        results=results,
         title=results.recipe.name,
         setting=_setting(results),
         missing=_missing(results, folder),

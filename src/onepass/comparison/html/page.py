@@ -7,6 +7,7 @@ no request at all.
 
 import base64
 import hashlib
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ import onepass
 from onepass.comparison import tables
 from onepass.comparison.html import plots
 from onepass.comparison.html.embedded import Embedded, embed
-from onepass.comparison.report import Report, make_report, read_results
-from onepass.comparison.results import Results, task_means
+from onepass.comparison.report import Report, make_report
+from onepass.comparison.results import Results
 from onepass.comparison.runs import RECIPE
-from onepass.comparison.table import Column, Table, Value
+from onepass.comparison.table import Table, Value
 from onepass.comparison.winners import winners
 from onepass.core.files import read_text, write_text
 
@@ -44,11 +45,16 @@ def write_page(
     reference, other: as of `make_report`, whose errors this raises. corpus: where the recipe's
     corpus is now. Without predictions or corpus the examples are left out, and the page says why.
     """
+    return write_report_page(make_report(folder, reference, other), folder, out, corpus)
+
+
+def write_report_page(
+    report: Report, folder: Path | str, out: Path | str, corpus: str | None = None
+) -> Embedded:
+    """The same of a report that is made already, on the runs in `folder`."""
     folder = Path(folder)
-    results = read_results(folder)
-    examples = embed(folder, results, corpus)
-    report = make_report(folder, reference, other)
-    write_text(out, page(report, results, examples, read_text(folder / RECIPE)))
+    examples = embed(folder, report.results, corpus)
+    write_text(out, page(report, report.results, examples, read_text(folder / RECIPE)))
     return examples
 
 
@@ -56,9 +62,7 @@ def page(report: Report, results: Results, examples: Embedded, recipe: str = "")
     """The page; `recipe` is the text of the recipe."""
     style, script = _part("page.css"), _part("page.js")
     best = winners(results)
-    ranking = sorted(
-        plots.points_of(report.comparison, report.costs), key=lambda point: -point.mean
-    )
+    ranking = sorted(plots.points_of(report.overview), key=lambda point: -point.mean)
     low = min((point.low for point in ranking), default=0.0)
     high = max((point.high for point in ranking), default=100.0)
     heat = heat_map(results)
@@ -98,17 +102,12 @@ def page(report: Report, results: Results, examples: Embedded, recipe: str = "")
 
 def heat_map(results: Results) -> Table:
     """The headline of the first split by method (rows, at their largest budget) and task."""
-    tasks = [task for task in results.recipe.tasks if task in results.tasks(results.runs)]
-    rows: list[list[Value]] = []
-    for name in results.methods:
-        means = task_means(results.of(name), results.split, results.headline)
-        rows.append([name, *(means.get(task) for task in tasks)])
-    found = [value for row in rows for value in row if isinstance(value, float)]
+    table = tables.by_task(results)
+    found = [value for row in table.rows for value in row if isinstance(value, float)]
     note = f"Percent {results.headline_title} on {results.split}"
     if found:
         note += f"; from the lowest, {min(found):.1f}, to the highest, {max(found):.1f}"
-    columns = [Column("method"), *(Column(task) for task in tasks)]
-    return Table("Task by method", columns, rows, f"{note}.")
+    return replace(table, title="Task by method", note=f"{note}.")
 
 
 def environment_of(results: Results) -> dict[str, str]:

@@ -72,16 +72,13 @@ class Point:
     stored: float
 
 
-def points_of(comparison: Table, costs: Table) -> list[Point]:
-    """The methods of `tables.comparison` that have a mean, with their costs from `tables.costs`."""
-    at = [column.name for column in comparison.columns].index("low")
-    cost = {row[0]: row for row in costs.rows}
+def points_of(overview: Table) -> list[Point]:
+    """The methods of `tables.overview` that have a mean."""
     found = []
-    for row in comparison.rows:
-        mean, low, high = (_number(value) for value in row[at - 1 : at + 2])
-        passes, stored = _number(cost[row[0]][1]), _number(cost[row[0]][3])
-        if row[at - 1] is not None:
-            found.append(Point(str(row[0]), mean, low, high, int(passes), stored))
+    for name, mean, *numbers in overview.rows:
+        low, high, passes, stored = (_number(value) for value in numbers[:4])
+        if mean is not None:
+            found.append(Point(str(name), _number(mean), low, high, int(passes), stored / 2**20))
     return found
 
 
